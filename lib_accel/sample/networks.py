@@ -1,0 +1,67 @@
+"""Build the sample model's networks from the sizes in `architecture`; training and the random stand-in use it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from .architecture import AUTOENCODER, SCHEDULER, TEXT_ENCODER, TOKENS, UNET
+
+
+def build_tokenizer(folder: Path):
+    """The CLIPTokenizer in `folder` (vocab.json and merges.txt)."""
+    from transformers import CLIPTokenizer
+
+    return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True, model_max_length=TOKENS)
+
+
+def build_text_encoder(tokenizer):
+    """A CLIPTextModel with fresh weights for the tokenizer's vocabulary."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    return CLIPTextModel(CLIPTextConfig(vocab_size=len(tokenizer), bos_token_id=tokenizer.bos_token_id,
+                                        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+                                        **TEXT_ENCODER))
+
+
+def build_unet():
+    """The U-Net with fresh weights."""
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(**UNET)
+
+
+def build_autoencoder():
+    """The autoencoder with fresh weights."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(**AUTOENCODER)
+
+
+def build_scheduler():
+    """PNDM on Stable Diffusion's scaled-linear schedule: what SD 1.x checkpoints come with."""
+    from diffusers import PNDMScheduler
+
+    return PNDMScheduler(skip_prk_steps=True, **{key: value for key, value in SCHEDULER.items() if key != "clip_sample"})
+
+
+def assemble(autoencoder, text_encoder, tokenizer, unet):
+    """Put the networks into a StableDiffusionPipeline without a safety checker."""
+    from diffusers import StableDiffusionPipeline
+
+    return StableDiffusionPipeline(vae=autoencoder, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet,
+                                   scheduler=build_scheduler(), safety_checker=None, feature_extractor=None,
+                                   requires_safety_checker=False)
+
+
+def random_pipeline(tokenizer_folder: Path, dtype: torch.dtype, seed: int = 0):
+    """A pipeline with seeded random weights of `dtype`. The caller's random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tokenizer = build_tokenizer(tokenizer_folder)
+        networks = build_autoencoder(), build_text_encoder(tokenizer), build_unet()
+    for network in networks:
+        # By way of the base class: diffusers' own `to` warns about layers to keep in float32, of which there are none.
+        torch.nn.Module.to(network, dtype).eval()
+    return assemble(networks[0], networks[1], tokenizer, networks[2])

@@ -1,0 +1,126 @@
+"""Train the sample model's autoencoder from nothing: pictures of 256x256 to latents of 4x32x32 and back.
+
+    python -m sample_model.train_autoencoder --out runs/autoencoder --minutes 20
+
+It learns on crops that grow from 64 to 256 pixels: small crops are cheap and show many edges, and the last, whole
+pictures teach it large flat areas, which crops of one size never get right.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lib_accel.sample import scenes
+from lib_accel.sample.architecture import AUTOENCODER
+from sample_model import training
+
+# (from this progress on, crop side in pixels, crops per step)
+STAGES = ((0.0, 64, 8), (0.35, 96, 4), (0.55, 128, 2), (0.72, 256, 1))
+KL_WEIGHT = 3e-4
+EDGE_WEIGHT = 0.5
+
+
+def crops(rng: np.random.Generator, side: int, count: int) -> torch.Tensor:
+    """Random crops of freshly drawn training scenes, (count, 3, side, side) in -1..1."""
+    cut = []
+    while len(cut) < count:
+        picture = scenes.render(scenes.random_scene(rng))
+        for _ in range(1 if side == 256 else 2):
+            top, left = rng.integers(0, 256 - side + 1, 2)
+            cut.append(picture[top:top + side, left:left + side])
+    batch = torch.from_numpy(np.stack(cut[:count])).permute(0, 3, 1, 2)
+    # Contiguous matters: the CPU convolutions of a channels-last batch take half as long again.
+    return batch.float().contiguous() / 127.5 - 1
+
+
+def loss_of(autoencoder, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Training loss and mean absolute error of one batch of pictures in -1..1."""
+    posterior = autoencoder.encode(pictures).latent_dist
+    decoded = autoencoder.decode(posterior.sample()).sample.float()
+    error = decoded - pictures
+    absolute = error.abs().mean()
+    # Differences between neighbours keep edges sharp where the plain error would rather blur them.
+    edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+    mean, logvar = posterior.mean.float(), posterior.logvar.float()
+    kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+    return absolute + error.square().mean() + EDGE_WEIGHT * edges + KL_WEIGHT * kl, absolute.detach()
+
+
+@torch.no_grad()
+def measure(autoencoder, device, count: int = 24, seed: int = 999) -> dict:
+    """Mean absolute error in grey levels of 255 and the latents' spread, on whole pictures that training never sees."""
+    rng = np.random.default_rng(seed)
+    errors, latents = [], []
+    for _ in range(count):
+        picture = torch.from_numpy(scenes.render(scenes.random_scene(rng, held_out=True))).permute(2, 0, 1)[None]
+        picture = picture.float().to(device) / 127.5 - 1
+        latent = autoencoder.encode(picture).latent_dist.mean
+        errors.append((autoencoder.decode(latent).sample.clamp(-1, 1) - picture).abs().mean().item() * 127.5)
+        latents.append(latent)
+    return {"grey_levels": float(np.mean(errors)), "latent_std": float(torch.cat(latents).std())}
+
+
+def main(argv: list | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoint, log and result")
+    parser.add_argument("--minutes", type=float, help="length in minutes of computing (default 20, unless --steps)")
+    parser.add_argument("--steps", type=int, help="length in steps instead: the same seed then gives the same weights")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rate", type=float, default=6e-4, help="highest learning rate; 2e-3 diverges")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--batch", type=int, default=1, help="multiply the crops per step by this (for GPUs)")
+    parser.add_argument("--save-every", type=int, default=500, help="steps between two checkpoints")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+    options = parser.parse_args(argv)
+    if options.minutes is None and options.steps is None:
+        options.minutes = 20.0
+
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(options.seed)
+    device = training.choose_device(options.device)
+    autoencoder = AutoencoderKL(**AUTOENCODER).to(device)
+    modules = {"autoencoder": autoencoder}
+    average = training.Average(modules, 0.998)
+    optimizer = torch.optim.AdamW(autoencoder.parameters(), lr=options.rate, betas=(0.9, 0.99), weight_decay=1e-3)
+    budget = training.Budget(options.steps, options.minutes)
+    checkpoint = options.out / "checkpoint.pt"
+    if options.resume:
+        training.load_checkpoint(checkpoint, modules, average, optimizer, budget)
+    running = None
+    while not budget.done:
+        # Everything random comes from seed and step, so a resumed run continues as if it had never stopped.
+        rng = np.random.default_rng((options.seed, budget.step))
+        torch.manual_seed(options.seed * 1_000_003 + budget.step)
+        _, side, count = [stage for stage in STAGES if stage[0] <= budget.progress][-1]
+        for group in optimizer.param_groups:
+            group["lr"] = training.learning_rate(options.rate, budget.progress, budget.step)
+        with torch.autocast(device.type, torch.bfloat16):
+            loss, absolute = loss_of(autoencoder, crops(rng, side, count * options.batch).to(device))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(autoencoder.parameters(), 1.0)
+        optimizer.step()
+        budget.tick()
+        average.update(modules, budget.step)
+        running = absolute.item() if running is None else 0.98 * running + 0.02 * absolute.item()
+        if budget.step % 100 == 0:
+            training.log_line(options.out / "log.jsonl", step=budget.step, minutes=budget.seconds / 60,
+                              progress=budget.progress, side=side, grey_levels=running * 127.5)
+        if budget.step % options.save_every == 0 or budget.done:
+            training.save_checkpoint(checkpoint, modules, average, optimizer, budget, {})
+    result = average.modules["autoencoder"]
+    quality = measure(result, device)
+    training.log_line(options.out / "log.jsonl", step=budget.step, **quality)
+    # The U-Net wants latents of spread 1; the factor that makes them so travels in the configuration.
+    result.register_to_config(scaling_factor=round(1 / quality["latent_std"], 5))
+    result.save_pretrained(options.out / "vae")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

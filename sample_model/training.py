@@ -1,0 +1,107 @@
+"""What both training scripts share: the budget that drives the schedule, the average of the weights, checkpoints."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import time
+from pathlib import Path
+
+import torch
+
+LONGEST_STEP = 20.0  # seconds; a step that took longer was paused, and a pause must not eat the budget
+
+
+class Budget:
+    """How far the training is, from 0 to 1: by steps, or by the minutes that steps really took.
+
+    Steps make a run repeatable bit for bit; minutes make it fit a machine of unknown speed. Give exactly one.
+    """
+
+    def __init__(self, steps: int | None = None, minutes: float | None = None):
+        if (steps is None) == (minutes is None):
+            raise ValueError("give either steps or minutes, not both and not neither")
+        self.steps, self.minutes = steps, minutes
+        self.step, self.seconds = 0, 0.0
+        self._began = None
+
+    def tick(self) -> None:
+        """Count one finished step."""
+        now = time.monotonic()
+        if self._began is not None:
+            self.seconds += min(now - self._began, LONGEST_STEP)
+        self._began = now
+        self.step += 1
+
+    @property
+    def progress(self) -> float:
+        """Share of the budget that is spent, 0..1."""
+        spent = self.step / self.steps if self.steps is not None else self.seconds / (60 * self.minutes)
+        return min(spent, 1.0)
+
+    @property
+    def done(self) -> bool:
+        return self.progress >= 1.0
+
+
+def learning_rate(peak: float, progress: float, step: int, warm_up: int = 100) -> float:
+    """Linear warm-up over the first steps, then a cosine from `peak` down to 2 % of it at progress 1."""
+    return peak * min(1.0, (step + 1) / warm_up) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+class Average:
+    """Exponential moving average of the modules' weights; it forgets the first, useless weights faster."""
+
+    def __init__(self, modules: dict, decay: float):
+        self.decay = decay
+        self.modules = {name: copy.deepcopy(module).eval().requires_grad_(False) for name, module in modules.items()}
+
+    @torch.no_grad()
+    def update(self, modules: dict, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for name, module in modules.items():
+            ours, theirs = list(self.modules[name].parameters()), list(module.parameters())
+            torch._foreach_lerp_(ours, [parameter.detach() for parameter in theirs], 1 - decay)
+
+
+def choose_device(wanted: str) -> torch.device:
+    """`auto` takes the GPU when there is one; anything else is taken by its name."""
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(wanted)
+
+
+def save_checkpoint(path: Path, modules: dict, average: Average, optimizer, budget: Budget, extra: dict) -> None:
+    """Write everything that a later `--resume` needs; a run that dies while writing leaves the older file whole."""
+    state = {
+        "modules": {name: module.state_dict() for name, module in modules.items()},
+        "average": {name: module.state_dict() for name, module in average.modules.items()},
+        "optimizer": optimizer.state_dict(),
+        "step": budget.step, "seconds": budget.seconds, "extra": extra,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    os.replace(partial, path)
+
+
+def load_checkpoint(path: Path, modules: dict, average: Average, optimizer, budget: Budget) -> dict:
+    """Put a checkpoint's state into the given objects and return what was saved as `extra`."""
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    for name, module in modules.items():
+        module.load_state_dict(state["modules"][name])
+        average.modules[name].load_state_dict(state["average"][name])
+    optimizer.load_state_dict(state["optimizer"])
+    budget.step, budget.seconds = state["step"], state["seconds"]
+    return state["extra"]
+
+
+def log_line(path: Path, **values) -> None:
+    """Print one line of progress and append it as JSON to `path`."""
+    rounded = {key: round(value, 5) if isinstance(value, float) else value for key, value in values.items()}
+    print("  ".join(f"{key} {value}" for key, value in rounded.items()), flush=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as log:
+        log.write(json.dumps(rounded) + "\n")
