@@ -1,0 +1,28 @@
+"""Faster sampling for Stable Diffusion U-Nets: exact when off, honest about what it did.
+
+The portable core: knows nothing of the WebUI and imports torch alone.
+"""
+
+from .accelerator import Accelerator
+from .api import accelerated, apply_patch, is_patched, patch_report, remove_patch
+from .layout import Row
+from .methods import AgentAttention, HostTraits, TokenMerging
+from .settings import SettingError
+from .sites import UnsupportedModelError
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Accelerator",
+    "AgentAttention",
+    "HostTraits",
+    "Row",
+    "SettingError",
+    "TokenMerging",
+    "UnsupportedModelError",
+    "accelerated",
+    "apply_patch",
+    "is_patched",
+    "patch_report",
+    "remove_patch",
+]

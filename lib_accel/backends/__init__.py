@@ -1,0 +1,23 @@
+"""The families of U-Nets that Accel knows. What differs between them is here and nowhere else."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from ..sites import UnsupportedModelError
+from .base import Backend, LayerCall
+from .diffusers import DiffusersBackend
+from .ldm import LDMBackend
+
+BACKENDS: tuple[Backend, ...] = (LDMBackend(), DiffusersBackend())
+
+__all__ = ["BACKENDS", "Backend", "LayerCall", "backend_for"]
+
+
+def backend_for(unet: nn.Module) -> Backend:
+    """The backend that knows ``unet``. UnsupportedModelError, naming what was looked for, when none does."""
+    for backend in BACKENDS:
+        if backend.matches(unet):
+            return backend
+    wanted = "; ".join(backend.looked_for for backend in BACKENDS)
+    raise UnsupportedModelError(f"{type(unet).__name__} is no U-Net that Accel knows. Looked for: {wanted}.")

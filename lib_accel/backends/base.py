@@ -1,0 +1,105 @@
+"""What the backends share: reading calls of U-Nets and layers, and attention split into its projections."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..sites import Site
+
+
+@dataclass(frozen=True)
+class LayerCall:
+    """A call of attn1, attn2 or ff, taken apart.
+
+    x: [rows, tokens, C] the tokens. own: why the layer must run as it is on these tokens, or None. with_tokens: the call's
+    (args, kwargs) with other tokens in x's place.
+    """
+
+    x: Any
+    own: str | None
+    with_tokens: Callable[[torch.Tensor], tuple[tuple, dict]]
+
+
+class Backend:
+    """How one family of U-Nets is read. Subclasses say what they are called and where things are."""
+
+    name = ""
+    looked_for = ""
+    sample_name = "x"
+    timestep_name = "timesteps"
+    tokens_name = "x"
+    context_name = "context"
+    mask_name = "mask"
+    harmless: frozenset[str] = frozenset()
+
+    def matches(self, unet: nn.Module) -> bool:
+        raise NotImplementedError
+
+    def find_sites(self, unet: nn.Module) -> list[Site]:
+        raise NotImplementedError
+
+    def sample_of(self, args: tuple, kwargs: dict) -> torch.Tensor:
+        """The noisy latents [rows, channels, h, w] of a U-Net call."""
+        return args[0] if args else kwargs[self.sample_name]
+
+    def timestep_of(self, args: tuple, kwargs: dict) -> Any:
+        """The timestep of a U-Net call as given: a number, a tensor (scalar or one per row) or None."""
+        return args[1] if len(args) > 1 else kwargs.get(self.timestep_name)
+
+    def tokens_of(self, args: tuple, kwargs: dict) -> torch.Tensor | None:
+        """First argument of a block's or transformer's call, positional or by name."""
+        return args[0] if args else kwargs.get(self.tokens_name)
+
+    def read_layer(self, part: str, args: tuple, kwargs: dict) -> LayerCall:
+        """Take a call of ``part`` apart. Whatever the backend does not know makes the layer's own attention run."""
+        names = (self.tokens_name,) if part == "ff" else (self.tokens_name, self.context_name, self.mask_name)
+        given = dict(zip(names, args))
+        given.update(kwargs)
+        x = given.pop(self.tokens_name, None)
+        own = None if len(args) <= len(names) else "more arguments than Accel knows"
+        for name, value in given.items():
+            if value is None or value is False or (isinstance(value, (int, float)) and value == 0) or name in self.harmless:
+                continue
+            if name == self.context_name:
+                if part == "attn1" and value is not x:
+                    own = "self-attention was given a context"
+            elif name == self.mask_name:
+                own = "an attention mask was given"
+            else:
+                own = f"the layer was called with {name!r}"
+
+        def with_tokens(tokens: torch.Tensor) -> tuple[tuple, dict]:
+            replaced = tuple(tokens if value is x else value for value in args)
+            return replaced, {k: tokens if v is x else v for k, v in kwargs.items()}
+
+        return LayerCall(x, own, with_tokens)
+
+    def agent_obstacle(self, attn: nn.Module) -> str | None:
+        """Why ``attn``'s computation cannot be replaced by agent attention, or None."""
+        missing = [n for n in ("to_q", "to_k", "to_v", "to_out", "heads") if getattr(attn, n, None) is None]
+        return f"the attention layer has no {missing[0]}" if missing else None
+
+    @staticmethod
+    def split_heads(attn: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+        """[B, tokens, heads*d] -> [B, heads, tokens, d]."""
+        return tokens.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+
+    @staticmethod
+    def scale_of(attn: nn.Module, head_dim: int) -> float:
+        """The layer's softmax scale; xFormers classes carry none."""
+        return float(getattr(attn, "scale", head_dim**-0.5))
+
+    @staticmethod
+    def project_out(attn: nn.Module, heads: torch.Tensor) -> torch.Tensor:
+        """[B, heads, tokens, d] -> [B, tokens, C] through the layer's output modules, called as modules (LoRA, fp8)."""
+        tokens = heads.transpose(1, 2).flatten(2)
+        if isinstance(attn.to_out, nn.ModuleList):
+            for module in attn.to_out:
+                tokens = module(tokens)
+            return tokens
+        return attn.to_out(tokens)

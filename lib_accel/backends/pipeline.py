@@ -1,0 +1,59 @@
+"""What a running diffusers pipeline tells of a U-Net call: its step, and whose rows it holds."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import torch
+
+from ..layout import Layout
+from ..schedule import Step, StepClock, timestep_value
+
+
+class PipelineView:
+    """A pipeline seen from its U-Net. Holds the pipeline weakly; its scheduler may be exchanged at any time."""
+
+    def __init__(self, pipeline: Any) -> None:
+        self._pipeline = weakref.ref(pipeline)
+        self._schedule: torch.Tensor | None = None
+        self._values: list[float] = []
+        self._positions: dict[float, int] = {}
+
+    def step(self, clock: StepClock, timestep: Any) -> Step | None:
+        """The step of a U-Net call at ``timestep``: its place among the distinct timesteps of the schedule, or None when it has none.
+
+        Distinct, because schedulers with two evaluations per step list timesteps twice.
+        """
+        schedule = getattr(getattr(self._pipeline(), "scheduler", None), "timesteps", None)
+        if not isinstance(schedule, torch.Tensor) or schedule.numel() == 0:
+            return None
+        if schedule is not self._schedule:
+            self._schedule, self._values = schedule, schedule.flatten().tolist()
+            self._positions = {value: place for place, value in enumerate(dict.fromkeys(self._values))}
+        place = self._positions.get(self._read(timestep))
+        return None if place is None else clock.at_schedule(place, len(self._positions))
+
+    def _read(self, timestep: Any) -> float | None:
+        """The timestep's value. A view into a schedule on a GPU is known by its address, so that the GPU is not waited for."""
+        schedule = self._schedule
+        on_gpu = isinstance(timestep, torch.Tensor) and timestep.device.type != "cpu"
+        if on_gpu and (timestep.device, timestep.dtype) == (schedule.device, schedule.dtype):
+            offset = timestep.data_ptr() - schedule.data_ptr()
+            if 0 <= offset < schedule.numel() * schedule.element_size():
+                return self._values[offset // schedule.element_size()]
+        return timestep_value(timestep)
+
+    def rows(self, count: int) -> Layout | None:
+        """The rows of a U-Net call of ``count`` rows, or None when this kind of pipeline does not tell."""
+        pipeline = self._pipeline()
+        try:
+            guided = bool(pipeline.do_classifier_free_guidance)
+        except AttributeError:
+            return None
+        # InstructPix2Pix and perturbed-attention pipelines batch a third kind of row.
+        if hasattr(pipeline, "_image_guidance_scale") or getattr(pipeline, "do_perturbed_attention_guidance", False):
+            return None
+        if not guided:
+            return Layout(Layout.guided(2 * count)[count:])
+        return Layout.guided(count) if count % 2 == 0 else None

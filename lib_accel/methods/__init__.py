@@ -1,0 +1,7 @@
+"""One file per technique: a frozen settings class that people build, and a runner that works on one U-Net."""
+
+from .agent_attention import AgentAttention
+from .base import HostTraits
+from .token_merging import TokenMerging
+
+__all__ = ["AgentAttention", "HostTraits", "TokenMerging"]

@@ -1,0 +1,95 @@
+"""Agent attention for Stable Diffusion: token merging, and self-attention through a few agent tokens.
+
+Source: Agent Attention: On the Integration of Softmax and Linear Attention (Han et al., arXiv 2312.08874), its AgentSD.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ..backends import LayerCall
+from ..ops.agents import agent_attention
+from ..schedule import Window
+from ..settings import check, setting
+from .base import UNetCall
+from .token_merging import MERGE_HINT, MergingRunner
+
+
+@dataclass(frozen=True)
+class AgentAttention:
+    """Settings of agent attention. SettingError when one is out of range.
+
+    Tokens are merged as by `TokenMerging` (see there for ratio, sx, sy, max_downsample, use_rand, merge_*, plan, plan_every).
+    Agents are the tokens that a larger cut, agent_ratio, would leave. They are used where twice their number is below the number of
+    merged tokens; otherwise the layer's own attention runs on the merged tokens and the report says so (with sx = sy = 2, ratio 0.5
+    and agent_ratio 0.8, the published defaults, that is everywhere).
+
+    ratio: fraction of tokens merged away, 0 (none: agents alone) to 1.
+    agent_ratio: fraction removed to form the agents, 0 (no agents) to 1; clipped like ratio, so 0.95 with 4x4 cells means 1/16 remain.
+    k_scale2: exponent of the softmax scale in the second stage; 0 is unscaled, 1 ordinary.
+    k_shortcut: weight of the values added to the output, 0 or more.
+    attn_precision: None (the model's dtype) or ``fp32`` for both stages; for SD2.1 in half precision.
+    window: (start, end) in fractions of the pass. Published: the first 40 %.
+    """
+
+    ratio: float = setting(0.4, "number", "Merging ratio", MERGE_HINT, 0, 1)
+    agent_ratio: float = setting(0.95, "number", "Agent ratio", "higher: fewer agents, faster, coarser layout", 0, 1)
+    sx: int = setting(4, "integer", "Cell width", "larger: fewer agents", 1, 64)
+    sy: int = setting(4, "integer", "Cell height", "larger: fewer agents", 1, 64)
+    max_downsample: int = setting(1, "choice", "Deepest level", "higher: also coarser levels, less detail", choices=(1, 2, 4, 8))
+    use_rand: bool = setting(True, "flag", "Random destinations", "on: less visible grid; the same for the same step")
+    merge_attn: bool = setting(True, "flag", "Merge self-attention", "on: where the time goes")
+    merge_crossattn: bool = setting(False, "flag", "Merge cross-attention", "on: little time, prompt details suffer")
+    merge_mlp: bool = setting(False, "flag", "Merge feed-forward", "on: some time, detail suffers")
+    k_scale2: float = setting(0.3, "number", "Second scale exponent", "lower: agents are told apart more sharply")
+    k_shortcut: float = setting(0.075, "number", "Value shortcut", "higher: more of each token's own detail", 0)
+    attn_precision: str | None = setting(None, "choice", "Agent precision", "fp32: slower, for SD2.1", choices=(None, "fp32"))
+    plan: str = setting("level", "choice", "Match", "level: once for all blocks of a level", choices=("level", "block"))
+    plan_every: int = setting(1, "integer", "Steps per matching", "higher: less matching, older matches", 1, 1000)
+    window: Window = setting((0.0, 0.4), "window", "Agent window", "part of the pass in which agents are used")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def runner(self) -> AgentRunner:
+        return AgentRunner(self)
+
+
+class AgentRunner(MergingRunner):
+    """Agent attention at work."""
+
+    def __init__(self, config: AgentAttention) -> None:
+        super().__init__(config)
+        if config.merge_attn and config.agent_ratio > 0:
+            self.computes = frozenset({"attn1"})
+
+    def compute(self, call: UNetCall, site, part: str, layer: torch.nn.Module, given: LayerCall, x: torch.Tensor) -> torch.Tensor | None:
+        plan = self.planner.plan_for(call, site)
+        if part not in self.computes or plan is None:
+            return None
+        if plan.agents is None:
+            if plan.cut.why_no_agents:
+                self.account.stood_down(plan.cut.why_no_agents, site.name)
+            return None
+        obstacle = call.backend.agent_obstacle(layer)
+        if obstacle:
+            self.account.stood_down(f"no agents: {obstacle}", site.name)
+            return None
+        out = self._attend(call, layer, x, plan.agents.merge(given.x))
+        self.account.acted("agents", site.name)
+        return out
+
+    def _attend(self, call: UNetCall, attn: torch.nn.Module, x: torch.Tensor, agents: torch.Tensor) -> torch.Tensor:
+        """[B, M, C] -> [B, M, C] through ``agents`` [B, n, C], with the layer's own projections, called as modules."""
+        backend, settings = call.backend, self.config
+        for_keys, for_values = call.traits.kv_inputs(attn, x)
+        q, k, v, a = (
+            backend.split_heads(attn, projected)
+            for projected in (attn.to_q(x), attn.to_k(for_keys), attn.to_v(for_values), attn.to_q(agents))
+        )
+        fp32 = settings.attn_precision == "fp32" or call.traits.upcast(attn)
+        scale = backend.scale_of(attn, q.shape[-1])
+        out = agent_attention(q, k, v, a, scale, settings.k_scale2, settings.k_shortcut, fp32)
+        return backend.project_out(attn, out)

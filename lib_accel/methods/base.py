@@ -1,0 +1,100 @@
+"""What a method is to the accelerator: what it acts on, and its part in the three phases of a layer call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from ..backends import Backend, LayerCall
+from ..layout import Layout
+from ..report import MethodAccount
+from ..schedule import Step, Window
+from ..sites import Site
+
+
+@dataclass
+class UNetCall:
+    """One armed call of the U-Net.
+
+    rows: its layout. step: where it stands. pass_and_step: (number of the pass, step index), for counting.
+    grids: real (h, w) in tokens, by site, as each spatial transformer sees it.
+    shared: what methods keep for the length of this call.
+    """
+
+    backend: Backend
+    traits: HostTraits
+    step: Step
+    rows: Layout
+    pass_and_step: tuple[int, int]
+    grids: dict[Site, tuple[int, int]] = field(default_factory=dict)
+    shared: dict[Any, Any] = field(default_factory=dict)
+
+
+class HostTraits:
+    """What a host does inside its attention layers, for the computations that methods replace. The default does nothing."""
+
+    def kv_inputs(self, attn: torch.nn.Module, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The inputs of to_k and to_v [B, tokens, C] (hypernetworks change them)."""
+        return context, context
+
+    def upcast(self, attn: torch.nn.Module) -> bool:
+        """Whether attention is to be computed in float32."""
+        return False
+
+
+class Reduction(Protocol):
+    """A layer call on fewer tokens."""
+
+    def merge(self, y: torch.Tensor) -> torch.Tensor:
+        """[B, N, C] -> [B, M, C]"""
+
+    def unmerge(self, z: torch.Tensor) -> torch.Tensor:
+        """[B, M, C] -> [B, N, C]"""
+
+
+class Runner:
+    """A method at work on one U-Net: its settings, its state, its account.
+
+    A layer call goes through the phases serve > reduce > compute; a method takes part in those it overrides.
+    """
+
+    # Parts whose computation this method replaces. Two methods may not meet in one.
+    computes: frozenset[str] = frozenset()
+    # Parts whose tokens this method reduces. Two methods may not meet in one.
+    reduces: frozenset[str] = frozenset()
+    # Whether block_tokens wants to see what a block is given.
+    needs_tokens = False
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+        self.account = MethodAccount(type(config).__name__, config)
+
+    @property
+    def window(self) -> Window:
+        return self.config.window
+
+    def wants(self, site: Site, finest: int) -> frozenset[str]:
+        """Parts of ``site`` it acts on; ``finest`` is the finest level of this U-Net that has attention."""
+        raise NotImplementedError
+
+    def reset(self) -> None:
+        """A new pass, size or model begins: forget what was kept."""
+
+    def block_tokens(self, call: UNetCall, site: Site, x: torch.Tensor) -> None:
+        """A block of this method's sites is about to run on the raw tokens ``x`` [B, N, C] (before its first norm)."""
+
+    def serve(self, call: UNetCall, site: Site, part: str) -> torch.Tensor | None:
+        """The layer's output [B, N, C] from a cache, so that it need not run; None computes it."""
+        return None
+
+    def reduce(self, call: UNetCall, site: Site, part: str) -> Reduction | None:
+        """How to run the layer on fewer tokens; None runs it on all."""
+        return None
+
+    def compute(
+        self, call: UNetCall, site: Site, part: str, layer: torch.nn.Module, given: LayerCall, x: torch.Tensor
+    ) -> torch.Tensor | None:
+        """The layer's output on ``x`` [B, M, C] (``given.x``, reduced); None lets the layer's own forward compute it."""
+        return None

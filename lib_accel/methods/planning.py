@@ -1,0 +1,119 @@
+"""Merge plans shared by a level: matched once from its first block's raw tokens, kept per row, reused for a while."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..layout import RowStore
+from ..ops.agents import agents_pay
+from ..ops.matching import match_tokens, random_offsets
+from ..ops.merging import MergePlan
+from ..sites import Site
+from .base import UNetCall
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How many of a grid's tokens go. merged: by merging. agents_gone: to form agents, None when agents would not pay."""
+
+    tokens: int
+    merged: int
+    agents_gone: int | None
+    why_no_agents: str | None = None
+
+    @property
+    def nothing(self) -> bool:
+        return self.merged == 0 and self.agents_gone is None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """merging: how tokens are merged, None when none are. agents: how agent tokens are formed, None when there are none."""
+
+    cut: Cut
+    merging: MergePlan | None = None
+    agents: MergePlan | None = None
+
+
+def cut_for(h: int, w: int, settings: Any) -> Cut:
+    """The cut of an ``h`` x ``w`` grid by ``settings`` (ratio, sx, sy, and agent_ratio where agents are wanted).
+
+    Ratios beyond what the cells leave over are clipped: at most all tokens that are not destinations go (ALGORITHMS 2.2, 3.2).
+    """
+    tokens = h * w
+    destinations = (h // settings.sy) * (w // settings.sx)
+    sources = tokens - destinations if destinations else 0
+    merged = min(int(tokens * settings.ratio), sources)
+    agent_ratio = getattr(settings, "agent_ratio", None)
+    if agent_ratio is None:
+        return Cut(tokens, merged, None)
+    gone = min(int(tokens * agent_ratio), sources)
+    if agents_pay(tokens - gone, tokens - merged):
+        return Cut(tokens, merged, gone)
+    return Cut(tokens, merged, None, f"no agents: {tokens - gone} would not be fewer than half of {tokens - merged} tokens")
+
+
+class Planner:
+    """Makes and keeps the plans of one method.
+
+    settings: a config with ratio, sx, sy, use_rand, plan (``level`` | ``block``), plan_every, and agent_ratio when it forms agents.
+    """
+
+    def __init__(self, settings: Any) -> None:
+        self.settings = settings
+        self._kept = RowStore()
+        self._made_at: dict[Any, int] = {}
+
+    def reset(self) -> None:
+        self._kept.clear()
+        self._made_at.clear()
+
+    def plan_for(self, call: UNetCall, site: Site) -> Plan | None:
+        """The plan made for ``site`` in this call, if any."""
+        return call.shared.get(self._key(call, site))
+
+    def prepare(self, call: UNetCall, site: Site, x: torch.Tensor) -> None:
+        """See to it that ``site`` has a plan: the level's, one kept from an earlier step, or a new one from ``x`` [B, N, C]."""
+        key = self._key(call, site)
+        if key in call.shared and self.settings.plan == "level":
+            return
+        h, w = call.grids[site]
+        cut = cut_for(h, w, self.settings)
+        if cut.nothing:
+            call.shared[key] = Plan(cut)
+            return
+        slots = self._earlier(call, key)
+        if slots is None:
+            slots = self._match(call, site, x, cut)
+            self._keep(call, key, slots)
+        call.shared[key] = Plan(
+            cut,
+            MergePlan(slots[:, 0], cut.tokens - cut.merged) if cut.merged else None,
+            MergePlan(slots[:, 1], cut.tokens - cut.agents_gone) if cut.agents_gone is not None else None,
+        )
+
+    def _key(self, call: UNetCall, site: Site) -> Any:
+        place = site.level if self.settings.plan == "level" else site.name
+        return (id(self), place, call.grids.get(site))
+
+    def _match(self, call: UNetCall, site: Site, x: torch.Tensor, cut: Cut) -> torch.Tensor:
+        """[B, 2, N] slots of merging and of agents ([B, 1, N] without agents)."""
+        s, (h, w) = self.settings, call.grids[site]
+        offsets = random_offsets(h, w, s.sx, s.sy, call.step.index, site.level) if s.use_rand else None
+        match = match_tokens(x, h, w, s.sx, s.sy, offsets)
+        cuts = [cut.merged] + ([] if cut.agents_gone is None else [cut.agents_gone])
+        return torch.stack([match.slots(gone) for gone in cuts], 1)
+
+    def _earlier(self, call: UNetCall, key: Any) -> torch.Tensor | None:
+        made = self._made_at.get(key)
+        if made is None or not 0 < call.step.index - made < self.settings.plan_every:
+            return None
+        return self._kept.get(key, call.rows)
+
+    def _keep(self, call: UNetCall, key: Any, slots: torch.Tensor) -> None:
+        if self.settings.plan_every > 1:
+            self._kept.put(key, call.rows, slots)
+            self._made_at[key] = call.step.index

@@ -1,0 +1,91 @@
+"""Token merging for Stable Diffusion: similar tokens are averaged, the layer runs on fewer, its output is copied back.
+
+Source: Token Merging for Fast Stable Diffusion (Bolya and Hoffman, arXiv 2303.17604).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import log2
+
+import torch
+
+from ..ops.merging import MergePlan
+from ..schedule import Window
+from ..settings import check, setting
+from ..sites import Site
+from .base import Runner, UNetCall
+from .planning import Planner
+
+MERGE_HINT = "higher: faster, less detail"
+
+
+@dataclass(frozen=True)
+class TokenMerging:
+    """Settings of token merging. SettingError when one is out of range.
+
+    ratio: fraction of tokens removed, 0 (off) to 1; clipped to what is not a destination, 1 - 1/(sx*sy) of a grid that divides.
+    sx, sy: width and height in tokens of the cells that keep one destination each, from 1.
+    max_downsample: 1, 2, 4 or 8; acts on levels up to this factor below the finest level of the U-Net that has attention.
+    use_rand: a random destination in every cell, the same for every row, a function of step and level alone; top left without.
+    merge_attn, merge_crossattn, merge_mlp: which branches of a block run on merged tokens. The last two change the picture far more.
+    plan: ``level`` matches once per level and step, from its first block; ``block`` in every block, as published.
+    plan_every: steps that a plan is kept for, from 1.
+    window: (start, end) in fractions of the pass.
+    """
+
+    ratio: float = setting(0.5, "number", "Merging ratio", MERGE_HINT, 0, 1)
+    sx: int = setting(2, "integer", "Cell width", "larger: fewer tokens must stay", 1, 64)
+    sy: int = setting(2, "integer", "Cell height", "larger: fewer tokens must stay", 1, 64)
+    max_downsample: int = setting(1, "choice", "Deepest level", "higher: also coarser levels, less detail", choices=(1, 2, 4, 8))
+    use_rand: bool = setting(True, "flag", "Random destinations", "on: less visible grid; the same for the same step")
+    merge_attn: bool = setting(True, "flag", "Merge self-attention", "on: where the time goes")
+    merge_crossattn: bool = setting(False, "flag", "Merge cross-attention", "on: little time, prompt details suffer")
+    merge_mlp: bool = setting(False, "flag", "Merge feed-forward", "on: some time, detail suffers")
+    plan: str = setting("level", "choice", "Match", "level: once for all blocks of a level", choices=("level", "block"))
+    plan_every: int = setting(1, "integer", "Steps per matching", "higher: less matching, older matches", 1, 1000)
+    window: Window = setting((0.0, 1.0), "window", "Merging window", "part of the pass in which tokens are merged")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def runner(self) -> MergingRunner:
+        return MergingRunner(self)
+
+
+def merged_parts(config: object) -> frozenset[str]:
+    """The parts of a block that ``config`` (merge_attn, merge_crossattn, merge_mlp) runs on merged tokens."""
+    switches = {"attn1": config.merge_attn, "attn2": config.merge_crossattn, "ff": config.merge_mlp}
+    return frozenset(part for part, on in switches.items() if on)
+
+
+class MergingRunner(Runner):
+    """Token merging at work. Agent attention builds on it."""
+
+    needs_tokens = True
+
+    def __init__(self, config: TokenMerging) -> None:
+        super().__init__(config)
+        self.reduces = merged_parts(config) if config.ratio > 0 else frozenset()
+        self.planner = Planner(config)
+
+    def wants(self, site: Site, finest: int) -> frozenset[str]:
+        near = site.level - finest <= log2(self.config.max_downsample)
+        return self.reduces | self.computes if near else frozenset()
+
+    def reset(self) -> None:
+        self.planner.reset()
+
+    def block_tokens(self, call: UNetCall, site: Site, x: torch.Tensor) -> None:
+        self.planner.prepare(call, site, x)
+
+    def reduce(self, call: UNetCall, site: Site, part: str) -> MergePlan | None:
+        plan = self.planner.plan_for(call, site)
+        if plan is None or part not in self.reduces:
+            return None
+        if plan.merging is None:
+            h, w = call.grids[site]
+            self.account.stood_down(f"nothing to merge on a {h}x{w} grid", site.name)
+            return None
+        self.account.acted("merging", site.name)
+        return plan.merging

@@ -1,0 +1,108 @@
+"""Settings described once: a dataclass field carries its label, range, PNG-info name and hint, and everything else reads them there."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+
+class SettingError(ValueError):
+    """A bad value. Its sentence names the setting, the value and what is allowed."""
+
+
+def setting(
+    default: Any,
+    kind: str,
+    label: str,
+    hint: str,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple | None = None,
+    infotext: str | None = None,
+) -> Any:
+    """A dataclass field with its description.
+
+    kind: ``number`` | ``integer`` | ``flag`` | ``choice`` | ``window``. low, high: inclusive bounds of numbers. choices: allowed values.
+    infotext: name in PNG info (letters, digits, spaces, ``-`` and ``/``). hint: one line, what higher or on means.
+    """
+    metadata = {
+        "kind": kind,
+        "label": label,
+        "hint": hint,
+        "low": low,
+        "high": high,
+        "choices": choices,
+        "infotext": infotext or f"Accel {label.lower()}",
+    }
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def check(config: Any) -> None:
+    """Validate every described field of the dataclass instance ``config``. SettingError on the first bad one."""
+    for field in dataclasses.fields(config):
+        if field.metadata:
+            name = f"{type(config).__name__}.{field.name}"
+            object.__setattr__(config, field.name, checked(name, getattr(config, field.name), field.metadata))
+
+
+def checked(name: str, value: Any, rule: Any) -> Any:
+    """``value`` in its normal form (numbers as float or int, windows as a pair of floats); SettingError when it breaks ``rule``."""
+    return _RULES[rule["kind"]](name, value, rule)
+
+
+def _number(name: str, value: Any, rule: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or _outside(value, rule):
+        raise SettingError(f"{name} is {value!r}; it must be a number {_range(rule)}.")
+    return float(value)
+
+
+def _integer(name: str, value: Any, rule: Any) -> int:
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    if isinstance(value, bool) or not whole or _outside(value, rule):
+        raise SettingError(f"{name} is {value!r}; it must be a whole number {_range(rule)}.")
+    return int(value)
+
+
+def _flag(name: str, value: Any, rule: Any) -> bool:
+    if not isinstance(value, bool):
+        raise SettingError(f"{name} is {value!r}; it must be True or False.")
+    return value
+
+
+def _choice(name: str, value: Any, rule: Any) -> Any:
+    if isinstance(value, bool) or not any(type(value) is type(c) and value == c for c in rule["choices"]):
+        raise SettingError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, rule['choices']))}.")
+    return value
+
+
+def _window(name: str, value: Any, rule: Any) -> tuple[float, float]:
+    bad = SettingError(f"{name} is {value!r}; it must be two fractions (start, end) of the pass with 0 <= start < end <= 1.")
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise bad
+    if any(isinstance(v, bool) or not isinstance(v, (int, float)) or not math.isfinite(v) for v in value):
+        raise bad
+    if not 0 <= value[0] < value[1] <= 1:
+        raise bad
+    return (float(value[0]), float(value[1]))
+
+
+_RULES = {"number": _number, "integer": _integer, "flag": _flag, "choice": _choice, "window": _window}
+
+
+def _outside(value: float, rule: Any) -> bool:
+    return (rule["low"] is not None and value < rule["low"]) or (rule["high"] is not None and value > rule["high"])
+
+
+def _range(rule: Any) -> str:
+    low, high = rule["low"], rule["high"]
+    if low is not None and high is not None:
+        return f"from {low:g} to {high:g}"
+    if low is not None:
+        return f"of {low:g} or more"
+    return "and finite"
+
+
+def changed(config: Any) -> dict[str, Any]:
+    """The fields of ``config`` that differ from their defaults, by name."""
+    return {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if getattr(config, f.name) != f.default}

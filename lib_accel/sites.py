@@ -1,0 +1,78 @@
+"""Sites: the transformer blocks of a U-Net, and how a model is taken apart to find them."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+PARTS = ("attn1", "attn2", "ff")
+
+
+class UnsupportedModelError(TypeError):
+    """The model is none that the backends know; the sentence names what was looked for."""
+
+
+@dataclass(eq=False)
+class Site:
+    """One transformer block in its spatial transformer.
+
+    name: module path under the U-Net. level: halvings of the latent before it (0: full latent resolution), from its place in the
+    U-Net. place: ``down`` | ``mid`` | ``up``. Modules are held weakly: a site never keeps a model alive.
+    """
+
+    name: str
+    level: int
+    place: str
+    _transformer: weakref.ref = field(repr=False)
+    _block: weakref.ref = field(repr=False)
+
+    @classmethod
+    def of(cls, name: str, level: int, place: str, transformer: nn.Module, block: nn.Module) -> Site:
+        return cls(name, level, place, weakref.ref(transformer), weakref.ref(block))
+
+    @property
+    def transformer(self) -> nn.Module | None:
+        return self._transformer()
+
+    @property
+    def block(self) -> nn.Module | None:
+        return self._block()
+
+    def part(self, name: str) -> nn.Module | None:
+        """``attn1``, ``attn2`` or ``ff`` of the block; None when the block has none (or is gone)."""
+        return getattr(self._block(), name, None)
+
+
+def named(module: nn.Module, class_name: str) -> bool:
+    """Whether a class of that name is among the module's classes: subclasses of patched or renamed blocks still count."""
+    return any(c.__name__ == class_name for c in type(module).__mro__)
+
+
+def sites_in(root: nn.Module, prefix: str, level: int, place: str, transformer_class: str) -> Iterator[Site]:
+    """The sites below ``root`` (a stage of the U-Net at ``level``), in order of execution."""
+    for path, transformer in root.named_modules():
+        if not named(transformer, transformer_class):
+            continue
+        for index, block in enumerate(getattr(transformer, "transformer_blocks", ())):
+            if named(block, "BasicTransformerBlock"):
+                name = ".".join(p for p in (prefix, path, f"transformer_blocks.{index}") if p)
+                yield Site.of(name, level, place, transformer, block)
+
+
+def find_unet(model: Any) -> nn.Module:
+    """The U-Net of a diffusers pipeline (``.unet``), an LDM or SGM engine (``.model.diffusion_model``), or the U-Net itself.
+
+    A compiled wrapper is looked through. UnsupportedModelError when there is none.
+    """
+    candidates = (getattr(model, "unet", None), getattr(getattr(model, "model", None), "diffusion_model", None), model)
+    for candidate in candidates:
+        if isinstance(candidate, nn.Module):
+            return getattr(candidate, "_orig_mod", candidate)
+    raise UnsupportedModelError(
+        f"{type(model).__name__} holds no U-Net: looked for a diffusers pipeline (.unet), an LDM or SGM model "
+        "(.model.diffusion_model) and a U-Net module itself."
+    )

@@ -1,0 +1,41 @@
+"""Time spent in U-Net calls, without making a GPU wait."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+
+class Stopwatch:
+    """Sums the spans between `start` and `stop`. On CUDA by events, read only when the sum is asked for."""
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+        self._begin: float | torch.cuda.Event | None = None
+        self._spans: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+
+    def start(self, device: torch.device) -> None:
+        if device.type == "cuda":
+            self._begin = torch.cuda.Event(enable_timing=True)
+            self._begin.record(torch.cuda.current_stream(device))
+        else:
+            self._begin = time.perf_counter()
+
+    def stop(self) -> None:
+        """End the span. Does nothing when none is open."""
+        begin, self._begin = self._begin, None
+        if isinstance(begin, float):
+            self._seconds += time.perf_counter() - begin
+        elif begin is not None:
+            end = torch.cuda.Event(enable_timing=True)
+            end.record()
+            self._spans.append((begin, end))
+
+    def seconds(self) -> float:
+        """Sum of all spans so far. Waits for a GPU's last span."""
+        for begin, end in self._spans:
+            end.synchronize()
+            self._seconds += begin.elapsed_time(end) / 1000
+        self._spans = []
+        return self._seconds
