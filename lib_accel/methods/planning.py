@@ -108,12 +108,13 @@ class Planner:
         return torch.stack([match.slots(gone) for gone in cuts], 1)
 
     def _earlier(self, call: UNetCall, key: Any) -> torch.Tensor | None:
-        made = self._made_at.get(key)
-        if made is None or not 0 < call.step.index - made < self.settings.plan_every:
+        """The slots kept for these rows, each row's young enough; None when one is missing, or comes again at its step."""
+        made = [self._made_at.get((key, row.key)) for row in call.rows]
+        if any(at is None or not 0 < call.step.index - at < self.settings.plan_every for at in made):
             return None
         return self._kept.get(key, call.rows)
 
     def _keep(self, call: UNetCall, key: Any, slots: torch.Tensor) -> None:
         if self.settings.plan_every > 1:
             self._kept.put(key, call.rows, slots)
-            self._made_at[key] = call.step.index
+            self._made_at.update({(key, row.key): call.step.index for row in call.rows})

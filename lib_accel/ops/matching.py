@@ -52,8 +52,8 @@ def destination_positions(h: int, w: int, sx: int, sy: int, offsets: torch.Tenso
     the top left one without.
     Rows and columns that fill no cell hold no destination; D is 0 when the grid is smaller than one cell.
     """
-    rows = torch.arange(h // sy).mul(sy)[:, None]
-    columns = torch.arange(w // sx).mul(sx)[None, :]
+    rows = torch.arange(h // sy, device="cpu").mul(sy)[:, None]
+    columns = torch.arange(w // sx, device="cpu").mul(sx)[None, :]
     if offsets is None:
         positions = rows * w + columns
     else:
@@ -63,8 +63,8 @@ def destination_positions(h: int, w: int, sx: int, sy: int, offsets: torch.Tenso
 
 def random_offsets(h: int, w: int, sx: int, sy: int, step: int, level: int) -> torch.Tensor:
     """[h // sy, w // sx] offsets for `destination_positions`, a function of (grid, cell, step, level) alone."""
-    generator = torch.Generator().manual_seed(1_000_003 * step + level)
-    return torch.randint(0, sx * sy, (h // sy, w // sx), generator=generator)
+    generator = torch.Generator("cpu").manual_seed(1_000_003 * step + level)
+    return torch.randint(0, sx * sy, (h // sy, w // sx), generator=generator, device="cpu")
 
 
 def match_tokens(x: torch.Tensor, h: int, w: int, sx: int, sy: int, offsets: torch.Tensor | None = None) -> Match | None:
@@ -89,7 +89,7 @@ def match_tokens(x: torch.Tensor, h: int, w: int, sx: int, sy: int, offsets: tor
 def _split(h: int, w: int, sx: int, sy: int, offsets, device) -> tuple[torch.Tensor, torch.Tensor]:
     """Destinations [D] and sources [S] on ``device``; worked out on the CPU, where counting them does not stall a GPU."""
     destinations = destination_positions(h, w, sx, sy, offsets)
-    is_source = torch.ones(h * w, dtype=torch.bool)
+    is_source = torch.ones(h * w, dtype=torch.bool, device="cpu")
     is_source[destinations] = False
     return destinations.to(device), is_source.nonzero().flatten().to(device)
 

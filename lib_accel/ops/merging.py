@@ -35,13 +35,29 @@ class MergePlan:
 
 
 def _segment_mean(rows: torch.Tensor, members: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
-    """Mean of ``rows[members]`` over the segments that begin at ``starts``; no segment is empty."""
-    if rows.device.type in ("cpu", "cuda"):
-        # embedding_bag walks a segment in one thread: no atomics, float32 accumulators, nothing gathered in memory.
+    """Mean of ``rows[members]`` over the segments that begin at ``starts``; no segment is empty.
+
+    embedding_bag walks a segment in one thread: no atomics, nothing gathered in memory.
+    """
+    if rows.device.type == "cuda":
         return F.embedding_bag(members, rows, starts, mode="mean")
+    if rows.device.type == "cpu":
+        # On a CPU it keeps the sums of half precision rows in half precision, where they overflow.
+        wide = rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
+        return F.embedding_bag(members, wide, starts, mode="mean").to(rows.dtype)
+    return _segment_mean_by_scan(rows, members, starts)
+
+
+def _segment_mean_by_scan(rows: torch.Tensor, members: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
+    """`_segment_mean` out of elementwise operations alone, for devices without embedding_bag: sums double their reach in every round."""
     ends = torch.cat([starts[1:], starts.new_tensor([members.numel()])])
     lengths = ends - starts
     owner = torch.repeat_interleave(torch.arange(starts.numel(), device=rows.device), lengths)
-    sums = torch.zeros(starts.numel(), rows.shape[1], device=rows.device, dtype=torch.float32)
-    sums.index_add_(0, owner, rows[members].float())
-    return (sums / lengths[:, None]).to(rows.dtype)
+    wide = rows if rows.dtype == torch.float64 else rows.float()
+    sums = wide.index_select(0, members)
+    reach, longest = 1, int(lengths.max())
+    while reach < longest:
+        same = (owner[reach:] == owner[:-reach])[:, None]
+        sums = torch.cat([sums[:reach], sums[reach:] + torch.where(same, sums[:-reach], 0)])
+        reach *= 2
+    return (sums.index_select(0, ends - 1) / lengths[:, None]).to(rows.dtype)

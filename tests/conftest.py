@@ -1,0 +1,10 @@
+"""Errors of our own code are raised in tests; property tests draw the same examples on every run."""
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+os.environ["ACCEL_STRICT"] = "1"
+
+settings.register_profile("accel", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("accel")
