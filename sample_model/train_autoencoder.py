@@ -28,9 +28,11 @@ def crops(rng: np.random.Generator, side: int, count: int) -> torch.Tensor:
     """Random crops of freshly drawn training scenes, (count, 3, side, side) in -1..1."""
     cut = []
     while len(cut) < count:
-        picture = scenes.render(scenes.random_scene(rng))
-        for _ in range(1 if side == 256 else 2):
-            top, left = rng.integers(0, 256 - side + 1, 2)
+        # Some scenes of half size: the U-Net's training begins on those.
+        whole = 128 if side <= 128 and rng.random() < 0.2 else 256
+        picture = scenes.render(scenes.random_scene(rng), whole)
+        for _ in range(1 if side == whole else 2):
+            top, left = rng.integers(0, whole - side + 1, 2)
             cut.append(picture[top:top + side, left:left + side])
     batch = torch.from_numpy(np.stack(cut[:count])).permute(0, 3, 1, 2)
     # Contiguous matters: the CPU convolutions of a channels-last batch take half as long again.
@@ -70,7 +72,7 @@ def main(argv: list | None = None) -> int:
     parser.add_argument("--minutes", type=float, help="length in minutes of computing (default 20, unless --steps)")
     parser.add_argument("--steps", type=int, help="length in steps instead: the same seed then gives the same weights")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--rate", type=float, default=6e-4, help="highest learning rate; 2e-3 diverges")
+    parser.add_argument("--rate", type=float, default=7e-4, help="highest learning rate; 2e-3 diverges")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--batch", type=int, default=1, help="multiply the crops per step by this (for GPUs)")
     parser.add_argument("--save-every", type=int, default=500, help="steps between two checkpoints")

@@ -136,12 +136,12 @@ def background_rows(name: str, size: int, light: float = 0.0, horizon: float = 0
     elif name == "night":
         rows = blend((0.03, 0.04, 0.12), (0.10, 0.10, 0.26), y)
     elif name == "grass":
-        rows = blend((0.78, 0.90, 0.97), (0.70, 0.83, 0.48), below) - below * depth * np.array((0.14, 0.12, 0.10), np.float32)
+        rows = blend((0.60, 0.79, 0.95), (0.66, 0.80, 0.44), below) - below * depth * np.array((0.14, 0.12, 0.10), np.float32)
     elif name == "sand":
-        rows = blend((0.95, 0.88, 0.74), (0.84, 0.72, 0.53), y)
+        rows = blend((0.92, 0.83, 0.66), (0.82, 0.69, 0.49), y)
     elif name == "sea":
         waves = 0.025 * np.sin((y - horizon) * 75) * below
-        rows = blend((0.84, 0.90, 0.94), (0.16, 0.40, 0.54), below) - below * depth * 0.12 + waves
+        rows = blend((0.66, 0.74, 0.84), (0.16, 0.40, 0.54), below) - below * depth * 0.12 + waves
     else:
         rows = blend((0.60, 0.60, 0.61), (0.44, 0.44, 0.45), y)
     return np.clip(rows + light, 0, 1).astype(np.float32)

@@ -1,0 +1,106 @@
+"""How well a sample model draws what prompts say, on combinations that its training never saw.
+
+    python -m sample_model.evaluate --out runs/evaluation            # the shipped model
+    python -m sample_model.evaluate --model runs/diffusion/model --out runs/evaluation
+
+Half of the prompts ask for one object, half for two; every prompt names the background; prompts and seeds are fixed.
+Prints a table; writes evaluation.json, and grid.png with the first pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+
+from lib_accel.sample import DEFAULT_GUIDANCE, DEFAULT_SIZE, DEFAULT_STEPS, captions, checker, load_pipeline, scenes
+
+GOALS = {"background": 0.95, "colour": 0.95, "shape": 0.85, "both objects": 0.70}
+
+
+def held_out_prompts(count: int, seed: int = 0) -> list:
+    """`count` captions, one object and two by turns, in which every object is a held-out combination."""
+    rng = np.random.default_rng((seed, 13))
+    return [captions.caption(scenes.random_scene(rng, held_out=True, count=1 + index % 2), rng, with_background=True)
+            for index in range(count)]
+
+
+def summarise(verdicts: list) -> dict:
+    """Shares of right answers: over pictures (background, relation, all right), objects, and two-object pictures."""
+    flat = {name: [value for verdict in verdicts for value in getattr(verdict, name)]
+            for name in ("colours", "shapes", "textures", "sizes")}
+    pairs = [verdict for verdict in verdicts if len(verdict.shapes) == 2]
+    answers = {
+        "background": [verdict.background for verdict in verdicts if verdict.background is not None],
+        "colour": flat["colours"], "shape": flat["shapes"], "texture": flat["textures"], "size": flat["sizes"],
+        "both objects": [verdict.objects for verdict in pairs],
+        "relation": [verdict.relation for verdict in pairs if verdict.relation is not None],
+        "all right": [verdict.right for verdict in verdicts],
+    }
+    return {name: {"share": float(np.mean(values)), "of": len(values)} for name, values in answers.items() if values}
+
+
+def draw(pipeline, prompts: list, steps: int, guidance: float, size: int, seed: int, batch: int):
+    """Yield the pictures of all prompts in order, as uint8 arrays; picture i is drawn from the seed `seed + i`."""
+    import torch
+
+    for start in range(0, len(prompts), batch):
+        part = prompts[start:start + batch]
+        generators = [torch.Generator().manual_seed(seed + start + offset) for offset in range(len(part))]
+        pictures = pipeline(part, num_inference_steps=steps, guidance_scale=guidance, height=size, width=size,
+                            generator=generators, output_type="np").images
+        yield from (np.clip(pictures, 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def save_grid(pictures: list, path: Path, columns: int = 8) -> None:
+    """Put pictures of one size side by side into one file."""
+    from PIL import Image
+
+    pictures = pictures[:len(pictures) // columns * columns] or pictures
+    columns = min(columns, len(pictures))
+    rows = [np.concatenate(pictures[start:start + columns], axis=1) for start in range(0, len(pictures), columns)]
+    Image.fromarray(np.concatenate(rows, axis=0)).save(path)
+
+
+def main(argv: list | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, help="diffusers folder (default: the shipped model)")
+    parser.add_argument("--out", type=Path, required=True, help="folder for evaluation.json and grid.png")
+    parser.add_argument("--count", type=int, default=400, help="pictures")
+    parser.add_argument("--steps", type=int, default=DEFAULT_STEPS)
+    parser.add_argument("--guidance", type=float, default=DEFAULT_GUIDANCE)
+    parser.add_argument("--size", type=int, default=DEFAULT_SIZE, help="side in pixels, a multiple of 8")
+    parser.add_argument("--seed", type=int, default=0, help="of the prompts; picture i has the noise of seed + i")
+    parser.add_argument("--batch", type=int, default=8, help="pictures drawn at once")
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args(argv)
+
+    pipeline = load_pipeline(folder=options.model, device=options.device)
+    prompts = held_out_prompts(options.count, options.seed)
+    verdicts, shown, began = [], [], time.monotonic()
+    for prompt, picture in zip(prompts, draw(pipeline, prompts, options.steps, options.guidance, options.size,
+                                             options.seed, options.batch)):
+        verdicts.append(checker.judge(picture, captions.parse(prompt)))
+        if len(shown) < 48:
+            shown.append(picture)
+    seconds = time.monotonic() - began
+    summary = summarise(verdicts)
+    print(f"{len(prompts)} pictures, {options.size}x{options.size}, {options.steps} steps, guidance {options.guidance}, "
+          f"{seconds / len(prompts):.2f} s each")
+    for name, entry in summary.items():
+        goal = f"   goal {GOALS[name]:.0%}" if name in GOALS else ""
+        print(f"{name:14s} {entry['share']:6.1%}  of {entry['of']}{goal}")
+    options.out.mkdir(parents=True, exist_ok=True)
+    save_grid(shown, options.out / "grid.png")
+    settings = {name: getattr(options, name) for name in ("count", "steps", "guidance", "size", "seed")}
+    pictures = [{"prompt": prompt, "right": verdict.right} for prompt, verdict in zip(prompts, verdicts)]
+    report = {"settings": settings, "summary": summary, "seconds_per_picture": seconds / len(prompts), "pictures": pictures}
+    (options.out / "evaluation.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

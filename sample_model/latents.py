@@ -1,0 +1,44 @@
+"""Scenes drawn and encoded once, so that training the U-Net never waits for a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lib_accel.sample import scenes
+
+
+def training_scene(seed: int, index: int) -> scenes.Scene:
+    """Scene number `index` of the training set that belongs to `seed`; never a held-out one."""
+    return scenes.random_scene(np.random.default_rng((seed, 7, index)))
+
+
+@torch.no_grad()
+def encode_scenes(autoencoder, count: int, side: int, seed: int, device, batch: int = 8) -> np.ndarray:
+    """Latents of the first `count` training scenes drawn at side x side pixels.
+
+    Returns (count, 4, side/8, side/8) float16, already times the autoencoder's scaling factor (spread about 1).
+    """
+    parts = []
+    for start in range(0, count, batch):
+        pictures = np.stack([scenes.render(training_scene(seed, index), side)
+                             for index in range(start, min(start + batch, count))])
+        pictures = torch.from_numpy(pictures).permute(0, 3, 1, 2).float().contiguous().to(device) / 127.5 - 1
+        with torch.autocast(device.type, torch.bfloat16):
+            mean = autoencoder.encode(pictures).latent_dist.mean
+        parts.append((mean.float() * autoencoder.config.scaling_factor).half().cpu().numpy())
+    return np.concatenate(parts)
+
+
+def cached_latents(folder: Path, autoencoder, count: int, side: int, seed: int, device) -> np.ndarray:
+    """`encode_scenes`, kept in `folder` between runs. Delete the files there after training another autoencoder."""
+    path = folder / f"latents-{side}-{count}-{seed}.npy"
+    if not path.is_file():
+        print(f"encoding {count} scenes at {side}x{side}", flush=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial.npy")
+        np.save(partial, encode_scenes(autoencoder, count, side, seed, device))
+        partial.replace(path)
+    return np.load(path, mmap_mode="r")
