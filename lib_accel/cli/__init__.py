@@ -1,0 +1,1 @@
+"""`python -m lib_accel`: the command line. One file per command."""

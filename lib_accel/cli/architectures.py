@@ -1,0 +1,112 @@
+"""U-Nets of the well-known shapes with random weights, for timing: the time of a layer does not depend on what it learned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A U-Net shape. context: width of the text context. pooled: width of SDXL's extra vector (`y` of LDM/SGM), 0 for none."""
+
+    channels: tuple[int, ...]
+    depths: tuple[int, ...]
+    head_dim: int | None
+    heads: int | None
+    context: int
+    linear: bool = False
+    pooled: int = 0
+
+
+ARCHITECTURES = {
+    "sd15": Architecture((320, 640, 1280, 1280), (1, 1, 1, 0), None, 8, 768),
+    "sd21": Architecture((320, 640, 1280, 1280), (1, 1, 1, 0), 64, None, 1024, linear=True),
+    "sdxl": Architecture((320, 640, 1280), (0, 2, 10), 64, None, 2048, linear=True, pooled=2816),
+}
+
+
+def build_unet(name: str, backend: str, seed: int = 0) -> nn.Module:
+    """The U-Net of architecture ``name`` for ``backend`` (``ldm`` | ``diffusers``), random weights, eval mode, on the CPU in float32."""
+    torch.manual_seed(seed)
+    unet = {"ldm": _ldm_unet, "diffusers": _diffusers_unet}[backend](ARCHITECTURES[name]).eval().requires_grad_(False)
+    for parameter in unet.parameters():
+        # Zero-initialised layers would make everything behind them a multiplication by zero.
+        if parameter.ndim > 1 and not parameter.any():
+            nn.init.normal_(parameter, std=0.02)
+    return unet
+
+
+def unet_inputs(
+    name: str, backend: str, size: int, batch: int, dtype: torch.dtype, device: str, seed: int = 0
+) -> Callable[[nn.Module], Any]:
+    """A function that calls a U-Net once on fixed random latents of ``size`` x ``size`` pixels, ``batch`` rows."""
+    shape = ARCHITECTURES[name]
+    generator = torch.Generator().manual_seed(seed)
+
+    def noise(*dims: int) -> torch.Tensor:
+        return torch.randn(dims, generator=generator).to(device, dtype)
+
+    x, context = noise(batch, 4, size // 8, size // 8), noise(batch, 77, shape.context)
+    if backend == "ldm":
+        timesteps = torch.full((batch,), 500.0, device=device)
+        return lambda unet: unet(x, timesteps, context=context)
+    extra = None
+    if shape.pooled:
+        ids = torch.tensor([[size, size, 0, 0, size, size]] * batch, device=device, dtype=dtype)
+        extra = {"text_embeds": noise(batch, 1280), "time_ids": ids}
+    return lambda unet: unet(x, 500, context, added_cond_kwargs=extra).sample
+
+
+def _ldm_unet(shape: Architecture) -> nn.Module:
+    from ldm.modules.diffusionmodules.openaimodel import UNetModel
+
+    if shape.pooled:
+        raise ValueError("this LDM release has no SDXL U-Net; use the diffusers one")
+    resolutions = [2**level for level, depth in enumerate(shape.depths) if depth]
+    return UNetModel(
+        image_size=32,
+        in_channels=4,
+        out_channels=4,
+        model_channels=shape.channels[0],
+        attention_resolutions=resolutions,
+        num_res_blocks=2,
+        channel_mult=[c // shape.channels[0] for c in shape.channels],
+        num_heads=shape.heads or -1,
+        num_head_channels=shape.head_dim or -1,
+        use_spatial_transformer=True,
+        use_linear_in_transformer=shape.linear,
+        transformer_depth=1,
+        context_dim=shape.context,
+        use_checkpoint=False,
+        legacy=False,
+    )
+
+
+def _diffusers_unet(shape: Architecture) -> nn.Module:
+    from diffusers import UNet2DConditionModel
+
+    down = tuple("CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in shape.depths)
+    up = tuple("CrossAttnUpBlock2D" if depth else "UpBlock2D" for depth in reversed(shape.depths))
+    extra: dict[str, Any] = {}
+    if shape.pooled:
+        extra = {
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 256,
+            "projection_class_embeddings_input_dim": shape.pooled,
+        }
+    return UNet2DConditionModel(
+        block_out_channels=shape.channels,
+        down_block_types=down,
+        up_block_types=up,
+        transformer_layers_per_block=tuple(max(depth, 1) for depth in shape.depths),
+        attention_head_dim=shape.heads or tuple(c // shape.head_dim for c in shape.channels),
+        cross_attention_dim=shape.context,
+        use_linear_projection=shape.linear,
+        layers_per_block=2,
+        **extra,
+    )

@@ -1,0 +1,136 @@
+"""`check MODEL`: does Accel know this model, does every method act on it, and is nothing left behind?"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..accelerator import Accelerator
+from ..api import accelerated, is_patched
+from ..methods import AgentAttention, TokenMerging
+from ..sites import find_unet
+from .models import open_pipeline
+
+METHODS = (
+    TokenMerging(ratio=0.5, max_downsample=8),
+    AgentAttention(max_downsample=8, window=(0.0, 1.0)),
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model", type=Path, nargs="?", metavar="MODEL", help="a diffusers folder or a .safetensors checkpoint (default: sample model)"
+    )
+    parser.add_argument("--config", type=Path, help="with a checkpoint: a diffusers folder of the same kind of model")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+
+
+def run(args: argparse.Namespace) -> int:
+    dtype = torch.float16 if args.device.startswith("cuda") else torch.float32
+    pipeline, what = open_pipeline(args.model, args.config, args.device, dtype)
+    print(f"Model: {what}.")
+    unet = find_unet(pipeline)
+    failures = inspect(unet, inputs_for(unet, args.device, dtype))
+    print("All is well." if not failures else f"{failures} of these lines say FAILED.")
+    return 1 if failures else 0
+
+
+def inspect(unet: nn.Module, call: Callable[[], torch.Tensor]) -> int:
+    """Print a line for each check of ``unet``, which ``call`` runs once; returns how many failed."""
+    failures = 0
+
+    def line(good: bool, text: str) -> None:
+        nonlocal failures
+        failures += not good
+        print(f"{'ok    ' if good else 'FAILED'}  {text}")
+
+    with torch.no_grad():
+        plain = call()
+        line(bool(plain.isfinite().all()), "a plain U-Net call gives finite numbers")
+        before = traces(unet)
+        for method in METHODS:
+            with accelerated(unet, method) as accelerator:
+                changed = call()
+            account = accelerator.report().as_dict()["methods"][0]
+            acted = ", ".join(f"{effect} on {n}" for effect, n in account["layers_by_effect"].items()) or "0 layers"
+            reasons = "".join(f"; {reason} ({n} layers)" for reason, n in account["stood_down"].items())
+            good = account["layers"] > 0 and bool(changed.isfinite().all()) and not torch.equal(changed, plain)
+            change = float((changed - plain).abs().max())
+            line(good, f"{account['method']}: {acted} of {len(accelerator.sites)} layers{reasons}; largest change {change:.3g}")
+        line(levels_line(accelerator), f"layers by level: {describe_levels(accelerator)}")
+        line(
+            torch.equal(call(), plain) and traces(unet) == before,
+            "after removal the output is bit-identical and no hook or attribute is left",
+        )
+        line(failing_call_leaves_nothing(unet, call, plain, before), "the same after an error in the middle of the U-Net")
+        with accelerated(unet, METHODS[0]):
+            twin = copy.deepcopy(unet)
+            line(not is_patched(twin) and traces(twin) == before, "a copy of an accelerated model is not accelerated")
+    return failures
+
+
+def levels_line(accelerator: Accelerator) -> bool:
+    return bool(accelerator.sites) and all(site.level >= 0 for site in accelerator.sites)
+
+
+def describe_levels(accelerator: Accelerator) -> str:
+    counts = Counter(2**site.level for site in accelerator.sites)
+    return ", ".join(f"{count} at 1/{factor}" for factor, count in sorted(counts.items()))
+
+
+def traces(unet: nn.Module) -> list[tuple]:
+    """What patches leave: each module's class, instance attributes and numbers of hooks."""
+    return [
+        (name, type(module), sorted(module.__dict__), len(module._forward_hooks), len(module._forward_pre_hooks))
+        for name, module in unet.named_modules()
+    ]
+
+
+def failing_call_leaves_nothing(unet: nn.Module, call: Callable[[], torch.Tensor], plain: torch.Tensor, before: list[tuple]) -> bool:
+    """Whether an exception raised by a layer leaves the U-Net as it was once the methods are removed."""
+
+    class PlantedError(Exception):
+        pass
+
+    def fail(*_: Any) -> None:
+        raise PlantedError
+
+    with accelerated(unet, METHODS[0]) as accelerator:
+        middle = accelerator.sites[len(accelerator.sites) // 2].part("attn2")
+        handle = middle.register_forward_pre_hook(fail)
+        try:
+            call()
+            return False
+        except PlantedError:
+            pass
+        finally:
+            handle.remove()
+    return traces(unet) == before and torch.equal(call(), plain)
+
+
+def inputs_for(unet: nn.Module, device: str, dtype: torch.dtype) -> Callable[[], torch.Tensor]:
+    """A function that calls a diffusers U-Net once on fixed random input of the model's own size."""
+    config = unet.config
+    size = min(int(config.sample_size) if isinstance(config.sample_size, int) else 64, 64)
+    generator = torch.Generator().manual_seed(0)
+
+    def noise(*dims: int) -> torch.Tensor:
+        return torch.randn(dims, generator=generator).to(device, dtype)
+
+    x, context = noise(2, config.in_channels, size, size), noise(2, 77, config.cross_attention_dim)
+    extra: dict[str, torch.Tensor] = {}
+    if config.addition_embed_type == "text_time":
+        ids = 6 if config.projection_class_embeddings_input_dim > 5 * config.addition_time_embed_dim else 5
+        width = config.projection_class_embeddings_input_dim - ids * config.addition_time_embed_dim
+        extra = {"text_embeds": noise(2, width), "time_ids": torch.zeros(2, ids, device=device, dtype=dtype)}
+    condition = None
+    if config.time_cond_proj_dim:
+        condition = noise(2, config.time_cond_proj_dim)
+    return lambda: unet(x, 500, context, timestep_cond=condition, added_cond_kwargs=extra or None).sample

@@ -1,0 +1,133 @@
+"""`demo`: the same picture plain and accelerated, side by side, with honest times."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import sample
+from ..api import accelerated
+from ..presets import PRESETS, preset
+from .bench import DTYPES, machine, timed
+from .errors import CommandError
+from .models import open_pipeline
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--prompt", default=sample.DEFAULT_PROMPT)
+    parser.add_argument("--negative-prompt", default="")
+    parser.add_argument("--preset", nargs="+", default=list(PRESETS), metavar="NAME", help=f"among {', '.join(PRESETS)} (default: all)")
+    parser.add_argument("--size", type=int, help="pixels a side, a multiple of 8 (default 512; other models: their own)")
+    parser.add_argument("--steps", type=int, default=sample.DEFAULT_STEPS)
+    parser.add_argument("--guidance", type=float, default=sample.DEFAULT_GUIDANCE)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=2, help="times each picture is drawn; the least time counts")
+    parser.add_argument("--model", type=Path, help="a diffusers folder or a .safetensors checkpoint (default: the sample model)")
+    parser.add_argument("--config", type=Path, help="with a checkpoint: a diffusers folder of the same kind of model")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--dtype", choices=DTYPES, help="default: float16 on a GPU, else float32")
+    parser.add_argument("--out", type=Path, default=Path("accel-demo"), help="folder for the pictures (default: accel-demo)")
+
+
+def run(args: argparse.Namespace) -> int:
+    methods = {"plain": ()} | {name.lower(): preset(name) for name in args.preset}
+    _check(args)
+    dtype = DTYPES[args.dtype or ("float16" if args.device.startswith("cuda") else "float32")]
+    pipeline, what = open_pipeline(args.model, args.config, args.device, dtype)
+    print(f"Model: {what}.")
+    drawings = draw(pipeline, methods, args, args.size or (512 if args.model is None else None))
+    result = {"model": what, "prompt": args.prompt, "seed": args.seed, "steps": args.steps, "machine": machine()}
+    result["pictures"] = _write(drawings, args.out)
+    _write_grid(drawings, result, args.out)
+    for entry in result["pictures"]:
+        print(f"{entry['name']:>10}: {entry['seconds']:.2f} s, {entry['ratio']:.2f}x. {entry['to_plain']}. {entry['account']}")
+    print(f"Look at {args.out / 'comparison.png'}")
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    if args.size is not None and (args.size < 64 or args.size % 8):
+        raise CommandError(f"--size is {args.size}; it must be a multiple of 8 from 64 on.")
+    for name, low, high in (("steps", 1, 1000), ("repeats", 1, 100)):
+        value = getattr(args, name)
+        if not low <= value <= high:
+            raise CommandError(f"--{name} is {value}; it must be a whole number from {low} to {high}.")
+    if not 0 <= args.guidance <= 100:
+        raise CommandError(f"--guidance is {args.guidance}; it must be a number from 0 to 100.")
+
+
+def draw(pipeline: Any, methods: dict[str, tuple], args: argparse.Namespace, size: int | None) -> dict[str, dict[str, Any]]:
+    """Draw the same seed with each set of methods, in turn, ``repeats`` times after a short uncounted one."""
+    settings: dict[str, Any] = {
+        "prompt": args.prompt,
+        "negative_prompt": args.negative_prompt,
+        "guidance_scale": args.guidance,
+    }
+    if size is not None:
+        settings |= {"width": size, "height": size}
+    drawings: dict[str, dict[str, Any]] = {name: {"times": []} for name in methods}
+    for turn in range(args.repeats + 1):
+        # Whoever goes first may find the processor cool or the caches cold: the order alternates.
+        order = list(methods) if turn % 2 else list(reversed(methods))
+        for name in order:
+            steps = args.steps if turn else min(2, args.steps)
+            label = f"{name}, {turn} of {args.repeats}" if turn else f"{name}, warming up"
+            pipeline.set_progress_bar_config(disable=False, desc=f"{label:>22}", leave=bool(turn))
+            generator = torch.Generator().manual_seed(args.seed)
+            with accelerated(pipeline, *methods[name]) as accelerator:
+                images: list = []
+                seconds = timed(
+                    lambda s=steps, g=generator, into=images: into.extend(pipeline(**settings, num_inference_steps=s, generator=g).images)
+                )
+            if turn:
+                drawings[name]["times"].append(seconds)
+                drawings[name] |= {"image": images[0], "report": accelerator.report()}
+    return drawings
+
+
+def _write(drawings: dict[str, dict[str, Any]], out: Path) -> list[dict[str, Any]]:
+    """Save the pictures; returns what is known of each, ready for JSON."""
+    from .pictures import distance
+
+    out.mkdir(parents=True, exist_ok=True)
+    plain = drawings["plain"]
+    entries = []
+    for name, drawing in drawings.items():
+        drawing["image"].save(out / f"{name}.png")
+        apart = distance(drawing["image"], plain["image"])
+        entries.append(
+            {
+                "name": name,
+                "file": f"{name}.png",
+                "seconds": min(drawing["times"]),
+                "all_seconds": drawing["times"],
+                "ratio": min(plain["times"]) / min(drawing["times"]),
+                "psnr": None if apart.psnr == float("inf") else apart.psnr,
+                "ssim": apart.ssim,
+                "to_plain": str(apart),
+                "account": str(drawing["report"]),
+                "report": drawing["report"].as_dict(),
+            }
+        )
+    return entries
+
+
+def _write_grid(drawings: dict[str, dict[str, Any]], result: dict[str, Any], out: Path) -> None:
+    from .pictures import labelled_grid
+
+    cells = []
+    for entry in result["pictures"]:
+        lines = [f"{entry['name']}: {entry['seconds']:.2f} s, {entry['ratio']:.2f}x", entry["to_plain"], entry["account"]]
+        cells.append((drawings[entry["name"]]["image"], lines if entry["name"] != "plain" else lines[:1]))
+    m = result["machine"]
+    footer = [
+        f"{result['prompt']!r}, seed {result['seed']}, {result['steps']} steps. {result['model']}.",
+        f"{m['device']}, {m['threads']} threads, torch {m['torch']}, {m['date']}. "
+        "Times: the least of several, against PyTorch's own attention.",
+    ]
+    labelled_grid(cells, footer).save(out / "comparison.png")
+    (out / "demo.json").write_text(json.dumps(result, indent=1) + "\n")

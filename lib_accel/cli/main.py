@@ -1,0 +1,38 @@
+"""Finds the command, parses its arguments, and turns expected errors into one sentence."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+
+from ..settings import SettingError
+from ..sites import UnsupportedModelError
+from .errors import CommandError
+
+COMMANDS = {
+    "demo": "draw pictures plain and accelerated, side by side, with times",
+    "check": "find a model's layers, apply and remove every method, compare",
+    "bench": "time U-Net calls with and without methods, interleaved",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command. Returns the exit status: 0, 1 when a check failed, 2 for bad input."""
+    parser = argparse.ArgumentParser(prog="python -m lib_accel", description="Faster sampling for Stable Diffusion U-Nets.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    modules = {}
+    for name, summary in COMMANDS.items():
+        modules[name] = importlib.import_module(f".{name}", __package__)
+        modules[name].add_arguments(commands.add_parser(name, help=summary, description=summary.capitalize() + "."))
+    args = parser.parse_args(argv)
+    try:
+        return modules[args.command].run(args)
+    except (CommandError, SettingError, UnsupportedModelError) as error:
+        print(f"{args.command}: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] == __package__.split(".")[0]:
+            raise
+        print(f"{args.command}: the package {error.name!r} is missing; install the extra: pip install '.[demo]'", file=sys.stderr)
+        return 2

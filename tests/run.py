@@ -1,0 +1,44 @@
+"""Install what the tests need into this Python's environment, check the style, run the tests: `python tests/run.py [pytest options]`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+# Its pins are years old and fight with everything; only its `ldm` package is used.
+WITHOUT_DEPENDENCIES = "stable-diffusion-sdkit==2.1.5"
+
+
+def main() -> int:
+    constraints = ROOT / "constraints.txt"
+    with tempfile.TemporaryDirectory() as folder:
+        if _installed("torch"):
+            # A torch that is already there was chosen for this machine's devices: it stays.
+            kept = [line for line in constraints.read_text().splitlines() if not line.startswith("torch==")]
+            constraints = Path(folder) / "constraints.txt"
+            constraints.write_text("\n".join([*kept, f"torch=={importlib.metadata.version('torch')}"]) + "\n")
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.check_call([*pip, "--constraint", str(constraints), "ruff", "--editable", f"{ROOT}[demo,test]"])
+        subprocess.check_call([*pip, "--no-deps", WITHOUT_DEPENDENCIES])
+    os.chdir(ROOT)
+    style = subprocess.call([sys.executable, "-m", "ruff", "check", "."]) | subprocess.call(
+        [sys.executable, "-m", "ruff", "format", "--check", "--quiet", "."]
+    )
+    return subprocess.call([sys.executable, "-m", "pytest", *sys.argv[1:]]) or style
+
+
+def _installed(package: str) -> bool:
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
