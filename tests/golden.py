@@ -27,3 +27,7 @@ class Golden:
     def of(self, case: str) -> dict[str, torch.Tensor]:
         """The tensors ``CASE.*`` by the rest of their names."""
         return {name.removeprefix(f"{case}."): tensor for name, tensor in self.tensors.items() if name.startswith(f"{case}.")}
+
+    def cases_with(self, name: str) -> list[dict[str, Any]]:
+        """The cases that have a tensor ``CASE.name``."""
+        return [case for case in self.cases if f"{case['name']}.{name}" in self.tensors]

@@ -12,7 +12,9 @@ ROWS = read_json("token_merging/levels")
 def test_golden(row):
     assert grid_at(row["latent_h"], row["latent_w"], row["level"]) == (row["grid_h"], row["grid_w"])
     level = level_of(row["tokens"], row["latent_h"], row["latent_w"])
-    assert 2**level == row["true_downsample"]
+    assert grid_at(row["latent_h"], row["latent_w"], level) == (row["grid_h"], row["grid_w"])
+    # A latent of 2x3 is one token from level 2 on: the count cannot tell deeper levels apart.
+    assert 2**level == row["true_downsample"] or row["tokens"] == 1
 
 
 def test_the_list_holds_sizes_at_which_the_published_formula_is_wrong():

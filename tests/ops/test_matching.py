@@ -21,17 +21,32 @@ def test_destinations_and_sources(case):
     assert torch.equal(match.sources, data["src_index"].sort().values)
 
 
-@pytest.mark.parametrize("prefix, count", [("", "n_merged"), ("agent_", "n_agent")])
-@pytest.mark.parametrize("case", GOLDEN.cases, ids=lambda c: c["name"])
-def test_who_goes_and_where(case, prefix, count):
+def with_both(tensor):
+    """(case, prefix) for the merged tokens and, where there are some, the agents."""
+    pairs = [(case, prefix) for prefix in ("", "agent_") for case in GOLDEN.cases_with(prefix + tensor)]
+    return pytest.mark.parametrize("case, prefix", pairs, ids=[f"{prefix}{case['name']}" for case, prefix in pairs])
+
+
+@pytest.mark.parametrize("kind", ["merged", "agent"])
+@pytest.mark.parametrize("case", GOLDEN.cases_with("merged_anchor_positions"), ids=lambda c: c["name"])
+def test_who_stays(case, kind):
+    data = GOLDEN.of(case["name"])
+    if kind == "agent" and case["n_agent"] is None:
+        assert "agent" not in data
+        return
+    anchors = data[f"{kind}_anchor_positions"].sort(dim=1).values
+    batch, count = anchors.shape
+    slots = match_of(case, data).slots(case["N"] - count)
+    assert torch.equal(slots.gather(1, anchors), torch.arange(count).repeat(batch, 1))
+    assert slots.min() == 0 and slots.max() == count - 1
+
+
+@with_both("merged_positions")
+def test_who_goes_where(case, prefix):
     data = GOLDEN.of(case["name"])
     gone, into = data[f"{prefix}merged_positions"], data[f"{prefix}merged_into_positions"]
     slots = match_of(case, data).slots(gone.shape[1])
     assert torch.equal(slots.gather(1, gone), slots.gather(1, into))
-    if case[count] is not None:
-        assert [row.unique().numel() for row in slots] == [case[count]] * case["B"]
-        anchors = data["merged_anchor_positions" if not prefix else "agent_anchor_positions"].sort(dim=1).values
-        assert torch.equal(slots.gather(1, anchors), torch.arange(case[count]).repeat(case["B"], 1))
 
 
 @pytest.mark.parametrize("case", [c for c in GOLDEN.cases if "min_order_gap" in c], ids=lambda c: c["name"])
@@ -53,7 +68,7 @@ def test_incomplete_cells_hold_no_destination():
 def test_offsets_choose_inside_the_cell():
     offsets = torch.tensor([[0, 5], [3, 2]])
     # Offset o is row o // 3, column o % 3 of its cell of 3 columns and 2 rows.
-    assert destination_positions(4, 6, sx=3, sy=2, offsets=offsets).tolist() == [0, 6 + 5, 18, 12 + 5]
+    assert destination_positions(4, 6, sx=3, sy=2, offsets=offsets).tolist() == [0, 6 + 5, 12 + 5, 18]
 
 
 @pytest.mark.parametrize("h, w, sx, sy", [(3, 16, 4, 4), (16, 3, 4, 4), (1, 1, 2, 2), (4, 4, 1, 1)])

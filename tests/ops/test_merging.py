@@ -12,9 +12,9 @@ GOLDEN = Golden("token_merging/match2d")
 CASES = pytest.mark.parametrize("case", GOLDEN.cases, ids=lambda c: c["name"])
 
 
-def plan_of(case, data, gone):
+def plan_of(case, data, count):
     match = match_tokens(data["x"], case["h"], case["w"], case["sx"], case["sy"], data.get("rand_offset"))
-    return MergePlan(match.slots(gone), case["N"] - gone)
+    return MergePlan(match.slots(case["N"] - count), count)
 
 
 def in_grid_order(tokens, anchors):
@@ -25,30 +25,28 @@ def in_grid_order(tokens, anchors):
 @CASES
 def test_merge(case):
     data = GOLDEN.of(case["name"])
-    plan = plan_of(case, data, data["merged_positions"].shape[1])
+    plan = plan_of(case, data, case["n_merged"])
     torch.testing.assert_close(plan.merge(data["y"]), in_grid_order(data["merged"], data["merged_anchor_positions"]))
 
 
 @CASES
 def test_round_trip(case):
     data = GOLDEN.of(case["name"])
-    plan = plan_of(case, data, data["merged_positions"].shape[1])
+    plan = plan_of(case, data, case["n_merged"])
     torch.testing.assert_close(plan.unmerge(plan.merge(data["y"])), data["roundtrip"])
 
 
-@CASES
+@pytest.mark.parametrize("case", GOLDEN.cases_with("z"), ids=lambda c: c["name"])
 def test_unmerge_copies_bit_for_bit(case):
     data = GOLDEN.of(case["name"])
-    if "z" not in data:
-        pytest.skip("the random cases carry no z")
-    plan = plan_of(case, data, data["merged_positions"].shape[1])
+    plan = plan_of(case, data, case["n_merged"])
     assert torch.equal(plan.unmerge(in_grid_order(data["z"], data["merged_anchor_positions"])), data["unmerged_z"])
 
 
-@pytest.mark.parametrize("case", [c for c in GOLDEN.cases if c["n_agent"]], ids=lambda c: c["name"])
+@pytest.mark.parametrize("case", GOLDEN.cases_with("agent"), ids=lambda c: c["name"])
 def test_agents(case):
     data = GOLDEN.of(case["name"])
-    plan = plan_of(case, data, case["N"] - case["n_agent"])
+    plan = plan_of(case, data, case["n_agent"])
     torch.testing.assert_close(plan.merge(data["y"]), in_grid_order(data["agent"], data["agent_anchor_positions"]))
 
 
