@@ -18,7 +18,27 @@ from lib_accel.sample.architecture import TOKENS
 START, END = "<|startoftext|>", "<|endoftext|>"
 END_OF_WORD = "</w>"
 # Words of everyday prompts that captions lack: one token each keeps short prompts short.
-EXTRA_WORDS = "the with of in on at by is no without not two or photo painting white black gray background".split()
+EXTRA_WORDS = [
+    "the",
+    "with",
+    "of",
+    "in",
+    "on",
+    "at",
+    "by",
+    "is",
+    "no",
+    "without",
+    "not",
+    "two",
+    "or",
+    "photo",
+    "painting",
+    "white",
+    "black",
+    "gray",
+    "background",
+]
 
 
 def byte_symbols() -> list:
@@ -48,7 +68,7 @@ def _merge(parts: tuple, pair: tuple) -> tuple:
     """Join every occurrence of `pair` in `parts`, from the left."""
     joined, place = [], 0
     while place < len(parts):
-        if parts[place:place + 2] == pair:
+        if parts[place : place + 2] == pair:
             joined.append(parts[place] + parts[place + 1])
             place += 2
         else:
@@ -70,8 +90,9 @@ def build(folder: Path) -> int:
     _write(folder / "vocab.json", json.dumps(vocabulary, ensure_ascii=False))
     _write(folder / "merges.txt", "#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
     special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
-    settings = dict(special, add_prefix_space=False, do_lower_case=True, errors="replace", model_max_length=TOKENS,
-                    tokenizer_class="CLIPTokenizer")
+    settings = dict(
+        special, add_prefix_space=False, do_lower_case=True, errors="replace", model_max_length=TOKENS, tokenizer_class="CLIPTokenizer"
+    )
     _write(folder / "special_tokens_map.json", json.dumps(special, indent=2) + "\n")
     _write(folder / "tokenizer_config.json", json.dumps(settings, indent=2) + "\n")
     return len(tokens)

@@ -24,18 +24,23 @@ GOALS = {"background": 0.95, "colour": 0.95, "shape": 0.85, "both objects": 0.70
 def held_out_prompts(count: int, seed: int = 0) -> list:
     """`count` captions, one object and two by turns, in which every object is a held-out combination."""
     rng = np.random.default_rng((seed, 13))
-    return [captions.caption(scenes.random_scene(rng, held_out=True, count=1 + index % 2), rng, with_background=True)
-            for index in range(count)]
+    return [
+        captions.caption(scenes.random_scene(rng, held_out=True, count=1 + index % 2), rng, with_background=True) for index in range(count)
+    ]
 
 
 def summarise(verdicts: list) -> dict:
     """Shares of right answers: over pictures (background, relation, all right), objects, and two-object pictures."""
-    flat = {name: [value for verdict in verdicts for value in getattr(verdict, name)]
-            for name in ("colours", "shapes", "textures", "sizes")}
+    flat = {
+        name: [value for verdict in verdicts for value in getattr(verdict, name)] for name in ("colours", "shapes", "textures", "sizes")
+    }
     pairs = [verdict for verdict in verdicts if len(verdict.shapes) == 2]
     answers = {
         "background": [verdict.background for verdict in verdicts if verdict.background is not None],
-        "colour": flat["colours"], "shape": flat["shapes"], "texture": flat["textures"], "size": flat["sizes"],
+        "colour": flat["colours"],
+        "shape": flat["shapes"],
+        "texture": flat["textures"],
+        "size": flat["sizes"],
         "both objects": [verdict.objects for verdict in pairs],
         "relation": [verdict.relation for verdict in pairs if verdict.relation is not None],
         "all right": [verdict.right for verdict in verdicts],
@@ -48,10 +53,11 @@ def draw(pipeline, prompts: list, steps: int, guidance: float, size: int, seed: 
     import torch
 
     for start in range(0, len(prompts), batch):
-        part = prompts[start:start + batch]
+        part = prompts[start : start + batch]
         generators = [torch.Generator().manual_seed(seed + start + offset) for offset in range(len(part))]
-        pictures = pipeline(part, num_inference_steps=steps, guidance_scale=guidance, height=size, width=size,
-                            generator=generators, output_type="np").images
+        pictures = pipeline(
+            part, num_inference_steps=steps, guidance_scale=guidance, height=size, width=size, generator=generators, output_type="np"
+        ).images
         yield from (np.clip(pictures, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
@@ -59,9 +65,9 @@ def save_grid(pictures: list, path: Path, columns: int = 8) -> None:
     """Put pictures of one size side by side into one file."""
     from PIL import Image
 
-    pictures = pictures[:len(pictures) // columns * columns] or pictures
+    pictures = pictures[: len(pictures) // columns * columns] or pictures
     columns = min(columns, len(pictures))
-    rows = [np.concatenate(pictures[start:start + columns], axis=1) for start in range(0, len(pictures), columns)]
+    rows = [np.concatenate(pictures[start : start + columns], axis=1) for start in range(0, len(pictures), columns)]
     Image.fromarray(np.concatenate(rows, axis=0)).save(path)
 
 
@@ -81,15 +87,18 @@ def main(argv: list | None = None) -> int:
     pipeline = load_pipeline(folder=options.model, device=options.device)
     prompts = held_out_prompts(options.count, options.seed)
     verdicts, shown, began = [], [], time.monotonic()
-    for prompt, picture in zip(prompts, draw(pipeline, prompts, options.steps, options.guidance, options.size,
-                                             options.seed, options.batch)):
+    for prompt, picture in zip(
+        prompts, draw(pipeline, prompts, options.steps, options.guidance, options.size, options.seed, options.batch)
+    ):
         verdicts.append(checker.judge(picture, captions.parse(prompt)))
         if len(shown) < 48:
             shown.append(picture)
     seconds = time.monotonic() - began
     summary = summarise(verdicts)
-    print(f"{len(prompts)} pictures, {options.size}x{options.size}, {options.steps} steps, guidance {options.guidance}, "
-          f"{seconds / len(prompts):.2f} s each")
+    print(
+        f"{len(prompts)} pictures, {options.size}x{options.size}, {options.steps} steps, guidance {options.guidance}, "
+        f"{seconds / len(prompts):.2f} s each"
+    )
     for name, entry in summary.items():
         goal = f"   goal {GOALS[name]:.0%}" if name in GOALS else ""
         print(f"{name:14s} {entry['share']:6.1%}  of {entry['of']}{goal}")

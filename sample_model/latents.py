@@ -23,8 +23,7 @@ def encode_scenes(autoencoder, count: int, side: int, seed: int, device, batch: 
     """
     parts = []
     for start in range(0, count, batch):
-        pictures = np.stack([scenes.render(training_scene(seed, index), side)
-                             for index in range(start, min(start + batch, count))])
+        pictures = np.stack([scenes.render(training_scene(seed, index), side) for index in range(start, min(start + batch, count))])
         pictures = torch.from_numpy(pictures).permute(0, 3, 1, 2).float().contiguous().to(device) / 127.5 - 1
         with torch.autocast(device.type, torch.bfloat16):
             mean = autoencoder.encode(pictures).latent_dist.mean

@@ -33,7 +33,7 @@ def crops(rng: np.random.Generator, side: int, count: int) -> torch.Tensor:
         picture = scenes.render(scenes.random_scene(rng), whole)
         for _ in range(1 if side == whole else 2):
             top, left = rng.integers(0, whole - side + 1, 2)
-            cut.append(picture[top:top + side, left:left + side])
+            cut.append(picture[top : top + side, left : left + side])
     batch = torch.from_numpy(np.stack(cut[:count])).permute(0, 3, 1, 2)
     # Contiguous matters: the CPU convolutions of a channels-last batch take half as long again.
     return batch.float().contiguous() / 127.5 - 1
@@ -111,8 +111,14 @@ def main(argv: list | None = None) -> int:
         average.update(modules, budget.step)
         running = absolute.item() if running is None else 0.98 * running + 0.02 * absolute.item()
         if budget.step % 100 == 0:
-            training.log_line(options.out / "log.jsonl", step=budget.step, minutes=budget.seconds / 60,
-                              progress=budget.progress, side=side, grey_levels=running * 127.5)
+            training.log_line(
+                options.out / "log.jsonl",
+                step=budget.step,
+                minutes=budget.seconds / 60,
+                progress=budget.progress,
+                side=side,
+                grey_levels=running * 127.5,
+            )
         if budget.step % options.save_every == 0 or budget.done:
             training.save_checkpoint(checkpoint, modules, average, optimizer, budget, {})
     result = average.modules["autoencoder"]

@@ -26,8 +26,10 @@ SNR_LIMIT = 5.0
 
 def noise_levels() -> torch.Tensor:
     """Share of the signal's variance that is left at each of the 1000 timesteps (`alphas_cumprod`)."""
-    betas = torch.linspace(SCHEDULER["beta_start"] ** 0.5, SCHEDULER["beta_end"] ** 0.5,
-                           SCHEDULER["num_train_timesteps"], dtype=torch.float64) ** 2
+    betas = (
+        torch.linspace(SCHEDULER["beta_start"] ** 0.5, SCHEDULER["beta_end"] ** 0.5, SCHEDULER["num_train_timesteps"], dtype=torch.float64)
+        ** 2
+    )
     return torch.cumprod(1 - betas, 0).float()
 
 
@@ -103,8 +105,7 @@ def main(argv: list | None = None) -> int:
     levels, data, running = noise_levels().to(device), {}, None
     while not budget.done:
         half = budget.progress < options.half_share
-        side, rows, count = ((128, options.half_batch, options.half_scenes) if half
-                             else (256, options.full_batch, options.full_scenes))
+        side, rows, count = (128, options.half_batch, options.half_scenes) if half else (256, options.full_batch, options.full_scenes)
         if side not in data:
             data = {side: latents.cached_latents(options.out, autoencoder, count, side, options.seed, device)}
         # Everything random comes from seed and step, so a resumed run continues as if it had never stopped.
@@ -126,8 +127,9 @@ def main(argv: list | None = None) -> int:
         average.update(modules, budget.step)
         running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
         if budget.step % 50 == 0:
-            training.log_line(options.out / "log.jsonl", step=budget.step, minutes=budget.seconds / 60,
-                              progress=budget.progress, side=side, loss=running)
+            training.log_line(
+                options.out / "log.jsonl", step=budget.step, minutes=budget.seconds / 60, progress=budget.progress, side=side, loss=running
+            )
         if budget.step % options.save_every == 0 or budget.done:
             training.save_checkpoint(checkpoint, modules, average, optimizer, budget, {})
             write_model(options.out / "model", autoencoder, average.modules, tokenizer)

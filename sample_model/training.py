@@ -79,7 +79,9 @@ def save_checkpoint(path: Path, modules: dict, average: Average, optimizer, budg
         "modules": {name: module.state_dict() for name, module in modules.items()},
         "average": {name: module.state_dict() for name, module in average.modules.items()},
         "optimizer": optimizer.state_dict(),
-        "step": budget.step, "seconds": budget.seconds, "extra": extra,
+        "step": budget.step,
+        "seconds": budget.seconds,
+        "extra": extra,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")

@@ -25,8 +25,24 @@ _RELATION_PHRASES = {
     "below": ("below", "under"),
 }
 _RELATION_WORDS = {"left": "left", "right": "right", "above": "above", "top": "above", "below": "below", "under": "below"}
-_NOISE = ("masterpiece", "best quality", "detailed", "beautiful", "sharp", "4k", "high resolution", "cute", "nice", "art",
-          "very", "colorful", "style", "trending", "render", "illustration")
+_NOISE = (
+    "masterpiece",
+    "best quality",
+    "detailed",
+    "beautiful",
+    "sharp",
+    "4k",
+    "high resolution",
+    "cute",
+    "nice",
+    "art",
+    "very",
+    "colorful",
+    "style",
+    "trending",
+    "render",
+    "illustration",
+)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ be talked into seeing what was asked for. `judge` compares what it saw with what
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from itertools import permutations
 
 import numpy as np
@@ -81,16 +81,19 @@ def judge(picture, wanted: Wanted) -> Verdict:
     padded = seen + [None] * max(0, len(wanted.items) - len(seen))
 
     def agreement(choice):
-        return sum(2 * (found.colour == item[1]) + 2 * (found.shape == item[0]) + 0.1 * (found.texture == item[2])
-                   for found, item in zip(choice, wanted.items) if found is not None)
+        return sum(
+            2 * (found.colour == item[1]) + 2 * (found.shape == item[0]) + 0.1 * (found.texture == item[2])
+            for found, item in zip(choice, wanted.items)
+            if found is not None
+        )
 
     best = max(permutations(padded, len(wanted.items)), key=agreement)
     pairs = list(zip(best, wanted.items))
     relation = None
     if wanted.relation and len(best) == 2 and None not in best:
         first, second = best
-        relation = {"left": first.x < second.x, "right": first.x > second.x,
-                    "above": first.y < second.y, "below": first.y > second.y}[wanted.relation]
+        across, down = second.x - first.x, second.y - first.y
+        relation = bool({"left": across, "right": -across, "above": down, "below": -down}[wanted.relation] > 0)
     return Verdict(
         background=None if wanted.background is None else background == wanted.background,
         colours=tuple(found is not None and (item[1] is None or found.colour == item[1]) for found, item in pairs),
@@ -113,6 +116,7 @@ def _prepare(picture) -> np.ndarray:
 
 def _nearest_background(rows: np.ndarray) -> str | None:
     """The background whose column of colours is nearest to `rows` (SIDE, 3), over a few heights of the horizon."""
+
     def distance(name):
         return min(np.abs(rows - scenes.background_rows(name, SIDE, 0.0, shift)).mean() for shift in (-0.03, 0.0, 0.03))
 
@@ -171,7 +175,7 @@ def _outline(mask: np.ndarray) -> tuple[np.ndarray, float, float]:
     return square, float(bottom - top), float(right - left)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _templates() -> tuple:
     """(shape, outline, height, width) of every shape in three rotations; height and width for radius 1."""
     axis = (np.arange(240, dtype=np.float32) + 0.5) / 100 - 1.2
@@ -202,8 +206,9 @@ def _describe(values: np.ndarray, patch: np.ndarray) -> Seen:
     inner = inner if inner.sum() > 30 else patch
     colour, texture = _surface(values, inner)
     top, bottom, left, right = _box(patch)
-    return Seen(best[0] if fit(best) >= CLEAREST else None, colour, texture, size,
-                (left + right) / 2 / SIDE, (top + bottom) / 2 / SIDE)
+    return Seen(
+        best[0] if fit(best) >= CLEAREST else None, colour, texture, size, float(left + right) / 2 / SIDE, float(top + bottom) / 2 / SIDE
+    )
 
 
 def _surface(values: np.ndarray, inner: np.ndarray) -> tuple[str, str]:

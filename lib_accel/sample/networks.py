@@ -20,9 +20,15 @@ def build_text_encoder(tokenizer):
     """A CLIPTextModel with fresh weights for the tokenizer's vocabulary."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    return CLIPTextModel(CLIPTextConfig(vocab_size=len(tokenizer), bos_token_id=tokenizer.bos_token_id,
-                                        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-                                        **TEXT_ENCODER))
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            **TEXT_ENCODER,
+        )
+    )
 
 
 def build_unet():
@@ -50,9 +56,16 @@ def assemble(autoencoder, text_encoder, tokenizer, unet):
     """Put the networks into a StableDiffusionPipeline without a safety checker."""
     from diffusers import StableDiffusionPipeline
 
-    return StableDiffusionPipeline(vae=autoencoder, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet,
-                                   scheduler=build_scheduler(), safety_checker=None, feature_extractor=None,
-                                   requires_safety_checker=False)
+    return StableDiffusionPipeline(
+        vae=autoencoder,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
 
 
 def random_pipeline(tokenizer_folder: Path, dtype: torch.dtype, seed: int = 0):

@@ -92,8 +92,17 @@ def random_scene(rng: np.random.Generator, held_out: bool = False, count: int | 
             if not repeats and triple_is_held_out(shape, colour, background) == held_out:
                 break
         x, y = _place(rng, relation, place)
-        items.append(Item(shape, colour, str(rng.choice(TEXTURES, p=(0.5, 0.25, 0.25))), str(rng.choice(tuple(SIZES))),
-                          x, y, float(rng.uniform(-0.08, 0.08))))
+        items.append(
+            Item(
+                shape,
+                colour,
+                str(rng.choice(TEXTURES, p=(0.5, 0.25, 0.25))),
+                str(rng.choice(tuple(SIZES))),
+                x,
+                y,
+                float(rng.uniform(-0.08, 0.08)),
+            )
+        )
     return Scene(background, tuple(items), relation, float(rng.uniform(-0.03, 0.03)), float(rng.uniform(-0.03, 0.03)))
 
 
@@ -174,8 +183,9 @@ def signed_distance(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
         corners = list(zip(radii * np.cos(angles), radii * np.sin(angles)))
     elif shape == "heart":
         t = np.linspace(0, 2 * np.pi, 41)[:-1]
-        corners = list(zip(0.97 * np.sin(t) ** 3,
-                           -(0.0606 * (13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)) + 0.15)))
+        corners = list(
+            zip(0.97 * np.sin(t) ** 3, -(0.0606 * (13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)) + 0.15))
+        )
     else:
         raise ValueError(f"shape is {shape!r}; it must be one of {', '.join(SHAPES)}")
     return _polygon_distance(corners, u, v)
