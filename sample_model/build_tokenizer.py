@@ -8,6 +8,7 @@ Every byte has a token, so any text can be written; every word of the captions b
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from collections import Counter
 from pathlib import Path
@@ -18,27 +19,7 @@ from lib_accel.sample.architecture import TOKENS
 START, END = "<|startoftext|>", "<|endoftext|>"
 END_OF_WORD = "</w>"
 # Words of everyday prompts that captions lack: one token each keeps short prompts short.
-EXTRA_WORDS = [
-    "the",
-    "with",
-    "of",
-    "in",
-    "on",
-    "at",
-    "by",
-    "is",
-    "no",
-    "without",
-    "not",
-    "two",
-    "or",
-    "photo",
-    "painting",
-    "white",
-    "black",
-    "gray",
-    "background",
-]
+EXTRA_WORDS = ("the", "with", "of", "in", "on", "at", "by", "is", "no", "not", "two", "or", "photo", "painting", "white", "black", "gray")
 
 
 def byte_symbols() -> list:
@@ -50,12 +31,12 @@ def byte_symbols() -> list:
 
 def learn_merges(words: Counter) -> list:
     """Merges, most frequent pair first, until every word is a single token. Ties are broken by the alphabet."""
-    pieces = {word: tuple(word[:-1]) + (word[-1] + END_OF_WORD,) for word in words}
+    pieces = {word: (*tuple(word[:-1]), word[-1] + END_OF_WORD) for word in words}
     merges = []
     while True:
         pairs = Counter()
         for word, parts in pieces.items():
-            for pair in zip(parts, parts[1:]):
+            for pair in itertools.pairwise(parts):
                 pairs[pair] += words[word]
         if not pairs:
             return merges

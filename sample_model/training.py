@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
 import time
 from pathlib import Path
 
@@ -86,7 +85,7 @@ def save_checkpoint(path: Path, modules: dict, average: Average, optimizer, budg
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     torch.save(state, partial)
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def load_checkpoint(path: Path, modules: dict, average: Average, optimizer, budget: Budget) -> dict:

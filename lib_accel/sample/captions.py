@@ -62,7 +62,7 @@ def describe_item(item: scenes.Item, rng: np.random.Generator) -> str:
     if item.texture != "plain" and rng.random() < 0.25:
         texture, behind = "", " with stripes" if item.texture == "striped" else " with dots"
     adjectives = [size, item.colour, texture] if rng.random() < 0.8 else [size, texture, item.colour]
-    words = " ".join(word for word in adjectives + [item.shape] if word)
+    words = " ".join(word for word in [*adjectives, item.shape] if word)
     if rng.random() < 0.1:
         return words + behind
     return ("an " if words[0] in "aeiou" else "a ") + words + behind
@@ -103,7 +103,7 @@ def disturb(text: str, rng: np.random.Generator) -> str:
             extra.append("".join(chr(97 + letter) for letter in rng.integers(0, 26, rng.integers(2, 9))))
         else:
             extra.append("".join(chr(int(code)) for code in rng.integers(0x21, 0x3000, rng.integers(1, 4))))
-    parts = [text] + extra
+    parts = [text, *extra]
     if rng.random() < 0.3:
         parts.reverse()
     return (", " if rng.random() < 0.7 else " ").join(parts)
@@ -123,7 +123,7 @@ def parse(text: str) -> Wanted:
             items.append((word, pending.get("colour"), pending.get("texture", "plain"), pending.get("size", "medium")))
             pending = {}
         elif word in ("stripes", "dots") and items:
-            items[-1] = items[-1][:2] + ("striped" if word == "stripes" else "dotted", items[-1][3])
+            items[-1] = (*items[-1][:2], "striped" if word == "stripes" else "dotted", items[-1][3])
         elif word in scenes.BACKGROUNDS:
             # "green grass": the adjective belongs to the background, not to the next object.
             background, pending = background or word, {}
