@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .arming import Arming, strict
+from .arming import Arming, in_words, strict, unwrap
 from .backends import backend_for
 from .backends.pipeline import PipelineView
 from .copies import clean_copies, drop_clean_copies
@@ -19,9 +19,12 @@ from .methods.base import HostTraits, Runner, UNetCall
 from .report import Report
 from .schedule import Step, StepClock, timestep_value
 from .settings import SettingError
-from .sites import Site, find_unet
+from .sites import PARTS, Site, compiled_part, find_unet, is_compiled
 from .threads import is_inside
 from .timing import Stopwatch
+
+# Since torch 2.3. Before that a compiled U-Net is known by its own marks alone.
+_is_tracing = getattr(torch.compiler, "is_compiling", bool)
 
 _ACCELERATORS: weakref.WeakKeyDictionary[nn.Module, Accelerator] = weakref.WeakKeyDictionary()
 
@@ -54,7 +57,9 @@ class Accelerator:
         self._stood_down: set[str] = set()
         self._arming: Arming | None = None
         self._thread: int | None = None
+        self._entrance = threading.Lock()
         self._unet = weakref.ref(unet)
+        self._wrapped_by_compiler = hasattr(getattr(model, "unet", model), "_orig_mod")
 
         before = accelerator_of(unet)
         if before is not None:
@@ -68,8 +73,6 @@ class Accelerator:
         else:
             self._handles = []
         _ACCELERATORS[unet] = self
-        if _is_compiled(unet) or hasattr(getattr(model, "unet", model), "_orig_mod"):
-            self._stood_down.add("everything stood down: the U-Net is compiled")
 
     # -- what a host tells -------------------------------------------------------------------------------------------------
 
@@ -99,6 +102,9 @@ class Accelerator:
         unet = self._unet()
         if unet is not None:
             drop_clean_copies(unet)
+            for layer in (site.part(part) for site in self._sites for part in PARTS):
+                if layer is not None:
+                    unwrap(layer)
             if _ACCELERATORS.get(unet) is self:
                 del _ACCELERATORS[unet]
         for runner in self._runners:
@@ -113,28 +119,33 @@ class Accelerator:
     # -- one U-Net call ----------------------------------------------------------------------------------------------------
 
     def _enter(self, unet: nn.Module, args: tuple, kwargs: dict) -> None:
-        if torch.compiler.is_compiling():
+        if _is_tracing() or self._is_compiled() or unet is not self._unet():
+            # The last: a replica that shares our hooks (DataParallel) runs plain.
             return
         me = threading.get_ident()
-        if self._arming is not None and self._thread != me and is_inside(self._thread, unet):
-            raise RuntimeError("This U-Net is already running in another thread; an accelerated model serves one thread at a time.")
-        self.sweep()
-        self._thread = me
+        with self._entrance:
+            if self._thread not in (None, me) and is_inside(self._thread, unet):
+                raise RuntimeError("This U-Net is already running in another thread; an accelerated model serves one thread at a time.")
+            self.sweep()
+            self._thread = me
         try:
-            self._arm(unet, args, kwargs)
+            self._arm(args, kwargs)
         except Exception as error:
             self.sweep()
             if strict():
                 raise
-            self._stood_down.add(f"everything stood down after an error: {type(error).__name__}: {str(error)[:200]}")
+            self._stood_down.add(f"everything stood down after an error: {in_words(error)}")
 
     def _leave(self, unet: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-        if self._thread == threading.get_ident():
+        if not _is_tracing() and self._thread == threading.get_ident() and unet is self._unet():
             self._watch.stop()
             self.sweep()
             self._thread = None
 
-    def _arm(self, unet: nn.Module, args: tuple, kwargs: dict) -> None:
+    def _is_compiled(self) -> bool:
+        return self._wrapped_by_compiler or is_compiled(self._unet())
+
+    def _arm(self, args: tuple, kwargs: dict) -> None:
         sample = self._backend.sample_of(args, kwargs)
         rows = sample.shape[0]
         step = self._read_step(self._backend.timestep_of(args, kwargs))
@@ -151,7 +162,8 @@ class Accelerator:
             self._stood_down.add("everything stood down: gradients are enabled (run under torch.no_grad())")
             return
         call = UNetCall(self._backend, self._traits, step, layout, now)
-        self._arming = Arming(call, self._wanted(step))
+        self._arming = Arming(call)
+        self._arming.arm(self._wanted(step))
 
     def _read_step(self, timestep: Any) -> Step:
         """Where this call stands: by the host, else by the pipeline's schedule, else by the timestep."""
@@ -162,14 +174,16 @@ class Accelerator:
 
     def _wanted(self, step: Step):
         """The sites that active methods act on: (site, runners by part, runners that watch the block's tokens)."""
+        unet = self._unet()
         active = [r for r in self._runners if step.within(r.window) and not r.account.failed]
         for site in self._sites:
             parts: dict[str, list[Runner]] = {}
             watchers = []
             for runner in active:
                 wanted = runner.wants(site, self._finest)
-                if wanted and _is_compiled(site.block):
-                    runner.account.stood_down("the block is compiled", site.name)
+                compiled = wanted and compiled_part(unet, site)
+                if compiled:
+                    runner.account.stood_down(f"{compiled} is compiled", site.name)
                     continue
                 for part in wanted:
                     parts.setdefault(part, []).append(runner)
@@ -187,6 +201,7 @@ class Accelerator:
 
     def report(self) -> Report:
         """What was done so far, as a snapshot."""
+        stood_down = self._stood_down | ({"everything stood down: the U-Net is compiled"} if self._is_compiled() else set())
         return Report(
             {
                 "backend": self._backend.name,
@@ -196,7 +211,7 @@ class Accelerator:
                 "steps": len(self._steps),
                 "seconds": self._watch.seconds(),
                 "methods": [runner.account.as_dict() for runner in self._runners],
-                "stood_down": sorted(self._stood_down),
+                "stood_down": sorted(stood_down),
             }
         )
 
@@ -219,7 +234,3 @@ def _refuse_meetings(runners: list[Runner]) -> None:
                     f"The windows {one.window} of {one.account.name} and {other.window} of {other.account.name} overlap, and both act "
                     f"on {', '.join(sorted(parts))}; give them windows that only touch, such as (0, 0.4) and (0.4, 1)."
                 )
-
-
-def _is_compiled(module: nn.Module | None) -> bool:
-    return getattr(module, "_compiled_call_impl", None) is not None or hasattr(module, "_orig_mod")

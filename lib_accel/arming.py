@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
 
+from .backends import LayerCall
 from .methods.base import Runner, UNetCall
 from .sites import Site
 
@@ -23,63 +24,72 @@ def strict() -> bool:
     return os.environ.get("ACCEL_STRICT", "") not in ("", "0")
 
 
+def in_words(error: Exception) -> str:
+    """An error as a clause of the report."""
+    text = " ".join(str(error).split())
+    return type(error).__name__ + (f": {text[:200]}" if text else "")
+
+
 class Arming:
     """One U-Net call's hooks and wrappers. Nothing of it outlives `disarm`."""
 
-    def __init__(self, call: UNetCall, wanted: Iterable[tuple[Site, dict[str, list[Runner]], list[Runner]]]) -> None:
-        """wanted: for each site, the runners by part, and those that want to see the block's raw tokens."""
+    def __init__(self, call: UNetCall) -> None:
         self.call: UNetCall | None = call
-        self._handles: list = []
+        self._hooked: list[tuple[weakref.ref, _GridHook | _TokensHook]] = []
         self._wrapped: list[tuple[weakref.ref, LayerForward]] = []
         self._channels: dict[Site, int] = {}
-        watched: set[int] = set()
+
+    def arm(self, wanted: Iterable[tuple[Site, dict[str, list[Runner]], list[Runner]]]) -> None:
+        """Put everything in place. wanted: for each site, the runners by part, and those that want to see the block's raw tokens.
+
+        Whatever is put is noted first: an interrupt in the middle leaves nothing that `disarm` misses.
+        """
+        seen: set[int] = set()
         for site, parts, watchers in wanted:
             transformer, block = site.transformer, site.block
             if transformer is None or block is None:
                 continue
-            self._handles.append(transformer.register_forward_pre_hook(_GridHook(self, site), with_kwargs=True))
-            self._handles.append(block.register_forward_pre_hook(_TokensHook(self, site, watchers), with_kwargs=True))
+            self._hook(transformer, _GridHook(self, site))
+            self._hook(block, _TokensHook(self, site, watchers))
             for part, runners in parts.items():
                 layer = site.part(part)
-                if layer is None or id(layer) in watched:
+                if layer is None or id(layer) in seen:
                     continue
-                watched.add(id(layer))
+                seen.add(id(layer))
+                unwrap(layer)
                 forward = LayerForward(self, site, part, runners, layer)
-                layer.__dict__["forward"] = forward
                 self._wrapped.append((weakref.ref(layer), forward))
+                layer.__dict__["forward"] = forward
+
+    def _hook(self, module: nn.Module, hook: _GridHook | _TokensHook) -> None:
+        self._hooked.append((weakref.ref(module), hook))
+        module.register_forward_pre_hook(hook, with_kwargs=True)
 
     def disarm(self) -> None:
         """Remove everything. A forward that somebody put over ours meanwhile stays; ours, below it, only passes on."""
         self.call = None
-        for handle in self._handles:
-            handle.remove()
+        for reference, hook in self._hooked:
+            module = reference()
+            if module is not None:
+                _remove_pre_hook(module, hook)
         for reference, forward in self._wrapped:
             layer = reference()
             if layer is not None and layer.__dict__.get("forward") is forward:
-                if forward.previous is None:
-                    del layer.__dict__["forward"]
-                else:
-                    layer.__dict__["forward"] = forward.previous
-        self._handles, self._wrapped = [], []
+                unwrap(layer)
+        self._hooked, self._wrapped = [], []
 
-    def is_ours(self, site: Site, x: object) -> bool:
-        """Whether ``x`` is the token tensor of ``site`` in this U-Net call: [its rows, h*w, C]."""
-        grid = self.call.grids.get(site)
-        return (
-            grid is not None
-            and isinstance(x, torch.Tensor)
-            and x.shape == (len(self.call.rows), grid[0] * grid[1], self._channels.get(site))
-        )
+    def is_ours(self, call: UNetCall, site: Site, x: object) -> bool:
+        """Whether ``x`` is the token tensor of ``site`` in the U-Net call ``call``: [its rows, h*w, C]."""
+        grid = call.grids.get(site)
+        return grid is not None and isinstance(x, torch.Tensor) and x.shape == (len(call.rows), grid[0] * grid[1], self._channels.get(site))
 
     def saw_tokens(self, site: Site, x: torch.Tensor) -> None:
         self._channels[site] = x.shape[-1]
 
-    def guard(self, site: Site, runners: list[Runner], error: Exception) -> None:
-        """Our own code failed at ``site``: raise when strict, else switch ``runners`` off for the rest of the job and note why."""
-        if strict():
-            raise error
+    def blame(self, site: Site, runners: list[Runner], reason: str) -> None:
+        """Our own code failed at ``site``: switch ``runners`` off for the rest of the job and note why."""
         for runner in runners:
-            runner.account.failed = f"{type(error).__name__} at {site.name}: {str(error)[:200]}"
+            runner.account.failed = f"{reason} (at {site.name})"
 
 
 class _GridHook:
@@ -102,20 +112,22 @@ class _TokensHook:
         self.arming, self.site, self.watchers = arming, site, watchers
 
     def __call__(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        arming, site = self.arming, self.site
-        x = arming.call and arming.call.backend.tokens_of(args, kwargs)
+        arming, site, call = self.arming, self.site, self.arming.call
+        x = call and call.backend.tokens_of(args, kwargs)
         if not isinstance(x, torch.Tensor) or x.ndim != 3:
             return
         arming.saw_tokens(site, x)
-        if not arming.is_ours(site, x):
+        if not arming.is_ours(call, site, x):
             return
         for runner in self.watchers:
             if runner.account.failed:
                 continue
             try:
-                runner.block_tokens(arming.call, site, x)
+                runner.block_tokens(call, site, x)
             except Exception as error:
-                arming.guard(site, [runner], error)
+                if strict():
+                    raise
+                arming.blame(site, [runner], in_words(error))
 
 
 class LayerForward:
@@ -134,32 +146,40 @@ class LayerForward:
         return type(layer).forward(layer, *args, **kwargs)
 
     def __call__(self, *args, **kwargs):
-        arming = self.arming
+        call = self.arming.call
         runners = [r for r in self.runners if not r.account.failed]
-        if arming.call is None or not runners:
+        if call is None or not runners:
             return self.original(*args, **kwargs)
-        given = arming.call.backend.read_layer(self.part, args, kwargs)
-        if not arming.is_ours(self.site, given.x):
-            self._stand_down(runners, "the layer was given other tokens than its block")
-        elif given.own:
-            self._stand_down(runners, given.own)
-        else:
-            try:
-                out = self._through_phases(runners, given)
-            except Exception as error:
-                arming.guard(self.site, runners, error)
-            else:
-                if out is not None:
-                    return out
-        return self.original(*args, **kwargs)
+        failure = None
+        try:
+            out = self._act(call, runners, args, kwargs)
+        except Exception as error:
+            if strict():
+                raise
+            out, failure = None, in_words(error)
+        if out is not None:
+            return out
+        # An error of the layer itself comes again here, on the layer's own input, and goes its way; nobody is blamed for it then.
+        out = self.original(*args, **kwargs)
+        if failure:
+            self.arming.blame(self.site, runners, failure)
+        return out
 
-    def _through_phases(self, runners: list[Runner], given) -> torch.Tensor | None:
+    def _act(self, call: UNetCall, runners: list[Runner], args: tuple, kwargs: dict) -> torch.Tensor | None:
         """The layer's output, or None when no method has anything to do here."""
-        call, site, part = self.arming.call, self.site, self.part
+        given = call.backend.read_layer(self.part, args, kwargs)
+        if not self.arming.is_ours(call, self.site, given.x):
+            return self._stand_down(runners, "the layer was given other tokens than its block")
+        if given.own:
+            return self._stand_down(runners, given.own)
+        return self._through_phases(call, runners, given)
+
+    def _through_phases(self, call: UNetCall, runners: list[Runner], given: LayerCall) -> torch.Tensor | None:
+        site, part = self.site, self.part
         for runner in runners:
             served = runner.serve(call, site, part)
             if served is not None:
-                self._count(runner, given.x.shape[1], 0)
+                _count(call, runner, given.x.shape[1], 0)
                 return served
         reduction = reducer = None
         for runner in runners:
@@ -179,17 +199,40 @@ class LayerForward:
                 return None
             args, kwargs = given.with_tokens(x)
             out = self.original(*args, **kwargs)
+        if reduction is not None:
+            out = reduction.unmerge(out)
         for runner in {reducer, computer} - {None}:
-            self._count(runner, given.x.shape[1], x.shape[1])
-        return out if reduction is None else reduction.unmerge(out)
-
-    def _count(self, runner: Runner, tokens_in: int, tokens_run: int) -> None:
-        account = runner.account
-        account.calls += 1
-        account.tokens_in += tokens_in
-        account.tokens_run += tokens_run
-        account.steps.add(self.arming.call.pass_and_step)
+            _count(call, runner, given.x.shape[1], x.shape[1])
+        return out
 
     def _stand_down(self, runners: list[Runner], reason: str) -> None:
         for runner in runners:
             runner.account.stood_down(reason, self.site.name)
+
+
+def unwrap(layer: nn.Module) -> None:
+    """Take our wrapper off ``layer``; also one of an earlier call that somebody kept and put back. Others' forwards stay."""
+    forward = layer.__dict__.get("forward")
+    if not isinstance(forward, LayerForward):
+        return
+    while isinstance(forward, LayerForward):
+        forward = forward.previous
+    if forward is None:
+        del layer.__dict__["forward"]
+    else:
+        layer.__dict__["forward"] = forward
+
+
+def _remove_pre_hook(module: nn.Module, hook: Callable) -> None:
+    """By identity, not by handle: an interrupt can come between the registering of a hook and the keeping of its handle."""
+    for key in [key for key, value in module._forward_pre_hooks.items() if value is hook]:
+        module._forward_pre_hooks.pop(key, None)
+        module._forward_pre_hooks_with_kwargs.pop(key, None)
+
+
+def _count(call: UNetCall, runner: Runner, tokens_in: int, tokens_run: int) -> None:
+    account = runner.account
+    account.calls += 1
+    account.tokens_in += tokens_in
+    account.tokens_run += tokens_run
+    account.steps.add(call.pass_and_step)

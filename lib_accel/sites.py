@@ -58,9 +58,28 @@ def sites_in(root: nn.Module, prefix: str, level: int, place: str, transformer_c
         if not named(transformer, transformer_class):
             continue
         for index, block in enumerate(getattr(transformer, "transformer_blocks", ())):
-            if named(block, "BasicTransformerBlock"):
+            if named(getattr(block, "_orig_mod", block), "BasicTransformerBlock"):
                 name = ".".join(p for p in (prefix, path, f"transformer_blocks.{index}") if p)
                 yield Site.of(name, level, place, transformer, block)
+
+
+def is_compiled(module: nn.Module | None) -> bool:
+    """Whether ``module`` was compiled in place or is the wrapper that torch.compile returns."""
+    return getattr(module, "_compiled_call_impl", None) is not None or hasattr(module, "_orig_mod")
+
+
+def compiled_part(unet: nn.Module, site: Site) -> str | None:
+    """What of the way from ``unet`` to the layers of ``site`` is compiled (a module path, ``attn1`` ...), or None.
+
+    Python's hooks do not act inside compiled code, or stay for ever in it.
+    """
+    module, path = unet, []
+    for piece in site.name.split("."):
+        module = getattr(module, piece, None)
+        path.append(piece)
+        if is_compiled(module):
+            return ".".join(path)
+    return next((part for part in PARTS if is_compiled(site.part(part))), None)
 
 
 def find_unet(model: Any) -> nn.Module:

@@ -29,6 +29,8 @@ class PipelineView:
         if not isinstance(schedule, torch.Tensor) or schedule.numel() == 0:
             return None
         if schedule is not self._schedule:
+            # Schedulers make a new tensor for every run of the pipeline.
+            clock.new_pass()
             self._schedule, self._values = schedule, schedule.flatten().tolist()
             self._positions = {value: place for place, value in enumerate(dict.fromkeys(self._values))}
         place = self._positions.get(self._read(timestep))

@@ -1,0 +1,196 @@
+"""Tiny models of the real classes, seeded, whose attention matters to their output.
+
+Latents are [rows, 4, h, w]; text is [rows, TEXT, WIDTH].
+"""
+
+from __future__ import annotations
+
+import inspect
+from types import SimpleNamespace
+
+import torch
+from torch import nn
+
+TEXT, WIDTH = 5, 16
+
+
+def lively(model: nn.Module, seed: int = 0) -> nn.Module:
+    """``model`` in evaluation mode with seeded random parameters; output layers initialised to zero become alive too."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if parameter.ndim > 1:
+                parameter.copy_(noise * (1.5 / parameter[0].numel() ** 0.5))
+            else:
+                parameter.copy_(parameter.detach() + 0.1 * noise)
+    return model.eval().requires_grad_(False)
+
+
+def ldm_unet(seed: int = 0, **changes) -> nn.Module:
+    """SD1-like LDM U-Net: attention at levels 0 and 1 and in the middle (level 2); 7 blocks of 2 heads."""
+    from ldm.modules.diffusionmodules.openaimodel import UNetModel
+
+    shape = {
+        "image_size": 16,
+        "in_channels": 4,
+        "out_channels": 4,
+        "model_channels": 32,
+        "attention_resolutions": [1, 2],
+        "num_res_blocks": 1,
+        "channel_mult": [1, 1, 1],
+        "num_heads": 2,
+        "use_spatial_transformer": True,
+        "transformer_depth": 1,
+        "context_dim": WIDTH,
+        "use_checkpoint": False,
+        "legacy": False,
+    }
+    return lively(UNetModel(**(shape | changes)), seed)
+
+
+def ldm_unet_sd2(seed: int = 0, **changes) -> nn.Module:
+    """SD2-like: linear projections, the head width given instead of the head count, checkpointed blocks."""
+    sd2 = {"num_heads": -1, "num_head_channels": 16, "use_linear_in_transformer": True, "use_checkpoint": True}
+    return ldm_unet(seed, **(sd2 | changes))
+
+
+def latent_diffusion(unet: nn.Module) -> nn.Module:
+    """A holder of the shape of LDM's LatentDiffusion: ``.model.diffusion_model``."""
+    holder = nn.Module()
+    holder.model = nn.Module()
+    holder.model.diffusion_model = unet
+    return holder
+
+
+def diffusers_unet(seed: int = 0, **changes) -> nn.Module:
+    """SD1.x-like diffusers U-Net: attention at levels 0 and 1 and in the middle (level 2); 7 blocks of 2 heads."""
+    from diffusers import UNet2DConditionModel
+
+    shape = {
+        "sample_size": 16,
+        "block_out_channels": (32, 32, 32),
+        "layers_per_block": 1,
+        "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        "cross_attention_dim": WIDTH,
+        "attention_head_dim": 2,
+        "norm_num_groups": 8,
+    }
+    return lively(UNet2DConditionModel(**(shape | changes)), seed)
+
+
+def diffusers_unet_sd2(seed: int = 0, **changes) -> nn.Module:
+    """SD2.x-like: linear projections, a head count per level, attention up-cast."""
+    sd2 = {"use_linear_projection": True, "attention_head_dim": (2, 4, 4), "upcast_attention": True}
+    return diffusers_unet(seed, **(sd2 | changes))
+
+
+def diffusers_unet_sdxl(seed: int = 0, **changes) -> nn.Module:
+    """SDXL-like: no attention at level 0, several blocks per transformer, size and pooled text as extra input."""
+    sdxl = {
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "transformer_layers_per_block": (1, 1, 2),
+        "use_linear_projection": True,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 6 * 8 + WIDTH,
+    }
+    return diffusers_unet(seed, **(sdxl | changes))
+
+
+def vae(seed: int = 1) -> nn.Module:
+    from diffusers import AutoencoderKL
+
+    return lively(
+        AutoencoderKL(
+            block_out_channels=(8, 8, 8, 8),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            layers_per_block=1,
+            norm_num_groups=4,
+            latent_channels=4,
+        ),
+        seed,
+    )
+
+
+def scheduler(name: str = "DDIMScheduler", **settings):
+    import diffusers
+
+    usual = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
+    wanted = getattr(diffusers, name)
+    if "clip_sample" in inspect.signature(wanted).parameters:
+        usual["clip_sample"] = False
+    return wanted(**(usual | settings))
+
+
+def pipeline(unet: nn.Module | None = None, kind: str = "StableDiffusionPipeline", schedule: str = "DDIMScheduler", **more):
+    """A pipeline without tokenizer and text encoder; give it prompt_embeds (see `prompt`)."""
+    import diffusers
+
+    parts = {"vae": vae(), "unet": unet or diffusers_unet(), "scheduler": scheduler(schedule), "text_encoder": None, "tokenizer": None}
+    if "XL" in kind:
+        parts |= {"text_encoder_2": None, "tokenizer_2": None, "force_zeros_for_empty_prompt": True}
+    else:
+        parts |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    built = getattr(diffusers, kind)(**(parts | more))
+    built.set_progress_bar_config(disable=True)
+    return built
+
+
+def prompt(images: int = 1, pooled: bool = False) -> dict[str, torch.Tensor]:
+    """Random embeddings of a prompt and of a negative prompt."""
+    generator = torch.Generator().manual_seed(7)
+    text, negative = torch.randn(2, images, TEXT, WIDTH, generator=generator)
+    given = {"prompt_embeds": text, "negative_prompt_embeds": negative}
+    if pooled:
+        given["pooled_prompt_embeds"], given["negative_pooled_prompt_embeds"] = torch.randn(2, images, WIDTH, generator=generator)
+    return given
+
+
+def picture(pipe, steps: int = 5, seed: int = 3, size: int = 128, **more):
+    """The latents [images, 4, size/8, size/8] that ``pipe`` arrives at."""
+    given = prompt(pooled="XL" in type(pipe).__name__) | {"num_inference_steps": steps, "output_type": "latent", "guidance_scale": 5.0}
+    if "Img2Img" not in type(pipe).__name__:
+        given |= {"height": size, "width": size}
+    return pipe(generator=torch.Generator().manual_seed(seed), **(given | more)).images
+
+
+def inputs(rows: int = 2, h: int = 16, w: int = 16, dtype: torch.dtype = torch.float32, timestep: float = 999) -> SimpleNamespace:
+    """Random latents, timesteps and text for one U-Net call."""
+    generator = torch.Generator().manual_seed(11)
+    return SimpleNamespace(
+        latents=torch.randn(rows, 4, h, w, generator=generator).to(dtype),
+        timestep=torch.full((rows,), float(timestep)),
+        text=torch.randn(rows, TEXT, WIDTH, generator=generator).to(dtype),
+    )
+
+
+def call(unet: nn.Module, given: SimpleNamespace | None = None, **more) -> torch.Tensor:
+    """The prediction of a U-Net of either library, without gradients."""
+    given = given or inputs()
+    with torch.no_grad():
+        if hasattr(unet, "input_blocks"):
+            return unet(given.latents, given.timestep, context=given.text, **more)
+        if getattr(unet.config, "addition_embed_type", None):
+            rows = given.latents.shape[0]
+            extra = {"text_embeds": given.text[:, 0], "time_ids": torch.full((rows, 6), 64.0, dtype=given.latents.dtype)}
+            more.setdefault("added_cond_kwargs", extra)
+        return unet(given.latents, given.timestep, given.text, **more).sample
+
+
+UNETS = {
+    "ldm": ldm_unet,
+    "ldm-sd2": ldm_unet_sd2,
+    "diffusers": diffusers_unet,
+    "diffusers-sd2": diffusers_unet_sd2,
+    "diffusers-sdxl": diffusers_unet_sdxl,
+}
+BOTH = ("ldm", "diffusers")
+
+
+def one_pass(unet: nn.Module, timesteps: tuple = (999, 399), **given) -> torch.Tensor:
+    """[calls, rows, 4, h, w]: the predictions of a pass over ``timesteps``; ``given`` goes to `inputs`."""
+    return torch.stack([call(unet, inputs(timestep=timestep, **given)) for timestep in timesteps])

@@ -1,0 +1,198 @@
+"""Nothing stays on the model: not after removal, not between U-Net calls, not after errors and interrupts."""
+
+import cases
+import models
+import pytest
+import torch
+from traces import differences, fingerprint
+
+from lib_accel import TokenMerging, accelerated, apply_patch, is_patched, remove_patch
+
+both = pytest.mark.parametrize("kind", models.BOTH)
+every_method = pytest.mark.parametrize("method", cases.METHODS)
+
+
+class Trap:
+    """A forward hook that raises ``error`` when a layer deep in the U-Net has run, ``times`` times."""
+
+    def __init__(self, unet, error, times=1):
+        self.error, self.left = error, times
+        place = "middle_block.1.proj_out" if hasattr(unet, "middle_block") else "mid_block.attentions.0.proj_out"
+        self.handle = unet.get_submodule(place).register_forward_hook(self)
+
+    def __call__(self, *_):
+        if self.left:
+            self.left -= 1
+            raise self.error
+
+
+def wrapped_layers(unet):
+    return [name for name, module in unet.named_modules() if "forward" in vars(module)]
+
+
+@pytest.mark.parametrize("kind", models.UNETS)
+@every_method
+def test_removed(kind, method):
+    unet = models.UNETS[kind]()
+    before = fingerprint(unet)
+    with accelerated(unet, *cases.METHODS[method]) as accelerator:
+        models.one_pass(unet)
+    assert not differences(before, fingerprint(unet))
+    accelerator.remove()
+    assert not differences(before, fingerprint(unet))
+
+
+@both
+@every_method
+def test_between_calls_only_two_hooks_and_the_copy_helper_on_the_unet(kind, method):
+    unet = models.UNETS[kind]()
+    before = fingerprint(unet)
+    attributes = set(vars(unet))
+    with accelerated(unet, *cases.METHODS[method]):
+        for _ in range(2):
+            assert differences(before, fingerprint(unet)) == {""}
+            assert set(vars(unet)) - attributes == {"__getstate__"}
+            assert (len(unet._forward_pre_hooks), len(unet._forward_hooks)) == (1, 1)
+            models.one_pass(unet)
+    assert not differences(before, fingerprint(unet))
+
+
+@both
+def test_during_a_call_layers_are_wrapped(kind):
+    """The other tests would pass if nothing were ever put on a layer."""
+    unet = models.UNETS[kind]()
+    seen = []
+    watched = next(module for name, module in unet.named_modules() if name.endswith("attn1.to_q"))
+    watched.register_forward_hook(lambda *_: seen.append(wrapped_layers(unet)))
+    with accelerated(unet, TokenMerging()):
+        models.call(unet)
+    assert len(seen[0]) == 3
+    assert all(name.endswith("attn1") for name in seen[0])
+
+
+@both
+@every_method
+def test_after_an_error_inside_the_unet(kind, method):
+    unet = models.UNETS[kind]()
+    plain = models.one_pass(unet)
+    before = fingerprint(unet)
+    trap = Trap(unet, ValueError("the model's own"))
+    with accelerated(unet, *cases.METHODS[method]):
+        with_accel = fingerprint(unet)
+        with pytest.raises(ValueError, match="the model's own"):
+            models.one_pass(unet)
+        assert not differences(with_accel, fingerprint(unet))
+    trap.handle.remove()
+    assert not differences(before, fingerprint(unet))
+    assert torch.equal(models.one_pass(unet), plain)
+
+
+@both
+@pytest.mark.parametrize("method", ["stages", "everywhere"])
+@pytest.mark.parametrize("then", ["remove", "apply", "call", "sweep"])
+def test_after_an_interrupt(kind, method, then):
+    """A BaseException skips post-hooks: leftovers are inert, and swept at the next entry, by remove and by a new accelerator."""
+    unet = models.UNETS[kind]()
+    plain = models.one_pass(unet)
+    before = fingerprint(unet)
+    accelerator = accelerated(unet, *cases.METHODS[method])
+    between = fingerprint(unet)
+    enabled = models.one_pass(unet)
+    trap = Trap(unet, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        models.one_pass(unet)
+    trap.handle.remove()
+    if then == "remove":
+        accelerator.remove()
+    elif then == "apply":
+        apply_patch(unet)
+        assert not wrapped_layers(unet)
+        remove_patch(unet)
+    elif then == "sweep":
+        accelerator.sweep()
+        assert not differences(between, fingerprint(unet))
+    else:
+        accelerator.new_pass()
+        assert torch.equal(models.one_pass(unet), enabled)
+        assert not differences(between, fingerprint(unet))
+    accelerator.remove()
+    assert not differences(before, fingerprint(unet))
+    assert torch.equal(models.one_pass(unet), plain)
+
+
+@both
+def test_an_interrupt_while_arming(kind, monkeypatch):
+    """Even between the registering of a hook and its return."""
+    unet = models.UNETS[kind]()
+    before = fingerprint(unet)
+    accelerator = accelerated(unet, TokenMerging())
+    blocks = [site.block for site in accelerator.sites]
+    original = torch.nn.Module.register_forward_pre_hook
+
+    def interrupted(module, *args, **kwargs):
+        original(module, *args, **kwargs)
+        if module is blocks[-1]:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch.nn.Module, "register_forward_pre_hook", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        models.call(unet)
+    monkeypatch.undo()
+    assert wrapped_layers(unet)
+    accelerator.remove()
+    assert not differences(before, fingerprint(unet))
+
+
+@both
+def test_applied_five_times(kind):
+    unet = models.UNETS[kind]()
+    plain = models.one_pass(unet)
+    before = fingerprint(unet)
+    for ratio in (0.1, 0.2, 0.3, 0.4, 0.5):
+        apply_patch(unet, ratio=ratio)
+        once = models.one_pass(unet)
+    assert (len(unet._forward_pre_hooks), len(unet._forward_hooks)) == (1, 1)
+    remove_patch(unet)
+    assert not differences(before, fingerprint(unet))
+    assert torch.equal(models.one_pass(unet), plain)
+    apply_patch(unet, ratio=0.5)
+    assert torch.equal(models.one_pass(unet), once)
+
+
+@both
+def test_a_second_accelerator_replaces_the_first(kind):
+    unet = models.UNETS[kind]()
+    before = fingerprint(unet)
+    apply_patch(unet)
+    second = accelerated(unet, TokenMerging(ratio=0.3))
+    first_again = accelerated(unet, TokenMerging(ratio=0.3))
+    models.call(unet)
+    second.remove()
+    assert is_patched(unet)
+    assert second.report().as_dict()["unet_calls"] == 0
+    first_again.remove()
+    remove_patch(unet)
+    remove_patch(unet)
+    assert not is_patched(unet)
+    assert not differences(before, fingerprint(unet))
+
+
+@both
+def test_our_wrapper_put_back_by_somebody_is_taken_off(kind):
+    """ControlNet and others keep the forward that they find and restore it later, perhaps when ours is long over."""
+    unet = models.UNETS[kind]()
+    plain = models.call(unet)
+    before = fingerprint(unet)
+    layer = next(m for n, m in unet.named_modules() if n.endswith("attn1"))
+    kept = []
+    handle = layer.register_forward_pre_hook(lambda module, _: kept.append(vars(module)["forward"]))
+    accelerator = accelerated(unet, TokenMerging())
+    enabled = models.call(unet)
+    handle.remove()
+    layer.forward = kept[0]
+    assert torch.equal(models.call(unet), enabled)
+    assert wrapped_layers(unet) == []
+    layer.forward = kept[0]
+    accelerator.remove()
+    assert not differences(before, fingerprint(unet))
+    assert torch.equal(models.call(unet), plain)

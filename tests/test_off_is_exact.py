@@ -1,0 +1,101 @@
+"""Plain, enabled, disabled: a method changes the picture while it is on, and nothing at all afterwards."""
+
+import cases
+import models
+import pytest
+import torch
+
+from lib_accel import AgentAttention, TokenMerging, accelerated, apply_patch, is_patched, patch_report, remove_patch
+
+
+@pytest.mark.parametrize("method", cases.METHODS)
+@pytest.mark.parametrize("kind", models.UNETS)
+def test_enabled_differs_and_disabled_equals_plain(kind, method):
+    unet = models.UNETS[kind]()
+    plain = models.one_pass(unet)
+    with accelerated(unet, *cases.METHODS[method]):
+        enabled = models.one_pass(unet)
+    disabled = models.one_pass(unet)
+
+    assert torch.isfinite(enabled).all()
+    assert all(not torch.allclose(e, p, atol=1e-3) for e, p in zip(enabled, plain))
+    assert torch.equal(disabled, plain)
+
+
+@pytest.mark.parametrize("kind", ["StableDiffusionPipeline", "StableDiffusionXLPipeline"])
+@pytest.mark.parametrize("method", ["agents", "stages"])
+def test_pictures_of_a_pipeline(kind, method):
+    pipe = models.pipeline(models.diffusers_unet_sdxl() if "XL" in kind else None, kind)
+    plain = models.picture(pipe)
+    with accelerated(pipe, *cases.METHODS[method]):
+        enabled = models.picture(pipe)
+    assert not torch.allclose(enabled, plain, atol=1e-2)
+    assert torch.equal(models.picture(pipe), plain)
+
+
+def test_pictures_with_a_controlnet():
+    import diffusers
+
+    unet = models.diffusers_unet()
+    control = models.lively(diffusers.ControlNetModel.from_unet(unet, conditioning_channels=3), 5)
+    pipe = models.pipeline(unet, "StableDiffusionControlNetPipeline", controlnet=control)
+    given = {"image": torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(1))}
+    plain = models.picture(pipe, **given)
+    with accelerated(pipe, *cases.METHODS["stages"]) as accelerator:
+        enabled = models.picture(pipe, **given)
+    assert not torch.allclose(enabled, plain, atol=1e-2)
+    assert torch.equal(models.picture(pipe, **given), plain)
+    assert accelerator.report().as_dict()["steps"] == 5
+
+
+@pytest.mark.parametrize("kind", models.UNETS)
+@pytest.mark.parametrize(
+    "off", [TokenMerging(ratio=0), AgentAttention(ratio=0, agent_ratio=0, window=(0, 1)), TokenMerging(merge_attn=False)]
+)
+def test_nothing_to_do_equals_plain(kind, off):
+    unet = models.UNETS[kind]()
+    plain = models.one_pass(unet)
+    with accelerated(unet, off) as accelerator:
+        assert torch.equal(models.one_pass(unet), plain)
+    assert accelerator.report().as_dict()["methods"][0]["layers"] == 0
+
+
+@pytest.mark.parametrize("kind", models.UNETS)
+def test_ratio_zero_with_agents_is_agent_attention_alone(kind):
+    unet = models.UNETS[kind]()
+    plain = models.call(unet)
+    with accelerated(unet, AgentAttention(ratio=0, window=(0, 1))) as accelerator:
+        assert not torch.allclose(models.call(unet), plain, atol=1e-3)
+    method = accelerator.report().as_dict()["methods"][0]
+    assert set(method["layers_by_effect"]) == {"agents"}
+    assert method["tokens_run"] == method["tokens_in"] > 0
+
+
+@pytest.mark.parametrize("kind", models.BOTH)
+def test_two_functions(kind):
+    unet = models.UNETS[kind]()
+    holder = models.latent_diffusion(unet) if kind == "ldm" else unet
+    plain = models.call(unet)
+    assert not is_patched(holder)
+    assert remove_patch(holder) is holder
+    assert apply_patch(holder, ratio=0.4, sx=4, sy=4, agent_ratio=0.95) is holder
+    assert is_patched(holder)
+    assert is_patched(unet)
+    assert not torch.equal(models.call(unet), plain)
+    assert "agents on 3" in str(patch_report(holder))
+    assert remove_patch(holder) is holder
+    assert not is_patched(unet)
+    assert patch_report(unet) is None
+    assert torch.equal(models.call(unet), plain)
+
+
+@pytest.mark.parametrize("kind", models.BOTH)
+def test_published_defaults_never_use_agents_and_the_report_says_so(kind):
+    unet = models.UNETS[kind]()
+    with accelerated(unet, TokenMerging(ratio=0.5)):
+        merged = models.call(unet)
+    apply_patch(unet)
+    assert torch.equal(models.call(unet), merged)
+    report = patch_report(unet)
+    assert "no agents: 64 would not be fewer than half of 128 tokens (3 layers)" in str(report)
+    assert report.as_dict()["methods"][0]["layers_by_effect"] == {"merging": 3}
