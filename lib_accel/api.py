@@ -40,8 +40,9 @@ def apply_patch(
 ) -> Any:
     """Apply agent attention and token merging to ``model`` for every step; returns ``model``. Again: replaces.
 
-    Parameters, ranges and published defaults as in AgentSD; see `AgentAttention`. With these defaults agents are never fewer than half
-    of the merged tokens, so they do not come into play and this is token merging alone (as it is in AgentSD); the report says so.
+    Parameters, ranges and published defaults as in AgentSD; see `AgentAttention`. With these defaults agents are not fewer than half
+    of the merged tokens (unless a side of the grid is odd), so they do not come into play and this is token merging alone, as it is in
+    AgentSD; the report says so.
     sx=sy=4, ratio=0.4, agent_ratio=0.95 uses them. max_downsample counts from the finest level of the U-Net that has attention.
     """
     config = AgentAttention(

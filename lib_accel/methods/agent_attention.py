@@ -24,7 +24,7 @@ class AgentAttention:
     Tokens are merged as by `TokenMerging` (see there for ratio, sx, sy, max_downsample, use_rand, merge_*, plan, plan_every).
     Agents are the tokens that a larger cut, agent_ratio, would leave. They are used where twice their number is below the number of
     merged tokens; otherwise the layer's own attention runs on the merged tokens and the report says so (with sx = sy = 2, ratio 0.5
-    and agent_ratio 0.8, the published defaults, that is everywhere).
+    and agent_ratio 0.8, the published defaults, that is on every grid whose sides are even).
 
     ratio: fraction of tokens merged away, 0 (none: agents alone) to 1.
     agent_ratio: fraction removed to form the agents, 0 (no agents) to 1; clipped like ratio, so 0.95 with 4x4 cells means 1/16 remain.
