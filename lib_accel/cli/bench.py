@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
@@ -119,7 +118,11 @@ def _tomesd(unet: nn.Module) -> Iterator[None]:
     import tomesd
 
     # tomesd knows a diffusers U-Net as it is, an LDM one only inside its model.
-    model = unet if hasattr(unet, "down_blocks") else SimpleNamespace(model=SimpleNamespace(diffusion_model=unet))
+    model = unet
+    if not hasattr(unet, "down_blocks"):
+        model = nn.Module()
+        model.model = nn.Module()
+        model.model.diffusion_model = unet
     tomesd.apply_patch(model, ratio=0.5)
     try:
         yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -35,21 +36,22 @@ def open_pipeline(model: Path | None, config: Path | None, device: str, dtype: t
 
 def _open(model: Path, config: Path | None, dtype: torch.dtype) -> Any:
     import diffusers
+    from diffusers import DiffusionPipeline
 
+    # diffusers renamed the argument; the documentation of the installed release lists its name.
+    keyword = "torch_dtype" if "torch_dtype (" in (DiffusionPipeline.from_pretrained.__doc__ or "") else "dtype"
+    options = {"local_files_only": True, keyword: dtype, "low_cpu_mem_usage": _has_accelerate()}
     if model.is_dir():
-        return diffusers.DiffusionPipeline.from_pretrained(
-            model, local_files_only=True, torch_dtype=dtype, use_safetensors=_has_safetensors(model)
-        )
+        # True makes diffusers refuse pickles; None lets it read a folder that holds nothing but old .bin files, with weights_only.
+        safe = True if any(model.glob("unet/*.safetensors")) else None
+        return DiffusionPipeline.from_pretrained(model, use_safetensors=safe, **options)
     if model.suffix != ".safetensors":
         raise CommandError(f"--model is {str(model)!r}; a single file must be a .safetensors checkpoint.")
     if config is None:
         raise CommandError("a single-file checkpoint also needs --config FOLDER, a diffusers folder of the same kind of model.")
-    kind = diffusers.DiffusionPipeline.load_config(config).get("_class_name", "StableDiffusionPipeline")
-    return getattr(diffusers, kind).from_single_file(
-        str(model), config=str(config), local_files_only=True, torch_dtype=dtype, safety_checker=None
-    )
+    kind = getattr(diffusers, DiffusionPipeline.load_config(config).get("_class_name", "StableDiffusionPipeline"))
+    return kind.from_single_file(str(model), config=str(config), safety_checker=None, **options)
 
 
-def _has_safetensors(folder: Path) -> bool | None:
-    """True makes diffusers refuse pickles; None lets it choose where a folder holds none but old .bin files (read with weights_only)."""
-    return True if any(folder.glob("unet/*.safetensors")) else None
+def _has_accelerate() -> bool:
+    return importlib.util.find_spec("accelerate") is not None

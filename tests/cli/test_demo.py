@@ -1,0 +1,86 @@
+"""`python -m lib_accel demo`: pictures, grid and JSON; bad input."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from lib_accel import sample
+from lib_accel.cli import models
+from lib_accel.cli.main import main
+from lib_accel.presets import PRESETS
+
+QUICK = ["--size", "128", "--steps", "2", "--repeats", "1"]
+
+
+def test_demo_writes_pictures_grid_and_account(tmp_path, capsys):
+    assert main(["demo", *QUICK, "--preset", "balanced", "fast", "--out", str(tmp_path)]) == 0
+    result = json.loads((tmp_path / "demo.json").read_text())
+    assert [p["name"] for p in result["pictures"]] == ["plain", "balanced", "fast"]
+    plain, balanced, fast = result["pictures"]
+    assert plain["ratio"] == 1.0 and plain["to_plain"] == "identical"
+    for entry in (balanced, fast):
+        assert entry["seconds"] > 0 and entry["ratio"] == pytest.approx(plain["seconds"] / entry["seconds"])
+        assert entry["report"]["methods"][0]["layers_by_effect"]["agents"] == 3
+        assert entry["account"].startswith("Accel: AgentAttention: agents on 3, merging on 3 of 10 layers")
+        assert 0 < entry["ssim"] < 1 and entry["psnr"] > 0
+        assert Image.open(tmp_path / entry["file"]).size == (128, 128)
+    grid = Image.open(tmp_path / "comparison.png")
+    assert grid.width > 3 * 128 and grid.height > 128
+    assert "comparison.png" in capsys.readouterr().out
+
+
+def test_demo_draws_the_same_picture_again(tmp_path):
+    for folder in ("one", "two"):
+        assert main(["demo", *QUICK, "--preset", "fast", "--seed", "7", "--out", str(tmp_path / folder)]) == 0
+    for name in ("plain.png", "fast.png"):
+        assert Image.open(tmp_path / "one" / name).tobytes() == Image.open(tmp_path / "two" / name).tobytes()
+
+
+def test_demo_without_weights_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sample, "has_weights", lambda: False)
+    assert main(["demo", *QUICK, "--preset", "quality", "--out", str(tmp_path)]) == 0
+    assert "random weights" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--size", "100"], ["--size", "100", "multiple of 8"]),
+        (["--size", "0"], ["--size", "0", "multiple of 8"]),
+        (["--steps", "0"], ["--steps", "0", "1 to 1000"]),
+        (["--repeats", "0"], ["--repeats", "0"]),
+        (["--guidance", "-1"], ["--guidance", "-1", "0 to 100"]),
+        (["--guidance", "nan"], ["--guidance", "nan", "0 to 100"]),
+        (["--preset", "turbo"], ["preset", "turbo", *PRESETS]),
+        (["--model", "no-such-model"], ["--model", "no-such-model"]),
+    ],
+)
+def test_bad_input_gets_one_sentence(arguments, words, tmp_path, capsys):
+    assert main(["demo", *arguments, "--out", str(tmp_path / "out")]) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and all(word in message for word in words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_package_is_named(monkeypatch, capsys, tmp_path):
+    def missing(*_):
+        raise ModuleNotFoundError("No module named 'diffusers'", name="diffusers")
+
+    monkeypatch.setattr("lib_accel.cli.demo.open_pipeline", missing)
+    assert main(["demo", *QUICK, "--out", str(tmp_path)]) == 2
+    assert "'diffusers' is missing" in capsys.readouterr().err
+
+
+def test_opening_a_folder_and_what_is_no_model(tmp_path):
+    import torch
+
+    sample.load_pipeline(random=True).save_pretrained(tmp_path / "folder")
+    pipeline, what = models.open_pipeline(tmp_path / "folder", None, "cpu", torch.float32)
+    assert type(pipeline).__name__ == "StableDiffusionPipeline" and what.endswith("folder")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken.safetensors").write_bytes(b"nothing")
+    (tmp_path / "pickle.ckpt").write_bytes(b"nothing")
+    for name, config in (("empty", None), ("broken.safetensors", tmp_path / "folder"), ("broken.safetensors", None), ("pickle.ckpt", None)):
+        with pytest.raises(models.CommandError):
+            models.open_pipeline(tmp_path / name, config, "cpu", torch.float32)

@@ -1,0 +1,36 @@
+"""Distances between pictures, and the labelled grid."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lib_accel.cli.pictures import distance, labelled_grid
+
+
+def noise(seed):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+
+
+def test_equal_pictures_are_identical():
+    apart = distance(noise(0), noise(0))
+    assert str(apart) == "identical" and apart.ssim == 1.0
+
+
+def test_psnr_of_a_known_error():
+    picture = Image.new("RGB", (64, 64), (100, 100, 100))
+    apart = distance(Image.new("RGB", (64, 64), (110, 110, 110)), picture)
+    assert apart.psnr == pytest.approx(20 * np.log10(255 / 10))
+    assert 0.9 < apart.ssim < 1
+
+
+def test_unrelated_pictures_are_far_apart():
+    assert distance(noise(0), noise(1)).ssim < 0.1
+
+
+def test_grid_holds_every_picture_and_its_labels():
+    cells = [(Image.new("RGB", (64, 64), color), ["a name", "a very long line " * 9]) for color in ("red", "blue")]
+    grid = np.asarray(labelled_grid(cells, ["foot"]))
+    for color in ([255, 0, 0], [0, 0, 255]):
+        assert (grid == color).all(axis=2).sum() == 64 * 64
+    below = grid[80:]
+    assert (below < 128).any(), "labels are drawn below the pictures"
