@@ -33,7 +33,7 @@ def test_bench_prints_and_writes_a_row_per_size_and_variant(backend, tiny, tmp_p
 
 
 def test_variants_take_turns_and_the_warm_up_does_not_count(monkeypatch):
-    order = []
+    order, calls = [], []
 
     def variant(name):
         @contextmanager
@@ -45,7 +45,8 @@ def test_variants_take_turns_and_the_warm_up_does_not_count(monkeypatch):
 
     ticks = iter(range(100))
     monkeypatch.setattr(bench, "timed", lambda work: (work(), float(next(ticks)))[1])
-    rows = bench.measure(None, lambda unet: None, {"a": variant("a"), "b": variant("b")}, 2, 64)
+    rows = bench.measure(None, calls.append, lambda unet: None, {"a": variant("a"), "b": variant("b")}, 2, 64)
+    assert len(calls) == 4
     assert order == ["a", "b"] * 3
     assert rows[0]["seconds"] == [2.0, 4.0] and rows[1]["seconds"] == [3.0, 5.0]
     assert rows[1]["ratio_of_min"] == 2 / 3

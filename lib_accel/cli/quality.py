@@ -1,0 +1,188 @@
+"""`quality`: what each method and preset changes in the pictures: distance, tone, detail, what they show, and the time."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .. import methods as techniques
+from .. import sample
+from ..api import accelerated
+from ..presets import PRESETS, preset
+from .bench import DTYPES, machine, timed
+from .errors import CommandError
+from .models import open_pipeline
+
+METHODS = {name: getattr(techniques, name) for name in techniques.__all__ if name not in ("HostTraits",)}
+SHOWN = 6  # pictures per variant in the grid
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--preset", nargs="*", default=list(PRESETS), metavar="NAME", help=f"among {', '.join(PRESETS)} (default: all)")
+    parser.add_argument(
+        "--method", nargs="*", default=list(METHODS), metavar="NAME", help=f"with their defaults: {', '.join(METHODS)} (all)"
+    )
+    parser.add_argument("--count", type=int, default=24, help="prompts of combinations that training never saw, one seed each (default 24)")
+    parser.add_argument("--prompt", nargs="+", metavar="TEXT", help="your own prompts instead")
+    parser.add_argument("--size", type=int, nargs="+", default=[256, 512], help="pixels a side, multiples of 8 (default 256 512)")
+    parser.add_argument("--steps", type=int, default=sample.DEFAULT_STEPS)
+    parser.add_argument("--guidance", type=float, default=sample.DEFAULT_GUIDANCE)
+    parser.add_argument("--seed", type=int, default=0, help="of the prompts; picture i is drawn from seed + i")
+    parser.add_argument("--model", type=Path, help="a diffusers folder or a .safetensors checkpoint (default: the sample model)")
+    parser.add_argument("--config", type=Path, help="with a checkpoint: a diffusers folder of the same kind of model")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--dtype", choices=DTYPES, help="default: float16 on a GPU, else float32")
+    parser.add_argument("--out", type=Path, default=Path("accel-quality"), help="folder for quality.json and the grids")
+
+
+def run(args: argparse.Namespace) -> int:
+    variants = _variants(args)
+    dtype = DTYPES[args.dtype or ("float16" if args.device.startswith("cuda") else "float32")]
+    pipeline, what = open_pipeline(args.model, args.config, args.device, dtype)
+    pipeline.set_progress_bar_config(disable=True)
+    prompts = args.prompt or sample_prompts(args.count, args.seed)
+    print(f"Model: {what}. {len(prompts)} prompts, {len(variants)} variants, {args.steps} steps, guidance {args.guidance:g}.", flush=True)
+    args.out.mkdir(parents=True, exist_ok=True)
+    keys = ("steps", "guidance", "seed", "size")
+    result: dict[str, Any] = {
+        "model": what,
+        "machine": machine(),
+        "settings": {key: getattr(args, key) for key in keys},
+        "prompts": prompts,
+    }
+    result["sizes"] = {}
+    for size in args.size:
+        drawings = draw(pipeline, variants, prompts, size, args)
+        # The checker knows the sample model's world only, and random weights show nothing.
+        rows = compare(drawings, prompts, pipeline.vae, judged=args.model is None and sample.has_weights())
+        result["sizes"][str(size)] = rows
+        print(f"\n{size}x{size}\n\n{table(rows)}", flush=True)
+        grid(drawings, rows).save(args.out / f"grid-{size}.png")
+    (args.out / "quality.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(f"\nTimes: medians of one picture, variants by turns. Wrote {args.out / 'quality.json'} and the grids beside it.")
+    return 0
+
+
+def sample_prompts(count: int, seed: int) -> list[str]:
+    """Prompts for the sample model: every object in them is a combination that its training never saw."""
+    from ..sample.captions import held_out_prompts
+
+    return held_out_prompts(count, seed)
+
+
+def _variants(args: argparse.Namespace) -> dict[str, tuple]:
+    """Check the arguments; the methods of every variant by name, plain first. CommandError or SettingError."""
+    for size in args.size:
+        if size < 64 or size % 8:
+            raise CommandError(f"--size is {size}; it must be a multiple of 8 from 64 on.")
+    for name, low, high in (("steps", 1, 1000), ("count", 1, 10000)):
+        if not low <= getattr(args, name) <= high:
+            raise CommandError(f"--{name} is {getattr(args, name)}; it must be a whole number from {low} to {high}.")
+    if not 0 <= args.guidance <= 100:
+        raise CommandError(f"--guidance is {args.guidance}; it must be a number from 0 to 100.")
+    variants: dict[str, tuple] = {"plain": ()}
+    for name in args.method:
+        if name not in METHODS:
+            raise CommandError(f"--method is {name!r}; it must be one of {', '.join(METHODS)}.")
+        variants[name] = (METHODS[name](),)
+    return variants | {name.lower(): preset(name) for name in args.preset}
+
+
+def draw(pipeline: Any, variants: dict[str, tuple], prompts: list[str], size: int, args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Draw every prompt with every variant from the same seed; variants take turns, so that all see the same machine."""
+    drawings: dict[str, dict[str, Any]] = {name: {"pictures": [], "seconds": [], "account": ""} for name in variants}
+    for index, prompt in enumerate(prompts):
+        order = list(variants) if index % 2 else list(reversed(variants))
+        for name in order:
+            images: list = []
+            settings = {"num_inference_steps": args.steps, "guidance_scale": args.guidance, "width": size, "height": size}
+            settings["generator"] = torch.Generator().manual_seed(args.seed + index)
+            with accelerated(pipeline, *variants[name]) as accelerator:
+                seconds = timed(lambda s=settings, p=prompt, into=images: into.extend(pipeline(p, **s).images))
+            drawings[name]["pictures"].append(np.asarray(images[0].convert("RGB")))
+            drawings[name]["seconds"].append(seconds)
+            drawings[name]["account"] = str(accelerator.report())
+    return drawings
+
+
+def compare(drawings: dict[str, dict[str, Any]], prompts: list[str], autoencoder: Any, judged: bool) -> list[dict[str, Any]]:
+    """One row of numbers per variant, against the plain pictures."""
+    from . import fidelity
+    from .pictures import distance
+
+    plain = drawings["plain"]["pictures"]
+    truth = _verdicts(plain, prompts) if judged else []
+    enough = len(plain) >= 2 and hasattr(autoencoder, "encoder") and hasattr(autoencoder.encoder, "mid_block")
+    reference = fidelity.features(autoencoder, plain) if enough else None
+    rows = []
+    for name, drawing in drawings.items():
+        pictures = drawing["pictures"]
+        apart = [distance(Image.fromarray(p), Image.fromarray(r)) for p, r in zip(pictures, plain)]
+        tones = [fidelity.tone_shift(p, r) for p, r in zip(pictures, plain)]
+        ratios = [base / seconds for base, seconds in zip(drawings["plain"]["seconds"], drawing["seconds"])]
+        row: dict[str, Any] = {
+            "name": name,
+            # An identical picture has no finite PSNR; 100 dB stands for it in the mean.
+            "psnr": statistics.fmean(min(a.psnr, 100.0) for a in apart),
+            "ssim": statistics.fmean(a.ssim for a in apart),
+            "luminance_shift": statistics.fmean(tone[0] for tone in tones),
+            "saturation_shift": statistics.fmean(tone[1] for tone in tones),
+            "detail": statistics.fmean(fidelity.detail_ratio(p, r) for p, r in zip(pictures, plain)),
+            "fd": fidelity.frechet_distance(fidelity.features(autoencoder, pictures), reference) if enough else None,
+            "seconds": statistics.median(drawing["seconds"]),
+            "ratio": statistics.median(ratios),
+            "account": drawing["account"],
+        }
+        if judged:
+            shown = _verdicts(pictures, prompts)
+            change, low, high = fidelity.paired_interval(truth, shown)
+            row |= {"shown": sum(shown) / len(shown), "shown_change": change, "shown_interval": [low, high]}
+        rows.append(row)
+    return rows
+
+
+def _verdicts(pictures: list[np.ndarray], prompts: list[str]) -> list[bool]:
+    """Whether each picture shows what its prompt says."""
+    from ..sample import captions, checker
+
+    return [checker.judge(picture, captions.parse(prompt)).right for picture, prompt in zip(pictures, prompts)]
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as a Markdown table."""
+    lines = [
+        "| variant | PSNR dB | SSIM | luminance | saturation | detail | FD | shows the prompt | change (95 %) | s | ratio |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        shown = f"{row['shown']:.0%}" if "shown" in row else "-"
+        plain = row["name"] == "plain"
+        change = "-"
+        if "shown" in row and not plain:
+            change = "{:+.1%} ({:+.1%} to {:+.1%})".format(row["shown_change"], *row["shown_interval"])
+        fd = "-" if row["fd"] is None or plain else f"{row['fd']:.4f}"
+        psnr, ssim = ("same", "1") if plain else (f"{row['psnr']:.1f}", f"{row['ssim']:.3f}")
+        lines.append(
+            f"| {row['name']} | {psnr} | {ssim} | {row['luminance_shift']:+.2f} | {row['saturation_shift']:+.2f} | {row['detail']:.2f} "
+            f"| {fd} | {shown} | {change} | {row['seconds']:.2f} | {row['ratio']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def grid(drawings: dict[str, dict[str, Any]], rows: list[dict[str, Any]]) -> Image.Image:
+    """A column per variant with its first pictures one below the other, labelled."""
+    from .pictures import labelled_grid
+
+    cells = []
+    for row in rows:
+        column = np.concatenate(drawings[row["name"]]["pictures"][:SHOWN], axis=0)
+        words = [row["name"]] if row["name"] == "plain" else [row["name"], f"PSNR {row['psnr']:.1f} dB, SSIM {row['ssim']:.3f}"]
+        cells.append((Image.fromarray(column), [*words, f"{row['seconds']:.2f} s, {row['ratio']:.2f}x"]))
+    return labelled_grid(cells, ["The same seeds in every column. Left: plain."])
