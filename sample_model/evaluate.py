@@ -16,17 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lib_accel.sample import DEFAULT_GUIDANCE, DEFAULT_SIZE, DEFAULT_STEPS, captions, checker, load_pipeline, scenes
+from lib_accel.sample import DEFAULT_GUIDANCE, DEFAULT_SIZE, DEFAULT_STEPS, captions, checker, load_pipeline
 
 GOALS = {"background": 0.95, "colour": 0.95, "shape": 0.85, "both objects": 0.70}
-
-
-def held_out_prompts(count: int, seed: int = 0) -> list:
-    """`count` captions, one object and two by turns, in which every object is a held-out combination."""
-    rng = np.random.default_rng((seed, 13))
-    return [
-        captions.caption(scenes.random_scene(rng, held_out=True, count=1 + index % 2), rng, with_background=True) for index in range(count)
-    ]
 
 
 def summarise(verdicts: list) -> dict:
@@ -85,7 +77,7 @@ def main(argv: list | None = None) -> int:
     options = parser.parse_args(argv)
 
     pipeline = load_pipeline(folder=options.model, device=options.device)
-    prompts = held_out_prompts(options.count, options.seed)
+    prompts = captions.held_out_prompts(options.count, options.seed)
     verdicts, shown, began = [], [], time.monotonic()
     for prompt, picture in zip(
         prompts, draw(pipeline, prompts, options.steps, options.guidance, options.size, options.seed, options.batch)

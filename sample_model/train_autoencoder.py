@@ -19,7 +19,7 @@ from lib_accel.sample.architecture import AUTOENCODER
 from sample_model import training
 
 # (from this progress on, crop side in pixels, crops per step)
-STAGES = ((0.0, 64, 8), (0.35, 96, 4), (0.55, 128, 2), (0.72, 256, 1))
+STAGES = ((0.0, 64, 4), (0.4, 96, 3), (0.62, 128, 2), (0.82, 256, 1))
 KL_WEIGHT = 3e-4
 EDGE_WEIGHT = 0.5
 

@@ -58,7 +58,7 @@ def features(autoencoder: Any, pictures: Sequence[np.ndarray]) -> np.ndarray:
     )
     try:
         for picture in pictures:
-            batch = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None].float() / 127.5 - 1
+            batch = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 127.5 - 1
             autoencoder.encode(batch.to(autoencoder.device, autoencoder.dtype))
     finally:
         handle.remove()

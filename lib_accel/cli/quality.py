@@ -106,7 +106,7 @@ def draw(pipeline: Any, variants: dict[str, tuple], prompts: list[str], size: in
             settings["generator"] = torch.Generator().manual_seed(args.seed + index)
             with accelerated(pipeline, *variants[name]) as accelerator:
                 seconds = timed(lambda s=settings, p=prompt, into=images: into.extend(pipeline(p, **s).images))
-            drawings[name]["pictures"].append(np.asarray(images[0].convert("RGB")))
+            drawings[name]["pictures"].append(np.array(images[0].convert("RGB")))
             drawings[name]["seconds"].append(seconds)
             drawings[name]["account"] = str(accelerator.report())
     return drawings

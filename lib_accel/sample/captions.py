@@ -136,3 +136,10 @@ def corpus(count: int = 4000, seed: int = 0) -> list:
     """Captions to build the tokenizer from: scenes of the training half with all their wordings."""
     rng = np.random.default_rng(seed)
     return [caption(scenes.random_scene(rng), rng) for _ in range(count)] + list(_NOISE)
+
+
+def held_out_prompts(count: int, seed: int = 0) -> list:
+    """`count` captions, one object and two by turns, in which every object is a combination that training never saw."""
+    rng = np.random.default_rng((seed, 13))
+    drawn = [scenes.random_scene(rng, held_out=True, count=1 + index % 2) for index in range(count)]
+    return [caption(scene, rng, with_background=True) for scene in drawn]
