@@ -44,11 +44,14 @@ class Step:
     new_pass: bool = False
 
     def within(self, window: Window) -> bool:
-        """Whether this step lies in ``window`` = (start, end) in fractions of the pass, start included and end excluded."""
+        """Whether this step lies in ``window`` = (start, end) in fractions of the pass, start included and end excluded.
+
+        A window to the end of the pass has no end: hosts that count evaluations go beyond the total.
+        """
         start, end = window
         if self.total is None:
             return start <= self.fraction and (self.fraction < end or end >= 1)
-        return first_step(start, self.total) <= self.index < first_step(end, self.total)
+        return first_step(start, self.total) <= self.index and (self.index < first_step(end, self.total) or end >= 1)
 
 
 class StepClock:

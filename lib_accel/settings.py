@@ -52,7 +52,7 @@ def checked(name: str, value: Any, rule: Any) -> Any:
 
 
 def _number(name: str, value: Any, rule: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or _outside(value, rule):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not _is_finite(value) or _outside(value, rule):
         raise SettingError(f"{name} is {value!r}; it must be a number {_range(rule)}.")
     return float(value)
 
@@ -80,7 +80,7 @@ def _window(name: str, value: Any, rule: Any) -> tuple[float, float]:
     bad = SettingError(f"{name} is {value!r}; it must be two fractions (start, end) of the pass with 0 <= start < end <= 1.")
     if not isinstance(value, (tuple, list)) or len(value) != 2:
         raise bad
-    if any(isinstance(v, bool) or not isinstance(v, (int, float)) or not math.isfinite(v) for v in value):
+    if any(isinstance(v, bool) or not isinstance(v, (int, float)) or not _is_finite(v) for v in value):
         raise bad
     if not 0 <= value[0] < value[1] <= 1:
         raise bad
@@ -88,6 +88,13 @@ def _window(name: str, value: Any, rule: Any) -> tuple[float, float]:
 
 
 _RULES = {"number": _number, "integer": _integer, "flag": _flag, "choice": _choice, "window": _window}
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # An integer beyond every float.
+        return False
 
 
 def _outside(value: float, rule: Any) -> bool:

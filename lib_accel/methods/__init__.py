@@ -2,6 +2,7 @@
 
 from .agent_attention import AgentAttention
 from .base import HostTraits
+from .token_downsampling import TokenDownsampling
 from .token_merging import TokenMerging
 
-__all__ = ["AgentAttention", "HostTraits", "TokenMerging"]
+__all__ = ["AgentAttention", "HostTraits", "TokenDownsampling", "TokenMerging"]

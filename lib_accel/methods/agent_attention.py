@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import torch
 
-from ..backends import LayerCall
 from ..ops.agents import agent_attention
 from ..schedule import Window
 from ..settings import check, setting
-from .base import UNetCall
+from ..sites import Site
+from .base import LayerAtWork, UNetCall
 from .token_merging import MERGE_HINT, MergingRunner
 
 
@@ -28,7 +28,7 @@ class AgentAttention:
 
     ratio: fraction of tokens merged away, 0 (none: agents alone) to 1.
     agent_ratio: fraction removed to form the agents, 0 (no agents) to 1; clipped like ratio, so 0.95 with 4x4 cells means 1/16 remain.
-    k_scale2: exponent of the softmax scale in the second stage; 0 is unscaled, 1 ordinary.
+    k_scale2: exponent of the softmax scale in the second stage, -10 to 10; 0 is unscaled, 1 ordinary.
     k_shortcut: weight of the values added to the output, 0 or more.
     attn_precision: None (the model's dtype) or ``fp32`` for both stages; for SD2.1 in half precision.
     window: (start, end) in fractions of the pass. Published: the first 40 %.
@@ -43,7 +43,7 @@ class AgentAttention:
     merge_attn: bool = setting(True, "flag", "Merge self-attention", "on: where the time goes")
     merge_crossattn: bool = setting(False, "flag", "Merge cross-attention", "on: little time, prompt details suffer")
     merge_mlp: bool = setting(False, "flag", "Merge feed-forward", "on: some time, detail suffers")
-    k_scale2: float = setting(0.3, "number", "Second scale exponent", "lower: agents are told apart more sharply")
+    k_scale2: float = setting(0.3, "number", "Second scale exponent", "lower: agents are told apart more sharply", -10, 10)
     k_shortcut: float = setting(0.075, "number", "Value shortcut", "higher: more of each token's own detail", 0)
     attn_precision: str | None = setting(None, "choice", "Agent precision", "fp32: slower, for SD2.1", choices=(None, "fp32"))
     plan: str = setting("level", "choice", "Match", "level: once for all blocks of a level", choices=("level", "block"))
@@ -65,19 +65,19 @@ class AgentRunner(MergingRunner):
         if config.merge_attn and config.agent_ratio > 0:
             self.computes = frozenset({"attn1"})
 
-    def compute(self, call: UNetCall, site, part: str, layer: torch.nn.Module, given: LayerCall, x: torch.Tensor) -> torch.Tensor | None:
+    def compute(self, call: UNetCall, site: Site, layer: LayerAtWork) -> torch.Tensor | None:
         plan = self.planner.plan_for(call, site)
-        if part not in self.computes or plan is None:
+        if layer.part not in self.computes or plan is None:
             return None
         if plan.agents is None:
             if plan.cut.why_no_agents:
                 self.account.stood_down(plan.cut.why_no_agents, site.name)
             return None
-        obstacle = call.backend.agent_obstacle(layer)
+        obstacle = call.backend.agent_obstacle(layer.module)
         if obstacle:
             self.account.stood_down(f"no agents: {obstacle}", site.name)
             return None
-        out = self._attend(call, layer, x, plan.agents.merge(given.x))
+        out = self._attend(call, layer.module, layer.x, plan.agents.merge(layer.tokens))
         self.account.acted("agents", site.name)
         return out
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 
-from ..backends import Backend, LayerCall
+from ..backends import Backend
 from ..layout import Layout
 from ..report import MethodAccount
 from ..schedule import Step, Window
@@ -19,7 +20,7 @@ class UNetCall:
     """One armed call of the U-Net.
 
     rows: its layout. step: where it stands. pass_and_step: (number of the pass, step index), for counting.
-    grids: real (h, w) in tokens, by site, as each spatial transformer sees it.
+    finest: the finest level of this U-Net that has attention. grids: real (h, w) in tokens, by site, as each spatial transformer sees it.
     shared: what methods keep for the length of this call.
     """
 
@@ -28,6 +29,7 @@ class UNetCall:
     step: Step
     rows: Layout
     pass_and_step: tuple[int, int]
+    finest: int = 0
     grids: dict[Site, tuple[int, int]] = field(default_factory=dict)
     shared: dict[Any, Any] = field(default_factory=dict)
 
@@ -42,6 +44,21 @@ class HostTraits:
     def upcast(self, attn: torch.nn.Module) -> bool:
         """Whether attention is to be computed in float32."""
         return False
+
+
+@dataclass(frozen=True)
+class LayerAtWork:
+    """A layer call in its compute phase.
+
+    part: ``attn1`` | ``attn2`` | ``ff``. module: the layer. tokens: [B, N, C] as the layer was given them. x: [B, M, C], the same after
+    merging. own: runs the layer's own forward on (tokens) or on (tokens, context that keys and values are taken from).
+    """
+
+    part: str
+    module: torch.nn.Module
+    tokens: torch.Tensor
+    x: torch.Tensor
+    own: Callable[..., torch.Tensor]
 
 
 class Reduction(Protocol):
@@ -93,8 +110,6 @@ class Runner:
         """How to run the layer on fewer tokens; None runs it on all."""
         return None
 
-    def compute(
-        self, call: UNetCall, site: Site, part: str, layer: torch.nn.Module, given: LayerCall, x: torch.Tensor
-    ) -> torch.Tensor | None:
-        """The layer's output on ``x`` [B, M, C] (``given.x``, reduced); None lets the layer's own forward compute it."""
+    def compute(self, call: UNetCall, site: Site, layer: LayerAtWork) -> torch.Tensor | None:
+        """The layer's output [B, M, C] on ``layer.x``; None lets the layer's own forward compute it."""
         return None

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-
 import torch
 import torch.nn.functional as F
+
+from .precision import without_autocast
 
 
 def agents_pay(agents: int, tokens: int) -> bool:
@@ -32,7 +32,7 @@ def agent_attention(
     """
     dtype = v.dtype
     if fp32 and dtype in (torch.float16, torch.bfloat16):
-        with _no_autocast(q.device.type):
+        with without_autocast(q.device.type):
             q, k, a, wide = q.float(), k.float(), a.float(), v.float()
             out = _two_stages(q, k, wide, a, scale, k_scale2)
             return out.add_(wide, alpha=k_shortcut).to(dtype)
@@ -42,11 +42,3 @@ def agent_attention(
 def _two_stages(q, k, v, a, scale: float, k_scale2: float) -> torch.Tensor:
     gathered = F.scaled_dot_product_attention(a, k, v, scale=scale)
     return F.scaled_dot_product_attention(q, a, gathered, scale=scale**k_scale2)
-
-
-def _no_autocast(device_type: str) -> AbstractContextManager:
-    """Autocast off: it would put the calls back into half precision."""
-    try:
-        return torch.autocast(device_type, enabled=False)
-    except RuntimeError:  # Older torch has no autocast on this device (MPS), so none is on.
-        return nullcontext()

@@ -13,6 +13,8 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 
+from .precision import without_autocast
+
 _SCORE_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}
 
 
@@ -80,8 +82,9 @@ def match_tokens(x: torch.Tensor, h: int, w: int, sx: int, sy: int, offsets: tor
     if destinations.numel() in (0, tokens):
         return None
 
-    metric = F.normalize(x.float() if x.dtype != torch.float64 else x, dim=-1)
-    best_scores, best = _best_match(metric, sources, metric[:, destinations].transpose(1, 2))
+    with without_autocast(x.device.type):
+        metric = F.normalize(x.float() if x.dtype != torch.float64 else x, dim=-1)
+        best_scores, best = _best_match(metric, sources, metric[:, destinations].transpose(1, 2))
     order = best_scores.sort(dim=1, descending=True, stable=True).indices
     return Match(tokens, destinations, sources, best, order)
 

@@ -154,3 +154,26 @@ def test_a_row_does_not_depend_on_its_neighbours():
         together = unet.block_output(data["x"], data["context"])
         alone = [unet.block_output(data["x"][i : i + 1], data["context"][i : i + 1]) for i in range(3)]
     torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["agent_stage1", "tome_mlp"])
+def test_under_autocast(name):
+    """Hosts run float32 models so; layers then return half precision, and the plan is the one of float32."""
+    case = next(c for c in GOLDEN.cases if c["name"] == name)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out, _ = run(case["input"], method_of(case["lib"], **case["params"]))
+        plain, _ = run(case["input"])
+    assert out.dtype == plain.dtype
+    torch.testing.assert_close(out.float(), GOLDEN.tensors[f"{name}.out"], rtol=0, atol=5e-2)
+
+
+def test_in_inference_mode_and_out_of_it():
+    """Index tensors that are kept (by a cache of positions, by plan_every) serve both."""
+    unet = BlockUNet().load_blocks(WEIGHTS)
+    data = GOLDEN.of("in.B2_h9_w13")
+    with accelerated(unet, TokenMerging(plan_every=10, use_rand=False)) as accelerator:
+        with torch.inference_mode():
+            first = unet.block_output(data["x"], data["context"], timestep=500.0)
+        second = unet.block_output(data["x"], data["context"], timestep=400.0)
+    assert torch.equal(first, second)
+    assert accelerator.report().as_dict()["methods"][0]["steps"] == 2

@@ -116,3 +116,13 @@ def test_scores_in_chunks_match_scores_at_once(monkeypatch):
     parts = match_tokens(x, 20, 20, 2, 2)
     assert torch.equal(whole.best, parts.best)
     assert torch.equal(whole.order, parts.order)
+
+
+def test_similarity_is_taken_in_float32_under_autocast():
+    """Half precision scores tie by the thousand."""
+    x = torch.randn(2, 16 * 16, 8, generator=torch.Generator().manual_seed(2))
+    expected = match_tokens(x, 16, 16, 2, 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        match = match_tokens(x, 16, 16, 2, 2)
+    assert torch.equal(match.best, expected.best)
+    assert torch.equal(match.order, expected.order)

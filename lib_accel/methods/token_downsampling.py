@@ -1,0 +1,66 @@
+"""Token downsampling: every token still asks, but only every second (third, ...) row and column of the grid answers.
+
+Source: ToDo: Token Downsampling for Efficient Generation of High-Resolution Images (Smith et al., arXiv 2402.13573).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ..ops.downsampling import downsample_grid
+from ..schedule import Window
+from ..settings import check, setting
+from ..sites import Site
+from .base import LayerAtWork, Runner, UNetCall
+
+
+@dataclass(frozen=True)
+class TokenDownsampling:
+    """Settings of token downsampling. SettingError when one is out of range.
+
+    No matching and no unmerging: queries stay whole, keys and values of self-attention come from a coarser grid, through the layer's
+    own forward. It goes together with `TokenMerging`, which then merges the queries.
+
+    factor: at the finest level that has attention, 1 (off) to 8; keys and values shrink by its square.
+    deeper_factor: one level below that, 1 (off) to 8.
+    window: (start, end) in fractions of the pass.
+    """
+
+    factor: int = setting(2, "integer", "Downsampling factor", "higher: faster, less detail", 1, 8)
+    deeper_factor: int = setting(1, "integer", "Deeper factor", "higher: a little faster, less structure", 1, 8)
+    window: Window = setting((0.0, 1.0), "window", "Downsampling window", "part of the pass in which keys are downsampled")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def runner(self) -> DownsamplingRunner:
+        return DownsamplingRunner(self)
+
+
+class DownsamplingRunner(Runner):
+    """Token downsampling at work."""
+
+    # The block's hook also tells which calls are the block's own.
+    needs_tokens = True
+    computes = frozenset({"attn1"})
+
+    def wants(self, site: Site, finest: int) -> frozenset[str]:
+        return self.computes if self._factor(site.level - finest) > 1 else frozenset()
+
+    def compute(self, call: UNetCall, site: Site, layer: LayerAtWork) -> torch.Tensor | None:
+        if layer.part not in self.computes:
+            return None
+        h, w = call.grids[site]
+        keys = downsample_grid(layer.tokens, h, w, self._factor(site.level - call.finest))
+        if keys.shape[1] == layer.tokens.shape[1]:
+            self.account.stood_down(f"nothing to leave out on a {h}x{w} grid", site.name)
+            return None
+        out = layer.own(layer.x, keys)
+        self.account.acted("downsampling", site.name)
+        return out
+
+    def _factor(self, depth: int) -> int:
+        """The factor ``depth`` levels below the finest that has attention."""
+        return (self.config.factor, self.config.deeper_factor)[depth] if depth < 2 else 1
