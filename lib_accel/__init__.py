@@ -6,7 +6,7 @@ The portable core: knows nothing of the WebUI and imports torch alone.
 from .accelerator import Accelerator
 from .api import accelerated, apply_patch, is_patched, patch_report, remove_patch
 from .layout import Row
-from .methods import AgentAttention, HostTraits, TokenMerging
+from .methods import AgentAttention, HostTraits, TokenDownsampling, TokenMerging
 from .settings import SettingError
 from .sites import UnsupportedModelError
 
@@ -18,6 +18,7 @@ __all__ = [
     "HostTraits",
     "Row",
     "SettingError",
+    "TokenDownsampling",
     "TokenMerging",
     "UnsupportedModelError",
     "accelerated",

@@ -161,7 +161,7 @@ class Accelerator:
         if torch.is_grad_enabled():
             self._stood_down.add("everything stood down: gradients are enabled (run under torch.no_grad())")
             return
-        call = UNetCall(self._backend, self._traits, step, layout, now)
+        call = UNetCall(self._backend, self._traits, step, layout, now, self._finest)
         self._arming = Arming(call)
         self._arming.arm(self._wanted(step))
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from .backends import LayerCall
-from .methods.base import Runner, UNetCall
+from .methods.base import LayerAtWork, Runner, UNetCall
 from .sites import Site
 
 
@@ -189,16 +189,21 @@ class LayerForward:
                 break
         x = given.x if reduction is None else reduction.merge(given.x)
         out = computer = None
+
+        def own(*tokens_and_context: torch.Tensor) -> torch.Tensor:
+            args, kwargs = given.with_tokens(*tokens_and_context)
+            return self.original(*args, **kwargs)
+
+        layer = LayerAtWork(part, self._layer(), given.x, x, own)
         for runner in runners:
-            out = runner.compute(call, site, part, self._layer(), given, x)
+            out = runner.compute(call, site, layer)
             if out is not None:
                 computer = runner
                 break
         if out is None:
             if reduction is None:
                 return None
-            args, kwargs = given.with_tokens(x)
-            out = self.original(*args, **kwargs)
+            out = own(x)
         if reduction is not None:
             out = reduction.unmerge(out)
         for runner in {reducer, computer} - {None}:

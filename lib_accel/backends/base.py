@@ -17,12 +17,12 @@ class LayerCall:
     """A call of attn1, attn2 or ff, taken apart.
 
     x: [rows, tokens, C] the tokens. own: why the layer must run as it is on these tokens, or None. with_tokens: the call's
-    (args, kwargs) with other tokens in x's place.
+    (args, kwargs) with other tokens in x's place and, if given, with a context that keys and values are taken from.
     """
 
     x: Any
     own: str | None
-    with_tokens: Callable[[torch.Tensor], tuple[tuple, dict]]
+    with_tokens: Callable[..., tuple[tuple, dict]]
 
 
 class Backend:
@@ -73,7 +73,9 @@ class Backend:
             else:
                 own = f"the layer was called with {name!r}"
 
-        def with_tokens(tokens: torch.Tensor) -> tuple[tuple, dict]:
+        def with_tokens(tokens: torch.Tensor, context: torch.Tensor | None = None) -> tuple[tuple, dict]:
+            if context is not None:
+                return (tokens,), given | {self.context_name: context}
             replaced = tuple(tokens if value is x else value for value in args)
             return replaced, {k: tokens if v is x else v for k, v in kwargs.items()}
 

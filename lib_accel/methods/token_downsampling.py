@@ -42,8 +42,6 @@ class TokenDownsampling:
 class DownsamplingRunner(Runner):
     """Token downsampling at work."""
 
-    # The block's hook also tells which calls are the block's own.
-    needs_tokens = True
     computes = frozenset({"attn1"})
 
     def wants(self, site: Site, finest: int) -> frozenset[str]:
