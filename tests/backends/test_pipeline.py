@@ -1,0 +1,170 @@
+"""What a pipeline tells of a U-Net call: its step by the schedule, its rows; and who is believed when several speak."""
+
+from dataclasses import dataclass
+
+import diffusers
+import pytest
+import torch
+from blocks import BlockUNet
+
+from lib_accel import Row, accelerated
+from lib_accel.backends.pipeline import PipelineView
+from lib_accel.layout import Layout
+from lib_accel.methods.base import Runner
+from lib_accel.schedule import StepClock
+
+
+class Scheduler:
+    def __init__(self, timesteps):
+        self.timesteps = None if timesteps is None else torch.tensor(timesteps)
+
+
+class Pipeline:
+    """As much of a diffusers pipeline as is looked at."""
+
+    def __init__(self, timesteps=None, unet=None, **attributes):
+        self.scheduler = Scheduler(timesteps)
+        self.unet = unet
+        self.__dict__.update(attributes)
+
+
+def steps_of(pipeline, timesteps, clock=None, view=None):
+    clock, view = clock or StepClock(), view or PipelineView(pipeline)
+    return [view.step(clock, timestep) for timestep in timesteps]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "DDIMScheduler",
+        "PNDMScheduler",
+        "EulerDiscreteScheduler",
+        "EulerAncestralDiscreteScheduler",
+        "DPMSolverMultistepScheduler",
+        "LMSDiscreteScheduler",
+        "UniPCMultistepScheduler",
+        "HeunDiscreteScheduler",
+        "KDPM2DiscreteScheduler",
+        "LCMScheduler",
+    ],
+)
+def test_real_schedulers(name):
+    """Every timestep that a scheduler lists has a step; none goes back; repeated ones are one step."""
+    scheduler = getattr(diffusers, name)()
+    scheduler.set_timesteps(10)
+    pipeline = Pipeline()
+    pipeline.scheduler = scheduler
+    steps = steps_of(pipeline, scheduler.timesteps)
+    distinct = len(scheduler.timesteps.unique())
+    assert [step.index for step in steps] == sorted(step.index for step in steps)
+    assert {step.index for step in steps} == set(range(distinct))
+    assert {step.total for step in steps} == {distinct}
+    assert [step.new_pass for step in steps].count(True) == 1 and steps[0].new_pass
+
+
+def test_image_to_image():
+    timesteps = list(range(990, -10, -20))
+    steps = steps_of(pipeline := Pipeline(timesteps), timesteps[30:])
+    assert [(step.index, step.total) for step in steps] == [(i, 20) for i in range(20)]
+    assert pipeline.scheduler.timesteps.numel() == 50
+
+
+def test_a_new_schedule_is_a_new_pass():
+    """A run of four steps, then one that begins late in a schedule of fifty: its position is higher than the last."""
+    pipeline = Pipeline([900, 600, 300, 0])
+    clock, view = StepClock(), PipelineView(pipeline)
+    steps_of(pipeline, [900, 600, 300, 0], clock, view)
+    timesteps = list(range(990, -10, -20))
+    pipeline.scheduler = Scheduler(timesteps)
+    steps = steps_of(pipeline, timesteps[20:22], clock, view)
+    assert [step.new_pass for step in steps] == [True, False]
+    assert [(step.index, step.total) for step in steps] == [(0, 30), (1, 30)]
+
+
+@pytest.mark.parametrize("pipeline", [Pipeline(None), Pipeline([]), Pipeline([900, 600]), object.__new__(Pipeline)])
+def test_no_step_without_a_schedule_that_holds_the_timestep(pipeline):
+    assert steps_of(pipeline, [torch.tensor(77)]) == [None]
+
+
+def test_a_pipeline_that_is_gone():
+    view = PipelineView(Pipeline([900]))
+    assert view.step(StepClock(), 900) is None and view.rows(2) is None
+
+
+@pytest.mark.parametrize(
+    "attributes, count, rows",
+    [
+        ({"do_classifier_free_guidance": True}, 4, Layout.guided(4)),
+        ({"do_classifier_free_guidance": True}, 3, None),
+        ({"do_classifier_free_guidance": False}, 2, Layout([Row("cond", 0), Row("cond", 1)])),
+        ({"do_classifier_free_guidance": False}, 1, Layout([Row("cond", 0)])),
+        ({}, 2, None),
+        ({"do_classifier_free_guidance": True, "_image_guidance_scale": 1.5}, 6, None),
+        ({"do_classifier_free_guidance": True, "do_perturbed_attention_guidance": True}, 6, None),
+    ],
+)
+def test_rows(attributes, count, rows):
+    pipeline = Pipeline(**attributes)
+    assert PipelineView(pipeline).rows(count) == rows
+
+
+# -- who is believed -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Spy:
+    """A method that does nothing but note where its calls stand."""
+
+    window: tuple = (0.0, 1.0)
+
+    def runner(self):
+        return SpyRunner(self)
+
+
+class SpyRunner(Runner):
+    needs_tokens = True
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.seen = config.__dict__.setdefault("seen", [])
+
+    def wants(self, site, finest):
+        return frozenset({"attn1"}) if site.level == finest else frozenset()
+
+    def block_tokens(self, call, site, x):
+        self.seen.append((call.step.source, call.step.index, call.step.total, [row.role for row in call.rows]))
+
+
+def call(unet, timestep, rows=2):
+    with torch.no_grad():
+        unet(torch.zeros(rows, 32, 4, 4), torch.full((rows,), timestep), torch.zeros(rows, 7, 24))
+
+
+def test_host_before_schedule_before_timestep():
+    spy, unet = Spy(), BlockUNet()
+    pipeline = Pipeline([900, 600, 300], unet, do_classifier_free_guidance=True)
+    with accelerated(pipeline, spy) as accelerator:
+        call(unet, 900)
+        call(unet, 600)
+        call(unet, 555)
+        accelerator.step(7, 20, rows=[Row("cond"), Row("uncond")])
+        call(unet, 300)
+        accelerator.step(8, 20)
+        call(unet, 300)
+    guided = ["uncond", "cond"]
+    assert spy.seen == [
+        ("schedule", 0, 3, guided),
+        ("schedule", 1, 3, guided),
+        ("timestep", 0, None, guided),
+        ("host", 7, 20, ["cond", "uncond"]),
+        ("host", 8, 20, guided),
+    ]
+
+
+def test_a_bare_unet_has_only_the_timestep():
+    spy, unet = Spy(), BlockUNet()
+    with accelerated(unet, spy):
+        for timestep in (900, 600, 600, 999):
+            call(unet, timestep)
+    assert [(source, index) for source, index, _, _ in spy.seen] == [("timestep", i) for i in (0, 1, 1, 0)]
+    assert spy.seen[0][3] == ["unknown"] * 2
