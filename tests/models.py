@@ -9,6 +9,7 @@ import inspect
 from types import SimpleNamespace
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 TEXT, WIDTH = 5, 16
@@ -18,12 +19,12 @@ def lively(model: nn.Module, seed: int = 0) -> nn.Module:
     """``model`` in evaluation mode with seeded random parameters; output layers initialised to zero become alive too."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
             if parameter.ndim > 1:
                 parameter.copy_(noise * (1.5 / parameter[0].numel() ** 0.5))
             else:
-                parameter.copy_(parameter.detach() + 0.1 * noise)
+                parameter.copy_(0.1 * noise + (not name.endswith("bias")))
     return model.eval().requires_grad_(False)
 
 
@@ -194,3 +195,28 @@ BOTH = ("ldm", "diffusers")
 def one_pass(unet: nn.Module, timesteps: tuple = (999, 399), **given) -> torch.Tensor:
     """[calls, rows, 4, h, w]: the predictions of a pass over ``timesteps``; ``given`` goes to `inputs`."""
     return torch.stack([call(unet, inputs(timestep=timestep, **given)) for timestep in timesteps])
+
+
+def in_dtype(unet: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """``unet`` in half precision as hosts run it; LDM's own code keeps its group norms and the timestep embedding in float32."""
+    unet.to(dtype)
+    if hasattr(unet, "input_blocks"):
+        unet.dtype = dtype
+        for module in unet.modules():
+            if isinstance(module, nn.GroupNorm):
+                module.float()
+        unet.time_embed.register_forward_pre_hook(lambda _, args: (args[0].to(dtype),))
+    return unet
+
+
+def host_forward(seen: list, factor: float = 1.0):
+    """A forward as hosts put it on LDM's CrossAttention class; notes the token counts that it was given in ``seen``."""
+
+    def forward(self, x, context=None, mask=None, **kwargs):
+        seen.append(x.shape[1])
+        context = x if context is None else context
+        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (self.to_q(x), self.to_k(context), self.to_v(context)))
+        out = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
+        return self.to_out(factor * out.transpose(1, 2).flatten(2))
+
+    return forward
