@@ -18,6 +18,7 @@ from lib_accel.sample import captions, networks
 from lib_accel.sample.architecture import SCHEDULER, TOKENS
 from sample_model import latents, training
 from sample_model.build_tokenizer import build
+from sample_model.folder import write_model
 
 EMPTY_SHARE = 0.1  # captions left empty, which is what guidance steers away from
 DISTURBED_SHARE = 0.1  # captions with words that mean nothing here
@@ -132,18 +133,9 @@ def main(argv: list | None = None) -> int:
             )
         if budget.step % options.save_every == 0 or budget.done:
             training.save_checkpoint(checkpoint, modules, average, optimizer, budget, {})
-            write_model(options.out / "model", autoencoder, average.modules, tokenizer)
+            ours = average.modules
+            write_model(options.out / "model", autoencoder, ours["text_encoder"], tokenizer, ours["unet"])
     return 0
-
-
-def write_model(folder: Path, autoencoder, modules: dict, tokenizer) -> None:
-    """Write the complete pipeline as a diffusers folder with fp16 safetensors."""
-    import copy
-
-    unet, text_encoder, vae = (copy.deepcopy(module) for module in (modules["unet"], modules["text_encoder"], autoencoder))
-    for module in (unet, text_encoder, vae):
-        torch.nn.Module.to(module, "cpu", torch.float16)
-    networks.assemble(vae, text_encoder, tokenizer, unet).save_pretrained(str(folder), safe_serialization=True)
 
 
 if __name__ == "__main__":

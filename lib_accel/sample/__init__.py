@@ -67,15 +67,14 @@ def load_pipeline(dtype=None, device: str = "cpu", random: bool = False, folder:
     import torch
 
     folder = Path(folder or model_folder())
-    dtype = torch.float32 if dtype is None else dtype
-    if random:
-        from .networks import random_pipeline
-
-        pipeline = random_pipeline(folder / "tokenizer", dtype)
-    else:
+    if not random:
         check_weights(folder)
-        from diffusers import StableDiffusionPipeline
+    from . import networks
 
-        pipeline = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True, torch_dtype=dtype)
+    with networks.quiet_libraries():
+        pipeline = networks.random_pipeline(folder / "tokenizer") if random else networks.read_pipeline(folder)
+    for network in (pipeline.vae, pipeline.text_encoder, pipeline.unet):
+        # By way of the base class: diffusers' own `to` warns about layers to keep in float32, of which there are none.
+        torch.nn.Module.to(network, device, torch.float32 if dtype is None else dtype)
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(device)
+    return pipeline

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -68,13 +70,37 @@ def assemble(autoencoder, text_encoder, tokenizer, unet):
     )
 
 
-def random_pipeline(tokenizer_folder: Path, dtype: torch.dtype, seed: int = 0):
-    """A pipeline with seeded random weights of `dtype`. The caller's random state is left as it was."""
+def random_pipeline(tokenizer_folder: Path, seed: int = 0):
+    """A pipeline with seeded random weights. The caller's random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         tokenizer = build_tokenizer(tokenizer_folder)
-        networks = build_autoencoder(), build_text_encoder(tokenizer), build_unet()
-    for network in networks:
-        # By way of the base class: diffusers' own `to` warns about layers to keep in float32, of which there are none.
-        torch.nn.Module.to(network, dtype).eval()
+        networks = build_autoencoder().eval(), build_text_encoder(tokenizer).eval(), build_unet().eval()
     return assemble(networks[0], networks[1], tokenizer, networks[2])
+
+
+def read_pipeline(folder: Path):
+    """The pipeline in a diffusers folder, float32, from local files alone."""
+    from diffusers import StableDiffusionPipeline
+
+    return StableDiffusionPipeline.from_pretrained(str(folder), local_files_only=True, low_cpu_mem_usage=False)
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Within it, diffusers and transformers print neither hints nor progress bars; afterwards they do as before."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    loggings = diffusers.utils.logging, transformers.utils.logging
+    before = [(logging.get_verbosity(), logging.is_progress_bar_enabled()) for logging in loggings]
+    try:
+        for logging in loggings:
+            logging.set_verbosity_error()
+            logging.disable_progress_bar()
+        yield
+    finally:
+        for logging, (verbosity, bars) in zip(loggings, before):
+            logging.set_verbosity(verbosity)
+            if bars:
+                logging.enable_progress_bar()

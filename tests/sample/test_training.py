@@ -1,0 +1,82 @@
+"""The training scripts run, repeat themselves for a seed, and go on where they were stopped. Tiny: a few steps, a few scenes."""
+
+import pytest
+import torch
+
+from sample_model import train_autoencoder, train_diffusion, training
+
+
+class StoppedError(Exception):
+    """Stands for a run that is killed right after its first checkpoint."""
+
+
+def weights(folder):
+    modules = torch.load(folder / "checkpoint.pt", weights_only=True)["average"]
+    return {f"{name}.{key}": value for name, state in modules.items() for key, value in state.items()}
+
+
+def stop_after_the_first_checkpoint(monkeypatch):
+    save = training.save_checkpoint
+
+    def save_and_stop(*arguments):
+        save(*arguments)
+        raise StoppedError
+
+    monkeypatch.setattr(training, "save_checkpoint", save_and_stop)
+
+
+def same(first, second):
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_the_autoencoder_resumes_as_if_never_stopped(tmp_path, monkeypatch):
+    monkeypatch.setattr(train_autoencoder, "STAGES", ((0.0, 32, 2), (0.5, 64, 1)))
+    monkeypatch.setattr(train_autoencoder, "measure", lambda *_: {"grey_levels": 9.0, "latent_std": 2.0})
+    arguments = ["--steps", "4", "--save-every", "2", "--device", "cpu", "--out"]
+    assert train_autoencoder.main([*arguments, str(tmp_path / "whole")]) == 0
+    with monkeypatch.context() as context, pytest.raises(StoppedError):
+        stop_after_the_first_checkpoint(context)
+        train_autoencoder.main([*arguments, str(tmp_path / "halves")])
+    assert train_autoencoder.main([*arguments, str(tmp_path / "halves"), "--resume"]) == 0
+    same(weights(tmp_path / "whole"), weights(tmp_path / "halves"))
+    assert '"scaling_factor": 0.5' in (tmp_path / "whole" / "vae" / "config.json").read_text()
+
+
+def test_the_unet_resumes_as_if_never_stopped_and_the_model_draws(tmp_path, monkeypatch):
+    from lib_accel.sample import load_pipeline, networks
+
+    networks.build_autoencoder().save_pretrained(str(tmp_path / "vae"))
+    sizes = ["--half-batch", "2", "--full-batch", "1", "--half-scenes", "3", "--full-scenes", "2"]
+    arguments = ["--autoencoder", str(tmp_path / "vae"), *sizes, "--steps", "4", "--save-every", "2", "--device", "cpu", "--out"]
+    assert train_diffusion.main([*arguments, str(tmp_path / "whole")]) == 0
+    with monkeypatch.context() as context, pytest.raises(StoppedError):
+        stop_after_the_first_checkpoint(context)
+        train_diffusion.main([*arguments, str(tmp_path / "halves")])
+    assert train_diffusion.main([*arguments, str(tmp_path / "halves"), "--resume"]) == 0
+    same(weights(tmp_path / "whole"), weights(tmp_path / "halves"))
+    pipeline = load_pipeline(folder=tmp_path / "halves" / "model")
+    assert pipeline("a red star", num_inference_steps=1, height=64, width=64).images[0].size == (64, 64)
+
+
+def test_training_scenes_are_never_held_out():
+    from lib_accel.sample import scenes
+    from sample_model import latents
+
+    assert not any(scenes.is_held_out(latents.training_scene(0, index)) for index in range(300))
+
+
+def test_a_pause_does_not_eat_the_budget(monkeypatch):
+    clock = iter([0.0, 2.0, 1000.0, 1001.0])
+    monkeypatch.setattr(training.time, "monotonic", lambda: next(clock))
+    budget = training.Budget(minutes=1)
+    for _ in range(4):
+        budget.tick()
+    assert budget.seconds == 2 + training.LONGEST_STEP + 1 and not budget.done
+    with pytest.raises(ValueError, match="either steps or minutes"):
+        training.Budget()
+
+
+def test_the_rate_warms_up_and_falls():
+    rates = [training.learning_rate(1.0, step / 1000, step) for step in range(1001)]
+    assert rates[0] == pytest.approx(0.01) and max(rates) == pytest.approx(1, abs=0.05) and rates[-1] == pytest.approx(0.02)
