@@ -8,8 +8,10 @@ from ..sites import UnsupportedModelError
 from .base import Backend, LayerCall
 from .diffusers import DiffusersBackend
 from .ldm import LDMBackend
+from .sgm import SGMBackend
 
-BACKENDS: tuple[Backend, ...] = (LDMBackend(), DiffusersBackend())
+# In this order: SGM's U-Nets are LDM's with something more.
+BACKENDS: tuple[Backend, ...] = (SGMBackend(), LDMBackend(), DiffusersBackend())
 
 __all__ = ["BACKENDS", "Backend", "LayerCall", "backend_for"]
 

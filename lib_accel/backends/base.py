@@ -35,6 +35,8 @@ class Backend:
     tokens_name = "x"
     context_name = "context"
     mask_name = "mask"
+    # The arguments of an attention layer, in order.
+    attention_arguments: tuple[str, ...] = ("x", "context", "mask")
     harmless: frozenset[str] = frozenset()
 
     def matches(self, unet: nn.Module) -> bool:
@@ -57,7 +59,7 @@ class Backend:
 
     def read_layer(self, part: str, args: tuple, kwargs: dict) -> LayerCall:
         """Take a call of ``part`` apart. Whatever the backend does not know makes the layer's own attention run."""
-        names = (self.tokens_name,) if part == "ff" else (self.tokens_name, self.context_name, self.mask_name)
+        names = (self.tokens_name,) if part == "ff" else self.attention_arguments
         given = dict(zip(names, args))
         given.update(kwargs)
         x = given.pop(self.tokens_name, None)

@@ -19,6 +19,7 @@ class DiffusersBackend(Backend):
     tokens_name = "hidden_states"
     context_name = "encoder_hidden_states"
     mask_name = "attention_mask"
+    attention_arguments = ("hidden_states", "encoder_hidden_states", "attention_mask")
     # Arguments that every attention layer of a U-Net gets and that plain self-attention ignores.
     harmless = frozenset({"scale", "ip_adapter_masks", "ip_hidden_states"})
 
