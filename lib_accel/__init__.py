@@ -9,6 +9,7 @@ from .layout import Row
 from .methods import AgentAttention, HostTraits, TokenDownsampling, TokenMerging
 from .settings import SettingError
 from .sites import UnsupportedModelError
+from .thresholds import Thresholds
 
 __version__ = "0.1.0"
 
@@ -18,6 +19,7 @@ __all__ = [
     "HostTraits",
     "Row",
     "SettingError",
+    "Thresholds",
     "TokenDownsampling",
     "TokenMerging",
     "UnsupportedModelError",

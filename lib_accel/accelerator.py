@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from .arming import Arming, in_words, strict, unwrap
+from .auto import AutoChoice
 from .backends import backend_for
 from .backends.pipeline import PipelineView
 from .copies import clean_copies, drop_clean_copies
@@ -21,6 +23,7 @@ from .schedule import Step, StepClock, timestep_value
 from .settings import SettingError
 from .sites import PARTS, Site, compiled_part, find_unet, is_compiled
 from .threads import is_inside
+from .thresholds import Thresholds
 from .timing import Stopwatch
 
 # Since torch 2.3. Before that a compiled U-Net is known by its own marks alone.
@@ -38,10 +41,12 @@ class Accelerator:
     """Methods applied to one U-Net, from its making until `remove`. At most one per U-Net: a new one replaces the old.
 
     model: see `find_unet`. methods: settings objects such as `TokenMerging`. traits: what the host does inside its attention layers.
+    auto: True lets a method act only where it pays (by this machine's table), False wherever its settings say, a `Thresholds` by that
+    table; None is True unless the environment says ACCEL_AUTO=0.
     UnsupportedModelError for an unknown model; SettingError when two methods would meet in one computation. The model is then untouched.
     """
 
-    def __init__(self, model: Any, *methods: Any, traits: HostTraits | None = None) -> None:
+    def __init__(self, model: Any, *methods: Any, traits: HostTraits | None = None, auto: bool | Thresholds | None = None) -> None:
         unet = find_unet(model)
         self._backend = backend_for(unet)
         self._runners: list[Runner] = [_runner(m) for m in methods]
@@ -50,6 +55,7 @@ class Accelerator:
         self._sites: list[Site] = self._backend.find_sites(unet)
         self._finest = min((site.level for site in self._sites), default=0)
         self._pipeline = PipelineView(model) if hasattr(model, "scheduler") and hasattr(model, "unet") else None
+        self._auto = AutoChoice(_auto_default() if auto is None else auto, self._traits.fused_kernel())
         self._clock = StepClock()
         self._watch = Stopwatch()
         self._passes = self._calls = 0
@@ -163,7 +169,7 @@ class Accelerator:
             return
         call = UNetCall(self._backend, self._traits, step, layout, now, self._finest)
         self._arming = Arming(call)
-        self._arming.arm(self._wanted(step))
+        self._arming.arm(self._wanted(step, sample))
 
     def _read_step(self, timestep: Any) -> Step:
         """Where this call stands: by the host, else by the pipeline's schedule, else by the timestep."""
@@ -172,7 +178,7 @@ class Accelerator:
         step = self._pipeline.step(self._clock, timestep) if self._pipeline else None
         return step or self._clock.at_timestep(timestep_value(timestep))
 
-    def _wanted(self, step: Step):
+    def _wanted(self, step: Step, sample: torch.Tensor):
         """The sites that active methods act on: (site, runners by part, runners that watch the block's tokens)."""
         unet = self._unet()
         active = [r for r in self._runners if step.within(r.window) and not r.account.failed]
@@ -181,13 +187,16 @@ class Accelerator:
             watchers = []
             for runner in active:
                 wanted = runner.wants(site, self._finest)
-                compiled = wanted and compiled_part(unet, site)
-                if compiled:
-                    runner.account.stood_down(f"{compiled} is compiled", site.name)
+                if not wanted:
+                    continue
+                compiled = compiled_part(unet, site)
+                refusal = f"{compiled} is compiled" if compiled else self._auto.refusal(runner.account.name, site, sample)
+                if refusal:
+                    runner.account.stood_down(refusal, site.name)
                     continue
                 for part in wanted:
                     parts.setdefault(part, []).append(runner)
-                if wanted and runner.needs_tokens:
+                if runner.needs_tokens:
                     watchers.append(runner)
             if parts:
                 yield site, parts, watchers
@@ -211,9 +220,14 @@ class Accelerator:
                 "steps": len(self._steps),
                 "seconds": self._watch.seconds(),
                 "methods": [runner.account.as_dict() for runner in self._runners],
-                "stood_down": sorted(stood_down),
+                "stood_down": sorted(stood_down | self._auto.complaints),
+                "auto": self._auto.as_dict(),
             }
         )
+
+
+def _auto_default() -> bool:
+    return os.environ.get("ACCEL_AUTO", "1") != "0"
 
 
 def _runner(method: Any) -> Runner:

@@ -7,20 +7,22 @@ from typing import Any
 from .accelerator import Accelerator, accelerator_of
 from .methods import AgentAttention, HostTraits
 from .sites import find_unet
+from .thresholds import Thresholds
 
 
-def accelerated(model: Any, *methods: Any, traits: HostTraits | None = None) -> Accelerator:
+def accelerated(model: Any, *methods: Any, traits: HostTraits | None = None, auto: bool | Thresholds | None = None) -> Accelerator:
     """Accelerate ``model`` by ``methods`` from now on; ``with`` (or ``.remove()``) takes it back.
 
     model: a diffusers pipeline or U-Net, an LDM ``LatentDiffusion``, an SGM engine, or the bare U-Net of one. A second call on the
     same model replaces the first. methods: settings objects (`AgentAttention`, `TokenMerging`); methods that act on the same layers need
-    windows that do not overlap. UnsupportedModelError, SettingError; the model is untouched then.
+    windows that do not overlap. auto: whether methods act only where they pay, by default they do (see `Accelerator`).
+    UnsupportedModelError, SettingError; the model is untouched then.
 
         with accelerated(pipe, AgentAttention(), TokenMerging(ratio=0.4, window=(0.4, 1))) as accelerator:
             image = pipe(prompt).images[0]
         print(accelerator.report())
     """
-    return Accelerator(model, *methods, traits=traits)
+    return Accelerator(model, *methods, traits=traits, auto=auto)
 
 
 def apply_patch(
@@ -60,7 +62,7 @@ def apply_patch(
         attn_precision=attn_precision,
         window=(0.0, 1.0),
     )
-    Accelerator(model, config)
+    Accelerator(model, config, auto=False)
     return model
 
 

@@ -147,7 +147,7 @@ def _no_self_attention(unet: nn.Module) -> Iterator[None]:
 
 
 def _methods(*methods) -> Callable[[nn.Module], AbstractContextManager]:
-    return lambda unet: accelerated(unet, *methods)
+    return lambda unet: accelerated(unet, *methods, auto=False)
 
 
 VARIANTS: dict[str, Callable[[nn.Module], AbstractContextManager]] = {

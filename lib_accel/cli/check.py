@@ -14,13 +14,14 @@ from torch import nn
 
 from ..accelerator import Accelerator
 from ..api import accelerated, is_patched
-from ..methods import AgentAttention, TokenMerging
+from ..methods import AgentAttention, TokenDownsampling, TokenMerging
 from ..sites import find_unet
 from .models import open_pipeline
 
 METHODS = (
     TokenMerging(ratio=0.5, max_downsample=8),
     AgentAttention(max_downsample=8, window=(0.0, 1.0)),
+    TokenDownsampling(deeper_factor=2),
 )
 
 
@@ -56,7 +57,7 @@ def inspect(unet: nn.Module, call: Callable[[], torch.Tensor]) -> int:
         line(bool(plain.isfinite().all()), "a plain U-Net call gives finite numbers")
         before = traces(unet)
         for method in METHODS:
-            with accelerated(unet, method) as accelerator:
+            with accelerated(unet, method, auto=False) as accelerator:
                 changed = call()
             account = accelerator.report().as_dict()["methods"][0]
             acted = ", ".join(f"{effect} on {n}" for effect, n in account["layers_by_effect"].items()) or "0 layers"
@@ -70,7 +71,7 @@ def inspect(unet: nn.Module, call: Callable[[], torch.Tensor]) -> int:
             "after removal the output is bit-identical and no hook or attribute is left",
         )
         line(failing_call_leaves_nothing(unet, call, plain, before), "the same after an error in the middle of the U-Net")
-        with accelerated(unet, METHODS[0]):
+        with accelerated(unet, METHODS[0], auto=False):
             twin = copy.deepcopy(unet)
             line(not is_patched(twin) and traces(twin) == before, "a copy of an accelerated model is not accelerated")
     return failures
@@ -102,7 +103,7 @@ def failing_call_leaves_nothing(unet: nn.Module, call: Callable[[], torch.Tensor
     def fail(*_: Any) -> None:
         raise PlantedError
 
-    with accelerated(unet, METHODS[0]) as accelerator:
+    with accelerated(unet, METHODS[0], auto=False) as accelerator:
         middle = accelerator.sites[len(accelerator.sites) // 2].part("attn2")
         handle = middle.register_forward_pre_hook(fail)
         try:

@@ -14,6 +14,7 @@ COMMANDS = {
     "demo": "draw pictures plain and accelerated, side by side, with times",
     "check": "find a model's layers, apply and remove every method, compare",
     "bench": "time U-Net calls with and without methods, interleaved",
+    "calibrate": "measure on this machine from what size on each method pays",
     "quality": "what each method changes in the pictures: distance, tone, detail, what they show, time",
 }
 

@@ -45,6 +45,10 @@ class HostTraits:
         """Whether attention is to be computed in float32."""
         return False
 
+    def fused_kernel(self) -> bool:
+        """Whether the attention kernel in force avoids whole attention maps (scaled-dot-product, xFormers)."""
+        return True
+
 
 @dataclass(frozen=True)
 class LayerAtWork:

@@ -1,0 +1,79 @@
+"""`calibrate`: measure on this machine from how many tokens on each method pays, and keep the table for `auto`."""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+
+import torch
+
+from ..api import accelerated
+from ..methods import AgentAttention, TokenDownsampling, TokenMerging
+from ..thresholds import NEVER, device_name, write_own
+from .architectures import ARCHITECTURES, Architecture, build_unet, unet_inputs
+from .bench import timed
+from .errors import CommandError
+
+# The top level of SD1.x alone: three transformer blocks of 320 channels between their convolutions.
+TOP_LEVEL = Architecture((320,), (1,), None, 8, 768)
+GRIDS = (16, 24, 32, 48, 64, 96, 128)
+METHODS = {
+    "TokenMerging": TokenMerging(),
+    "AgentAttention": AgentAttention(window=(0.0, 1.0)),
+    "TokenDownsampling": TokenDownsampling(),
+}
+# A method must save this share of a level's time before it is said to pay there.
+MARGIN = 0.03
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--runs", type=int, default=5, help="counted calls per size and method")
+    parser.add_argument("--largest", type=int, default=96, choices=GRIDS[2:], help="largest grid side in tokens (96: 768 pixels)")
+    parser.add_argument("--dry-run", action="store_true", help="print the table, keep nothing")
+
+
+def run(args: argparse.Namespace) -> int:
+    if not 1 <= args.runs <= 1000:
+        raise CommandError(f"--runs is {args.runs}; it must be a whole number from 1 to 1000.")
+    device = torch.device(args.device)
+    ratios = measure(device, [side for side in GRIDS if side <= args.largest], args.runs)
+    table = {method: least_tokens(by_tokens) for method, by_tokens in ratios.items()}
+    for method, tokens in table.items():
+        print(f"{method}: " + ("never pays up to this size" if tokens >= NEVER else f"pays from {tokens} tokens on"))
+    if not args.dry_run:
+        print(f"Kept for {device_name(device)} in {write_own(device, table)}.")
+    return 0
+
+
+def measure(device: torch.device, sides: list[int], runs: int) -> dict[str, dict[int, float]]:
+    """For each method: tokens -> plain time over its time, of the least of ``runs`` calls taken in turn."""
+    dtype = torch.float16 if device.type == "cuda" else torch.float32
+    ARCHITECTURES.setdefault("top-level", TOP_LEVEL)
+    unet = build_unet("top-level", "diffusers").to(device, dtype)
+    ratios: dict[str, dict[int, float]] = {method: {} for method in METHODS}
+    with torch.no_grad():
+        for side in sides:
+            call = unet_inputs("top-level", "diffusers", side * 8, 2, dtype, device)
+            seconds: dict[str, list[float]] = {name: [] for name in ("plain", *METHODS)}
+            for turn in range(runs + 1):
+                for name, spent in seconds.items():
+                    with accelerated(unet, *([METHODS[name]] if name in METHODS else []), auto=False):
+                        spent.append(timed(partial(call, unet)))
+                    if not turn:
+                        spent.clear()
+            least = {name: min(spent) for name, spent in seconds.items()}
+            for method in METHODS:
+                ratios[method][side * side] = least["plain"] / least[method]
+            print(f"  {side}x{side} tokens: " + ", ".join(f"{m} {r[side * side]:.2f}x" for m, r in ratios.items()), flush=True)
+    return ratios
+
+
+def least_tokens(ratios: dict[int, float]) -> int:
+    """The token count from which on the method saves at least `MARGIN` at every larger size that was measured."""
+    least = NEVER
+    for tokens in sorted(ratios, reverse=True):
+        if ratios[tokens] < 1 + MARGIN:
+            break
+        least = tokens
+    return least

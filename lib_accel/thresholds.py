@@ -1,0 +1,123 @@
+"""`auto`: from how many tokens on a method pays, by device and kind of attention kernel.
+
+Nothing is measured inside a job: a table decides. One is built in; `python -m lib_accel calibrate` writes this machine's own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+VERSION = 1
+NEVER = 1 << 60
+
+# Tokens (h*w) at a level from which a method saves time there. Processors: measured by `calibrate` (see benchmarks). GPUs with fused
+# kernels: from published timings of merging beside such kernels (nothing at 64x64, 10 % at 96x96), with matching shared by a level.
+# Unfused kernels hold whole attention maps: fewer tokens pay at once.
+BUILT_IN: dict[str, dict[str, int]] = {
+    "cpu": {"TokenMerging": 2304, "AgentAttention": 2304, "TokenDownsampling": 1024},
+    "gpu": {"TokenMerging": 6400, "AgentAttention": 6400, "TokenDownsampling": 4096},
+    "gpu unfused": {"TokenMerging": 2304, "AgentAttention": 2304, "TokenDownsampling": 1024},
+}
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """A table of least token counts by method name.
+
+    least: method -> tokens; a method that is not listed acts everywhere. origin: where the table came from, for the report.
+    """
+
+    least: Mapping[str, int] = field(default_factory=dict)
+    origin: str = "given"
+
+    def refusal(self, method: str, tokens: int) -> str | None:
+        """Why ``method`` would not pay on ``tokens`` tokens (a clause for the report), or None when it does."""
+        least = self.least.get(method, 0)
+        if tokens >= least:
+            return None
+        return f"not worth it on {tokens} tokens" + ("" if least >= NEVER else f", from {least} on")
+
+    def as_dict(self) -> dict[str, Any]:
+        """What decides, ready for JSON; `Thresholds(**as_dict())` decides the same again."""
+        return {"least": dict(self.least), "origin": self.origin}
+
+
+def thresholds_for(device: torch.device, fused: bool = True) -> tuple[Thresholds, str | None]:
+    """The table for ``device``, and a sentence when this machine's own had to be ignored.
+
+    fused: whether the attention kernel in force avoids whole attention maps (scaled-dot-product, xFormers).
+    """
+    kind = "cpu" if device.type == "cpu" else ("gpu" if fused else "gpu unfused")
+    own, complaint = read_own(device) if fused else (None, None)
+    if own is not None:
+        return Thresholds(own, "calibrated on this machine"), None
+    return Thresholds(BUILT_IN[kind], f"built in for {kind}"), complaint
+
+
+def device_name(device: torch.device) -> str:
+    """What a calibration holds for: the GPU's name, or the processor's with its threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} {platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def own_path() -> Path:
+    """This user's calibration file, in the system's place for such data; ACCEL_DATA names another folder."""
+    if os.environ.get("ACCEL_DATA"):
+        return Path(os.environ["ACCEL_DATA"]) / "thresholds.json"
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Application Support"
+    else:
+        base = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    return base / "sd-webui-accel" / "thresholds.json"
+
+
+def read_own(device: torch.device) -> tuple[dict[str, int] | None, str | None]:
+    """This machine's calibration for ``device``; or None, with a sentence when there is one that does not fit."""
+    path = own_path()
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        return None, None
+    except OSError as error:
+        return None, f"the calibration {path} was ignored: {error.strerror}"
+    try:
+        data = json.loads(text)
+        version = data["version"]
+        table = data["devices"].get(device_name(device))
+        if version != VERSION:
+            return None, f"the calibration {path} was ignored: it is of version {version!r}, not {VERSION}"
+        if table is None:
+            return None, f"the calibration {path} was ignored: it was made on another device"
+        return {str(method): int(tokens) for method, tokens in table.items()}, None
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None, f"the calibration {path} was ignored: it is damaged; run `python -m lib_accel calibrate` again"
+
+
+def write_own(device: torch.device, table: Mapping[str, int]) -> Path:
+    """Keep ``table`` (method -> least tokens) for ``device``, beside other devices' of the same version. Replaces the file at once."""
+    path = own_path()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    devices: dict[str, Any] = {}
+    try:
+        before = json.loads(path.read_text())
+        if before.get("version") == VERSION:
+            devices = dict(before["devices"])
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        pass
+    devices[device_name(device)] = dict(table)
+    part = path.with_suffix(f".{os.getpid()}.part")
+    part.write_text(json.dumps({"version": VERSION, "torch": torch.__version__, "devices": devices}, indent=1) + "\n")
+    part.replace(path)
+    return path

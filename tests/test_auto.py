@@ -1,0 +1,105 @@
+"""`auto`: methods act only where a table says that they pay; the table is this machine's, built in, or given."""
+
+import json
+
+import pytest
+import torch
+from models import call, ldm_unet
+
+from lib_accel import AgentAttention, Thresholds, TokenMerging, accelerated, apply_patch, patch_report, remove_patch
+from lib_accel import thresholds as module
+from lib_accel.thresholds import BUILT_IN, NEVER, own_path, read_own, thresholds_for, write_own
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def data_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCEL_DATA", str(tmp_path))
+    return tmp_path
+
+
+def test_small_levels_stand_down_with_a_reason_and_the_picture_is_plain():
+    unet = ldm_unet()
+    plain = call(unet)
+    with accelerated(unet, TokenMerging(), auto=True) as accelerator:
+        assert torch.equal(call(unet), plain)
+    report = accelerator.report()
+    least = BUILT_IN["cpu"]["TokenMerging"]
+    assert report.as_dict()["methods"][0]["stood_down"] == {f"not worth it on 256 tokens, from {least} on": 3}
+    assert f"not worth it on 256 tokens, from {least} on" in str(report)
+
+
+def test_a_given_table_decides_per_method_and_level_and_replays():
+    unet = ldm_unet()
+    methods = (TokenMerging(max_downsample=2),)
+    with accelerated(unet, *methods, auto=Thresholds({"TokenMerging": 100})) as accelerator:
+        first = call(unet)
+    account = accelerator.report().as_dict()["methods"][0]
+    assert account["layers"] == 3, "256 tokens at level 0 pay, 64 at level 1 do not"
+    decided = json.loads(json.dumps(accelerator.report().as_dict()["auto"]))
+    with accelerated(unet, *methods, auto=Thresholds(**decided)):
+        assert torch.equal(call(unet), first)
+
+
+def test_methods_that_are_not_listed_act():
+    unet = ldm_unet()
+    with accelerated(unet, AgentAttention(window=(0, 1)), auto=Thresholds({"TokenMerging": NEVER})) as accelerator:
+        call(unet)
+    assert accelerator.report().as_dict()["methods"][0]["layers"] == 3
+
+
+def test_off_and_apply_patch_always_act(monkeypatch):
+    monkeypatch.setenv("ACCEL_AUTO", "1")
+    unet = ldm_unet()
+    with accelerated(unet, TokenMerging(), auto=False) as accelerator:
+        call(unet)
+    assert accelerator.report().as_dict()["methods"][0]["layers"] == 3 and accelerator.report().as_dict()["auto"] is None
+    apply_patch(unet)
+    call(unet)
+    assert patch_report(unet).as_dict()["methods"][0]["layers"] == 3
+    remove_patch(unet)
+
+
+def test_auto_is_the_default(monkeypatch):
+    monkeypatch.delenv("ACCEL_AUTO")
+    unet = ldm_unet()
+    with accelerated(unet, TokenMerging()) as accelerator:
+        call(unet)
+    assert accelerator.report().as_dict()["methods"][0]["layers"] == 0
+
+
+def test_built_in_tables_by_device_and_kernel():
+    assert thresholds_for(CPU)[0].least == BUILT_IN["cpu"]
+    assert thresholds_for(torch.device("cuda"), fused=False)[0].least == BUILT_IN["gpu unfused"]
+    assert thresholds_for(torch.device("mps"))[0].origin == "built in for gpu"
+
+
+def test_a_calibration_is_kept_per_device_and_used():
+    path = write_own(CPU, {"TokenMerging": 10})
+    assert path == own_path() and read_own(CPU) == ({"TokenMerging": 10}, None)
+    table, complaint = thresholds_for(CPU)
+    assert table.least == {"TokenMerging": 10} and complaint is None and "calibrated" in table.origin
+    assert sorted(p.name for p in path.parent.iterdir()) == ["thresholds.json"]
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        ("{", "damaged"),
+        ("[]", "damaged"),
+        ('{"version": 1, "devices": {"x": {}}}', "another device"),
+        ('{"version": 99, "devices": {}}', "version 99"),
+        ('{"version": 1, "devices": {"CPU": {"TokenMerging": "many"}}}', "damaged"),
+    ],
+)
+def test_a_calibration_that_does_not_fit_is_ignored_with_a_sentence(content, word):
+    own_path().write_text(content.replace("CPU", module.device_name(CPU)))
+    unet = ldm_unet()
+    with accelerated(unet, TokenMerging(), auto=True) as accelerator:
+        call(unet)
+    assert accelerator.report().as_dict()["auto"]["least"] == BUILT_IN["cpu"]
+    (sentence,) = accelerator.report().as_dict()["stood_down"]
+    assert word in sentence and "ignored" in sentence
+    write_own(CPU, {"TokenMerging": 1})
+    assert read_own(CPU)[0] == {"TokenMerging": 1}, "calibrating again mends the file"
