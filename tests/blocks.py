@@ -37,7 +37,7 @@ class BlockUNet(nn.Module):
 
     def forward(self, x, timesteps=None, context=None):
         fine, (down, coarse) = self.input_blocks[0][0], self.input_blocks[1]
-        context = [context] * len(fine.transformer_blocks)
+        context = [context] * len(coarse.transformer_blocks)
         return fine(x, context), coarse(down(x), context)
 
     def load_blocks(self, weights: dict[str, torch.Tensor]) -> BlockUNet:

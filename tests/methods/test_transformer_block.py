@@ -91,6 +91,16 @@ def test_a_level_beyond_max_downsample_is_plain_bit_for_bit():
         assert not torch.equal(out, run("B2_h17_w22", down=2)[0])
 
 
+def test_max_downsample_counts_from_the_finest_level_with_attention():
+    """SDXL has none at full size: 1 would act nowhere."""
+    unet = BlockUNet().load_blocks(WEIGHTS)
+    unet.input_blocks[0][0].transformer_blocks = torch.nn.ModuleList()
+    data = GOLDEN.of("in.B2_h17_w22")
+    with accelerated(unet, TokenMerging(max_downsample=1)) as accelerator:
+        unet.block_output(data["x"], data["context"], level=1)
+    assert accelerator.report().as_dict()["methods"][0]["layers_by_effect"] == {"merging": 1}
+
+
 def agents_alone(x, agent_tokens):
     """Self-attention of normed tokens ``x`` through given agents, from the definition, in float64."""
     w = {name: t.double() for name, t in WEIGHTS.items()}
