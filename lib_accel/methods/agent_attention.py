@@ -26,6 +26,8 @@ class AgentAttention:
     merged tokens; otherwise the layer's own attention runs on the merged tokens and the report says so (with sx = sy = 2, ratio 0.5
     and agent_ratio 0.8, the published defaults, that is on every grid whose sides are even).
 
+    agents: ``merge`` forms them as published, by the larger cut; ``pool`` takes the mean of every cell of sx x sy tokens (Agent
+    Attention's own way in its vision models), whatever agent_ratio, and needs no matching when ratio is 0.
     ratio: fraction of tokens merged away, 0 (none: agents alone) to 1.
     agent_ratio: fraction removed to form the agents, 0 (no agents) to 1; clipped like ratio, so 0.95 with 4x4 cells means 1/16 remain.
     k_scale2: exponent of the softmax scale in the second stage, -10 to 10; 0 is unscaled, 1 ordinary.
@@ -43,6 +45,7 @@ class AgentAttention:
     merge_attn: bool = setting(True, "flag", "Merge self-attention", "on: where the time goes")
     merge_crossattn: bool = setting(False, "flag", "Merge cross-attention", "on: little time, prompt details suffer")
     merge_mlp: bool = setting(False, "flag", "Merge feed-forward", "on: some time, detail suffers")
+    agents: str = setting("merge", "choice", "Agents by", "pool: cheaper, evenly spread", choices=("merge", "pool"))
     k_scale2: float = setting(0.3, "number", "Second scale exponent", "lower: agents are told apart more sharply", -10, 10)
     k_shortcut: float = setting(0.075, "number", "Value shortcut", "higher: more of each token's own detail", 0)
     attn_precision: str | None = setting(None, "choice", "Agent precision", "fp32: slower, for SD2.1", choices=(None, "fp32"))

@@ -9,6 +9,7 @@ import torch
 
 from ..layout import RowStore
 from ..ops.agents import agents_pay
+from ..ops.downsampling import GridPool
 from ..ops.matching import match_tokens, random_offsets
 from ..ops.merging import MergePlan
 from ..sites import Site
@@ -35,7 +36,7 @@ class Plan:
 
     cut: Cut
     merging: MergePlan | None = None
-    agents: MergePlan | None = None
+    agents: MergePlan | GridPool | None = None
 
 
 def cut_for(h: int, w: int, settings: Any) -> Cut:
@@ -51,6 +52,8 @@ def cut_for(h: int, w: int, settings: Any) -> Cut:
     if agent_ratio is None:
         return Cut(tokens, merged, None)
     gone = min(int(tokens * agent_ratio), sources)
+    if settings.agents == "pool":
+        gone = tokens - -(-h // settings.sy) * -(-w // settings.sx)
     if agents_pay(tokens - gone, tokens - merged):
         return Cut(tokens, merged, gone)
     return Cut(tokens, merged, None, f"no agents: {tokens - gone} would not be fewer than half of {tokens - merged} tokens")
@@ -59,7 +62,8 @@ def cut_for(h: int, w: int, settings: Any) -> Cut:
 class Planner:
     """Makes and keeps the plans of one method.
 
-    settings: a config with ratio, sx, sy, use_rand, plan (``level`` | ``block``), plan_every, and agent_ratio when it forms agents.
+    settings: a config with ratio, sx, sy, use_rand, plan (``level`` | ``block``), plan_every; and agent_ratio and
+    agents when it forms agents.
     """
 
     def __init__(self, settings: Any) -> None:
@@ -85,26 +89,35 @@ class Planner:
         if cut.nothing:
             call.shared[key] = Plan(cut)
             return
-        slots = self._earlier(call, key)
-        if slots is None:
-            slots = self._match(call, site, x, cut)
-            self._keep(call, key, slots)
+        pool = None
+        if cut.agents_gone is not None and self.settings.agents == "pool":
+            pool = GridPool(h, w, self.settings.sx, self.settings.sy)
+            cuts = [cut.merged] if cut.merged else []
+        else:
+            cuts = [gone for gone in (cut.merged or None, cut.agents_gone) if gone is not None]
+        slots = self._slots(call, key, site, x, cuts) if cuts else None
         call.shared[key] = Plan(
             cut,
             MergePlan(slots[:, 0], cut.tokens - cut.merged) if cut.merged else None,
-            MergePlan(slots[:, 1], cut.tokens - cut.agents_gone) if cut.agents_gone is not None else None,
+            pool or (MergePlan(slots[:, -1], cut.tokens - cut.agents_gone) if cut.agents_gone is not None else None),
         )
 
     def _key(self, call: UNetCall, site: Site) -> Any:
         place = site.level if self.settings.plan == "level" else site.name
         return (id(self), place, call.grids.get(site))
 
-    def _match(self, call: UNetCall, site: Site, x: torch.Tensor, cut: Cut) -> torch.Tensor:
-        """[B, 2, N] slots of merging and of agents ([B, 1, N] without agents)."""
+    def _slots(self, call: UNetCall, key: Any, site: Site, x: torch.Tensor, cuts: list[int]) -> torch.Tensor:
+        """[B, len(cuts), N] position -> slot for each number of tokens that go; kept from an earlier step or matched now."""
+        slots = self._earlier(call, key)
+        if slots is None:
+            slots = self._match(call, site, x, cuts)
+            self._keep(call, key, slots)
+        return slots
+
+    def _match(self, call: UNetCall, site: Site, x: torch.Tensor, cuts: list[int]) -> torch.Tensor:
         s, (h, w) = self.settings, call.grids[site]
         offsets = random_offsets(h, w, s.sx, s.sy, call.step.index, site.level) if s.use_rand else None
         match = match_tokens(x, h, w, s.sx, s.sy, offsets)
-        cuts = [cut.merged] + ([] if cut.agents_gone is None else [cut.agents_gone])
         return torch.stack([match.slots(gone) for gone in cuts], 1)
 
     def _earlier(self, call: UNetCall, key: Any) -> torch.Tensor | None:
