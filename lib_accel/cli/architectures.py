@@ -36,7 +36,7 @@ def build_unet(name: str, backend: str, seed: int = 0) -> nn.Module:
     unet = {"ldm": _ldm_unet, "diffusers": _diffusers_unet}[backend](ARCHITECTURES[name]).eval().requires_grad_(False)
     for parameter in unet.parameters():
         # Zero-initialised layers would make everything behind them a multiplication by zero.
-        if parameter.ndim > 1 and not parameter.any():
+        if not parameter.is_meta and parameter.ndim > 1 and not parameter.any():
             nn.init.normal_(parameter, std=0.02)
     return unet
 

@@ -11,7 +11,9 @@ import torch
 
 from .. import sample
 from ..api import accelerated
+from ..families import family_of
 from ..presets import PRESETS, preset
+from ..sites import find_unet
 from .bench import DTYPES, machine, timed
 from .errors import CommandError
 from .models import open_pipeline
@@ -34,11 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    methods = {"plain": ()} | {name.lower(): preset(name) for name in args.preset}
+    for name in args.preset:
+        preset(name)
     _check(args)
     dtype = DTYPES[args.dtype or ("float16" if args.device.startswith("cuda") else "float32")]
     pipeline, what = open_pipeline(args.model, args.config, args.device, dtype)
-    print(f"Model: {what}.")
+    family = family_of(find_unet(pipeline), args.steps)
+    methods = {"plain": ()} | {name.lower(): preset(name, family) for name in args.preset}
+    print(f"Model: {what}. Presets for {family}.")
     drawings = draw(pipeline, methods, args, args.size or (512 if args.model is None else None))
     result = {"model": what, "prompt": args.prompt, "seed": args.seed, "steps": args.steps, "machine": machine()}
     result["pictures"] = _write(drawings, args.out)

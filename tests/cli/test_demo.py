@@ -10,7 +10,7 @@ from lib_accel.cli import models
 from lib_accel.cli.main import main
 from lib_accel.presets import PRESETS
 
-QUICK = ["--size", "128", "--steps", "2", "--repeats", "1"]
+QUICK = ["--size", "128", "--steps", "11", "--repeats", "1"]
 
 
 def test_demo_writes_pictures_grid_and_account(tmp_path, capsys):

@@ -1,0 +1,41 @@
+"""Presets exist for every family, can be applied, and know their models."""
+
+import pytest
+import torch
+from models import UNETS, call, inputs
+
+from lib_accel import SettingError, UnsupportedModelError, accelerated
+from lib_accel.cli.architectures import build_unet
+from lib_accel.families import FAMILIES, family_of
+from lib_accel.presets import PRESETS, preset
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_preset_of_every_family_applies(name, family):
+    unet = UNETS["diffusers"]()
+    with accelerated(unet, *preset(name.upper(), family)) as accelerator:
+        for timestep in (999, 700, 400, 100):
+            call(unet, inputs(timestep=timestep))
+    assert any(method["layers"] for method in accelerator.report().as_dict()["methods"])
+
+
+@pytest.mark.parametrize(("name", "family"), [("sd15", "sd1"), ("sd21", "sd2"), ("sdxl", "sdxl")])
+def test_family_of_the_known_shapes(name, family):
+    with torch.device("meta"):
+        unet = build_unet(name, "diffusers")
+    assert family_of(unet) == family
+    assert family_of(unet, steps=4) == "few-step" and family_of(unet, steps=25) == family
+
+
+def test_unknown_widths_count_as_sd1_and_what_is_no_unet_is_refused():
+    assert family_of(UNETS["ldm"]()) == "sd1"
+    with pytest.raises(UnsupportedModelError):
+        family_of(torch.nn.Linear(1, 1))
+
+
+def test_unknown_names_get_a_sentence():
+    with pytest.raises(SettingError, match=r"preset is 'turbo'; it must be one of quality, balanced, fast\."):
+        preset("turbo")
+    with pytest.raises(SettingError, match=r"family is 'flux'; it must be one of sd1"):
+        preset("fast", "flux")
