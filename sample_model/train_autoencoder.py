@@ -30,9 +30,14 @@ def crops(rng: np.random.Generator, side: int, count: int) -> torch.Tensor:
     while len(cut) < count:
         # Some scenes of half size: the U-Net's training begins on those.
         whole = 128 if side <= 128 and rng.random() < 0.2 else 256
-        picture = scenes.render(scenes.random_scene(rng), whole)
-        for _ in range(1 if side == whole else 2):
-            top, left = rng.integers(0, whole - side + 1, 2)
+        scene = scenes.random_scene(rng)
+        picture = scenes.render(scene, whole)
+        for item in scene.items if side < whole else scene.items[:1]:
+            # Mostly around an object: objects are a tenth of a scene, and nearly all there is to learn.
+            corner = np.array((item.y, item.x)) * whole - side / 2 + rng.uniform(-side / 3, side / 3, 2)
+            if rng.random() < 0.2:
+                corner = rng.uniform(0, whole - side + 1, 2)
+            top, left = np.clip(corner, 0, whole - side).astype(int)
             cut.append(picture[top : top + side, left : left + side])
     batch = torch.from_numpy(np.stack(cut[:count])).permute(0, 3, 1, 2)
     # Contiguous matters: the CPU convolutions of a channels-last batch take half as long again.

@@ -17,6 +17,7 @@ import torch
 from lib_accel.sample import captions, networks
 from lib_accel.sample.architecture import SCHEDULER, TOKENS
 from sample_model import latents, training
+from sample_model.attention import PlainAttention
 from sample_model.build_tokenizer import build
 from sample_model.folder import write_model
 
@@ -96,6 +97,8 @@ def main(argv: list | None = None) -> int:
     build(options.out / "tokenizer")
     tokenizer = networks.build_tokenizer(options.out / "tokenizer")
     modules = {"unet": networks.build_unet().to(device), "text_encoder": networks.build_text_encoder(tokenizer).to(device)}
+    if device.type == "cpu":
+        modules["unet"].set_attn_processor(PlainAttention())
     parameters = [parameter for module in modules.values() for parameter in module.parameters()]
     average = training.Average(modules, 0.998)
     optimizer = torch.optim.AdamW(parameters, lr=options.rate, betas=(0.9, 0.99), weight_decay=1e-2)
