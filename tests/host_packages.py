@@ -8,6 +8,7 @@ import sys
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 REPOSITORIES = {"sgm": "generative-models", "ldm": "stable-diffusion-stability-ai"}
@@ -21,6 +22,7 @@ def host_folder() -> Path | None:
     return Path(named) if named else None
 
 
+@lru_cache
 def unet_class(package: str) -> type:
     """UNetModel of the host's ``package`` (``sgm`` | ``ldm``). What was imported under that name before is there again afterwards."""
     with _packages_of(package):

@@ -28,8 +28,8 @@ def lively(model: nn.Module, seed: int = 0) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
-def ldm_unet(seed: int = 0, **changes) -> nn.Module:
-    """SD1-like LDM U-Net: attention at levels 0 and 1 and in the middle (level 2); 7 blocks of 2 heads."""
+def ldm_unet(seed: int = 0, unet_class: type | None = None, **changes) -> nn.Module:
+    """SD1-like LDM U-Net (or ``unet_class``): attention at levels 0 and 1 and in the middle (level 2); 7 blocks of 2 heads."""
     from ldm.modules.diffusionmodules.openaimodel import UNetModel
 
     shape = {
@@ -47,7 +47,7 @@ def ldm_unet(seed: int = 0, **changes) -> nn.Module:
         "use_checkpoint": False,
         "legacy": False,
     }
-    return lively(UNetModel(**(shape | changes)), seed)
+    return lively((unet_class or UNetModel)(**(shape | changes)), seed)
 
 
 def ldm_unet_sd2(seed: int = 0, **changes) -> nn.Module:
@@ -56,8 +56,31 @@ def ldm_unet_sd2(seed: int = 0, **changes) -> nn.Module:
     return ldm_unet(seed, **(sd2 | changes))
 
 
+def sgm_unet(seed: int = 0, unet_class: type | None = None, **changes) -> nn.Module:
+    """SDXL-like SGM U-Net (our twin's, or ``unet_class``): no attention at level 0, depths 1 and 2, extra vector `y`."""
+    import sgm_twin
+
+    shape = {
+        "in_channels": 4,
+        "out_channels": 4,
+        "model_channels": 32,
+        "attention_resolutions": [2, 4],
+        "num_res_blocks": 1,
+        "channel_mult": [1, 1, 1],
+        "transformer_depth": [0, 1, 2],
+        "num_head_channels": 16,
+        "use_spatial_transformer": True,
+        "num_classes": "sequential",
+        "adm_in_channels": WIDTH,
+        "use_linear_in_transformer": True,
+        "context_dim": WIDTH,
+        "use_checkpoint": False,
+    }
+    return lively((unet_class or sgm_twin.UNetModel)(**(shape | changes)), seed)
+
+
 def latent_diffusion(unet: nn.Module) -> nn.Module:
-    """A holder of the shape of LDM's LatentDiffusion: ``.model.diffusion_model``."""
+    """A holder of the shape of LDM's LatentDiffusion and SGM's engines: ``.model.diffusion_model``."""
     holder = nn.Module()
     holder.model = nn.Module()
     holder.model.diffusion_model = unet
@@ -174,6 +197,8 @@ def call(unet: nn.Module, given: SimpleNamespace | None = None, **more) -> torch
     given = given or inputs()
     with torch.no_grad():
         if hasattr(unet, "input_blocks"):
+            if getattr(unet, "num_classes", None):
+                more.setdefault("y", given.text[:, 0])
             return unet(given.latents, given.timestep, context=given.text, **more)
         if getattr(unet.config, "addition_embed_type", None):
             rows = given.latents.shape[0]
@@ -185,6 +210,7 @@ def call(unet: nn.Module, given: SimpleNamespace | None = None, **more) -> torch
 UNETS = {
     "ldm": ldm_unet,
     "ldm-sd2": ldm_unet_sd2,
+    "sgm": sgm_unet,
     "diffusers": diffusers_unet,
     "diffusers-sd2": diffusers_unet_sd2,
     "diffusers-sdxl": diffusers_unet_sdxl,

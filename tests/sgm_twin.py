@@ -64,7 +64,9 @@ class CrossAttention(nn.Module):
 
 
 class BasicTransformerBlock(nn.Module):
-    def __init__(self, dim: int, n_heads: int, d_head: int, context_dim: int, checkpoint: bool = True, disable_self_attn: bool = False) -> None:
+    def __init__(
+        self, dim: int, n_heads: int, d_head: int, context_dim: int, checkpoint: bool = True, disable_self_attn: bool = False
+    ) -> None:
         super().__init__()
         self.disable_self_attn, self.checkpoint = disable_self_attn, checkpoint
         self.attn1 = CrossAttention(dim, context_dim if disable_self_attn else None, n_heads, d_head)
@@ -91,7 +93,9 @@ class BasicTransformerBlock(nn.Module):
 
 
 class SpatialTransformer(nn.Module):
-    def __init__(self, in_channels: int, n_heads: int, d_head: int, depth: int, context_dim: int, use_linear: bool, use_checkpoint: bool) -> None:
+    def __init__(
+        self, in_channels: int, n_heads: int, d_head: int, depth: int, context_dim: int, use_linear: bool, use_checkpoint: bool
+    ) -> None:
         super().__init__()
         inner = n_heads * d_head
         self.use_linear = use_linear
@@ -118,7 +122,9 @@ class ResBlock(nn.Module):
     def __init__(self, channels: int, emb_channels: int, out_channels: int) -> None:
         super().__init__()
         self.updown = False
-        self.in_layers = nn.Sequential(nn.GroupNorm(min(32, channels), channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1))
+        self.in_layers = nn.Sequential(
+            nn.GroupNorm(min(32, channels), channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1)
+        )
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_channels, out_channels))
         self.out_layers = nn.Sequential(
             nn.GroupNorm(min(32, out_channels), out_channels), nn.SiLU(), nn.Conv2d(out_channels, out_channels, 3, padding=1)
@@ -179,6 +185,7 @@ class UNetModel(nn.Module):
         context_dim: int,
         adm_in_channels: int,
         num_head_channels: int = 64,
+        use_spatial_transformer: bool = True,
         num_classes: str = "sequential",
         use_linear_in_transformer: bool = True,
         use_checkpoint: bool = False,
