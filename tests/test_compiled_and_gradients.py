@@ -1,0 +1,134 @@
+"""Compiled code and training: everything stands down, with a sentence."""
+
+import models
+import pytest
+import torch
+
+from lib_accel import AgentAttention, TokenMerging, accelerated, is_patched
+
+both = pytest.mark.parametrize("kind", models.BOTH)
+COMPILED = "everything stood down: the U-Net is compiled"
+
+
+@pytest.fixture
+def eagerly():
+    """Compiled modules keep their marks but run as they are: compiling a U-Net takes a while."""
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+def test_really_compiled():
+    unet = models.ldm_unet()
+    plain = models.call(unet)
+    accelerator = accelerated(unet, AgentAttention(window=(0, 1)))
+    accelerator.sites[0].block.compile(backend="eager")
+    models.call(unet)
+    reasons = accelerator.report().as_dict()["methods"][0]["stood_down"]
+    assert reasons == {"input_blocks.1.1.transformer_blocks.0 is compiled": 1}
+    accelerator.remove()
+    torch.testing.assert_close(models.call(unet), plain)
+
+
+@both
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_unet_compiled_in_place(kind, when, eagerly):
+    unet = models.UNETS[kind]()
+    plain = models.call(unet)
+    if when == "before":
+        unet.compile(backend="eager")
+    with accelerated(unet, TokenMerging()) as accelerator:
+        if when == "after":
+            unet.compile(backend="eager")
+        assert torch.equal(models.call(unet), plain)
+        assert COMPILED in str(accelerator.report())
+    assert accelerator.report().as_dict()["methods"][0]["layers"] == 0
+
+
+@both
+def test_a_wrapper_around_the_unet(kind, eagerly):
+    unet = models.UNETS[kind]()
+    plain = models.call(unet)
+    compiled = torch.compile(unet, backend="eager")
+    with accelerated(compiled, TokenMerging()) as accelerator:
+        assert is_patched(unet)
+        assert torch.equal(models.call(compiled), plain)
+    assert COMPILED in str(accelerator.report())
+
+
+def test_a_pipeline_with_a_compiled_unet():
+    pipe = models.pipeline()
+    pipe.unet = torch.compile(pipe.unet, backend="eager")
+    with accelerated(pipe, TokenMerging()) as accelerator:
+        assert COMPILED in str(accelerator.report())
+
+
+@both
+@pytest.mark.parametrize("place", ["transformer_blocks.0", "attn1"])
+def test_compiled_parts(kind, place, eagerly):
+    unet = models.UNETS[kind]()
+    plain = models.call(unet)
+    with accelerated(unet, AgentAttention(window=(0, 1))) as accelerator:
+        for name, module in unet.named_modules():
+            if name.endswith(place) and module is not unet:
+                module.compile(backend="eager")
+        assert torch.equal(models.call(unet), plain)
+    assert "is compiled (1 layers)" in str(accelerator.report()) or "is compiled (3 layers)" in str(accelerator.report())
+    assert accelerator.report().as_dict()["methods"][0]["layers"] == 0
+
+
+def test_wrappers_around_blocks(eagerly):
+    unet = models.ldm_unet()
+    plain = models.call(unet)
+    for name, module in list(unet.named_modules()):
+        if name.endswith("transformer_blocks"):
+            module[0] = torch.compile(module[0], backend="eager")
+    with accelerated(unet, TokenMerging()) as accelerator:
+        assert len(accelerator.sites) == 7
+        torch.testing.assert_close(models.call(unet), plain)
+    assert "is compiled" in str(accelerator.report())
+
+
+def test_a_compiled_stage(eagerly):
+    """What contains the block is compiled: its hooks would not act."""
+    unet = models.diffusers_unet()
+    unet.down_blocks[0].compile(backend="eager")
+    unet.up_blocks[2] = torch.compile(unet.up_blocks[2], backend="eager")
+    with accelerated(unet, TokenMerging(max_downsample=2)) as accelerator:
+        assert len(accelerator.sites) == 7
+        models.call(unet)
+    reasons = accelerator.report().as_dict()["methods"][0]["stood_down"]
+    assert reasons == {"down_blocks.0 is compiled": 1, "up_blocks.2 is compiled": 2}
+
+
+@both
+def test_training(kind):
+    unet = models.UNETS[kind]().requires_grad_(True)
+    given = models.inputs()
+
+    def gradients():
+        unet.zero_grad()
+        out = unet(given.latents, given.timestep, given.text)
+        (out if isinstance(out, torch.Tensor) else out.sample).square().sum().backward()
+        return [parameter.grad.clone() for parameter in unet.parameters()]
+
+    plain = gradients()
+    with accelerated(unet, AgentAttention(window=(0, 1))) as accelerator:
+        assert all(torch.equal(a, b) for a, b in zip(gradients(), plain))
+        report = accelerator.report()
+        assert "everything stood down: gradients are enabled (run under torch.no_grad())" in str(report)
+        assert report.as_dict()["methods"][0]["layers"] == 0
+        models.call(unet)
+        assert accelerator.report().as_dict()["methods"][0]["layers"] == 3
+    assert all(torch.equal(a, b) for a, b in zip(gradients(), plain))
+
+
+@both
+def test_inference_mode(kind):
+    unet = models.UNETS[kind]()
+    with accelerated(unet, TokenMerging(plan_every=2)):
+        enabled = models.one_pass(unet)
+        with torch.inference_mode():
+            assert torch.equal(models.one_pass(unet), enabled)
+        with torch.inference_mode():
+            first = models.call(unet, models.inputs(timestep=999))
+        assert torch.equal(torch.stack([first, models.call(unet, models.inputs(timestep=399))]), enabled)
