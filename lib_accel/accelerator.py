@@ -21,7 +21,7 @@ from .methods.base import HostTraits, Runner, UNetCall
 from .report import Report
 from .schedule import Step, StepClock, timestep_value
 from .settings import SettingError
-from .sites import PARTS, Site, compiled_part, find_unet, is_compiled
+from .sites import PARTS, Site, find_unet, is_compiled, out_of_reach
 from .threads import is_inside
 from .thresholds import Thresholds
 from .timing import Stopwatch
@@ -189,8 +189,7 @@ class Accelerator:
                 wanted = runner.wants(site, self._finest)
                 if not wanted:
                     continue
-                compiled = compiled_part(unet, site)
-                refusal = f"{compiled} is compiled" if compiled else self._auto.refusal(runner.account.name, site, sample)
+                refusal = out_of_reach(unet, site) or self._auto.refusal(runner.account.name, site, sample)
                 if refusal:
                     runner.account.stood_down(refusal, site.name)
                     continue

@@ -68,18 +68,20 @@ def is_compiled(module: nn.Module | None) -> bool:
     return getattr(module, "_compiled_call_impl", None) is not None or hasattr(module, "_orig_mod")
 
 
-def compiled_part(unet: nn.Module, site: Site) -> str | None:
-    """What of the way from ``unet`` to the layers of ``site`` is compiled (a module path, ``attn1`` ...), or None.
+def out_of_reach(unet: nn.Module, site: Site) -> str | None:
+    """Why nothing can be put on ``site``'s layers now (a short clause), or None.
 
-    Python's hooks do not act inside compiled code, or stay for ever in it.
+    Python's hooks do not act inside compiled code, or stay for ever in it; a block that was exchanged is not the one that runs.
     """
     module, path = unet, []
     for piece in site.name.split("."):
         module = getattr(module, piece, None)
         path.append(piece)
         if is_compiled(module):
-            return ".".join(path)
-    return next((part for part in PARTS if is_compiled(site.part(part))), None)
+            return f"{'.'.join(path)} is compiled"
+    if module is None or module is not site.block:
+        return "the block was exchanged after the methods were applied"
+    return next((f"{part} is compiled" for part in PARTS if is_compiled(site.part(part))), None)
 
 
 def find_unet(model: Any) -> nn.Module:

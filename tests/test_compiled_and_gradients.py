@@ -1,5 +1,7 @@
 """Compiled code and training: everything stands down, with a sentence."""
 
+import copy
+
 import models
 import pytest
 import torch
@@ -13,6 +15,8 @@ COMPILED = "everything stood down: the U-Net is compiled"
 @pytest.fixture
 def eagerly():
     """Compiled modules keep their marks but run as they are: compiling a U-Net takes a while."""
+    if not hasattr(torch.compiler, "set_stance"):
+        pytest.skip("this torch cannot run compiled modules eagerly")
     with torch.compiler.set_stance("force_eager"):
         yield
 
@@ -98,6 +102,17 @@ def test_a_compiled_stage(eagerly):
         models.call(unet)
     reasons = accelerator.report().as_dict()["methods"][0]["stood_down"]
     assert reasons == {"down_blocks.0 is compiled": 1, "up_blocks.2 is compiled": 2}
+
+
+def test_a_block_that_was_exchanged():
+    unet = models.ldm_unet()
+    with accelerated(unet, TokenMerging()) as accelerator:
+        blocks = unet.input_blocks[1][1].transformer_blocks
+        blocks[0] = copy.deepcopy(blocks[0])
+        models.call(unet)
+    method = accelerator.report().as_dict()["methods"][0]
+    assert method["stood_down"] == {"the block was exchanged after the methods were applied": 1}
+    assert method["layers"] == 2
 
 
 @both

@@ -104,7 +104,7 @@ def test_the_size_may_change_from_call_to_call(kind):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("kind", models.UNETS)
-@every_method
+@pytest.mark.parametrize("method", ["agents", "everywhere"])
 def test_half_precision(kind, method, dtype, monkeypatch):
     # LDM's own attention mixes float32 and half precision, which CPUs refuse.
     monkeypatch.setattr("ldm.modules.attention.CrossAttention.forward", models.host_forward([]))

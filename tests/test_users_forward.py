@@ -81,6 +81,44 @@ def test_a_forward_put_on_and_taken_off_while_patched(kind):
         assert torch.equal(models.call(unet), enabled)
 
 
+def test_a_forward_of_the_unet_itself():
+    """ControlNet puts its own loop over the stages there, with more arguments, and may run the model twice."""
+    unet = models.ldm_unet()
+    original = unet.forward
+
+    def forward(x, timesteps=None, context=None, only_mid_control=False, **kwargs):
+        original(x, timesteps, context)
+        return 2 * original(x, timesteps=timesteps, context=context)
+
+    with accelerated(unet, AgentAttention(window=(0, 1))) as accelerator:
+        enabled = models.call(unet)
+        unet.forward = forward
+        assert torch.equal(models.call(unet, only_mid_control=True), 2 * enabled)
+        assert accelerator.report().as_dict()["unet_calls"] == 2
+
+
+@both
+def test_a_unet_called_within_itself(kind):
+    """What remains of the outer call runs plain; nothing is left."""
+    unet = models.UNETS[kind]()
+    before = fingerprint(unet)
+    layer, inner = layers(unet, "attn2")[0], []
+
+    def again(*_):
+        if not inner:
+            inner.append(None)
+            inner.append(models.call(unet))
+
+    with accelerated(unet, AgentAttention(window=(0, 1))):
+        alone = models.call(unet)
+        handle = layer.register_forward_hook(again)
+        assert torch.isfinite(models.call(unet)).all()
+        handle.remove()
+        assert torch.equal(inner[1], alone)
+        assert torch.equal(models.call(unet), alone)
+    assert not differences(before, fingerprint(unet))
+
+
 @both
 @pytest.mark.parametrize("projection", ["attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "attn2.to_q", "ff.net.2"])
 def test_lora_by_hook_equals_lora_in_the_weights(kind, projection):
