@@ -100,6 +100,27 @@ def test_single_step_runs_are_passes():
     assert accelerator.report().as_dict()["passes"] == 3
 
 
+def test_tiles_of_one_step_do_not_share_what_is_kept():
+    """A panorama calls the U-Net once per tile at every timestep."""
+    pipe = models.pipeline()
+    models.picture(pipe, 1)  # so that the pipeline tells whose rows it runs
+    pipe.scheduler.set_timesteps(4)
+
+    def run(tiles):
+        pictures = []
+        with accelerated(pipe, TokenMerging(plan_every=4)):
+            for timestep in pipe.scheduler.timesteps:
+                for factor in tiles:
+                    given = models.inputs(timestep=float(timestep))
+                    given.latents = given.latents.roll(factor, 2) * factor
+                    pictures.append(models.call(pipe.unet, given))
+        return torch.stack(pictures)
+
+    both = run([1, -3])
+    torch.testing.assert_close(both[0::2], run([1]))
+    torch.testing.assert_close(both[1::2], run([-3]))
+
+
 @pytest.mark.parametrize("guidance", [1.0, 5.0])
 @pytest.mark.parametrize("kind", ["StableDiffusionPipeline", "StableDiffusionXLPipeline"])
 def test_counts_are_exact(kind, guidance):

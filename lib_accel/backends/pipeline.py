@@ -19,6 +19,9 @@ class PipelineView:
         self._schedule: torch.Tensor | None = None
         self._values: list[float] = []
         self._positions: dict[float, int] = {}
+        self._place: int | None = None
+        self._calls_here = 0
+        self._more_calls_than_scheduled = False
 
     def step(self, clock: StepClock, timestep: Any) -> Step | None:
         """The step of a U-Net call at ``timestep``: its place among the distinct timesteps of the schedule, or None when it has none.
@@ -31,9 +34,14 @@ class PipelineView:
         if schedule is not self._schedule:
             # Schedulers make a new tensor for every run of the pipeline.
             clock.new_pass()
+            self._place = None
             self._schedule, self._values = schedule, schedule.flatten().tolist()
             self._positions = {value: place for place, value in enumerate(dict.fromkeys(self._values))}
-        place = self._positions.get(self._read(timestep))
+        value = self._read(timestep)
+        place = self._positions.get(value)
+        self._calls_here = self._calls_here + 1 if place == self._place else 1
+        self._place = place
+        self._more_calls_than_scheduled = self._calls_here > max(1, self._values.count(value))
         return None if place is None else clock.at_schedule(place, len(self._positions))
 
     def _read(self, timestep: Any) -> float | None:
@@ -47,8 +55,13 @@ class PipelineView:
         return timestep_value(timestep)
 
     def rows(self, count: int) -> Layout | None:
-        """The rows of a U-Net call of ``count`` rows, or None when this kind of pipeline does not tell."""
+        """The rows of a U-Net call of ``count`` rows, or None when this kind of pipeline does not tell.
+
+        Nor when the U-Net is called more often than the schedule says: then a call holds a tile, or only some of the rows.
+        """
         pipeline = self._pipeline()
+        if self._more_calls_than_scheduled:
+            return None
         try:
             guided = bool(pipeline.do_classifier_free_guidance)
         except AttributeError:
