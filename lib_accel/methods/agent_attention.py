@@ -45,7 +45,7 @@ class AgentAttention:
     merge_attn: bool = setting(True, "flag", "Merge self-attention", "on: where the time goes")
     merge_crossattn: bool = setting(False, "flag", "Merge cross-attention", "on: little time, prompt details suffer")
     merge_mlp: bool = setting(False, "flag", "Merge feed-forward", "on: some time, detail suffers")
-    agents: str = setting("merge", "choice", "Agents by", "pool: cheaper, evenly spread", choices=("merge", "pool"))
+    agents: str = setting("merge", "choice", "Formed by", "pool: cheaper, evenly spread", choices=("merge", "pool"))
     k_scale2: float = setting(0.3, "number", "Second scale exponent", "lower: agents are told apart more sharply", -10, 10)
     k_shortcut: float = setting(0.075, "number", "Value shortcut", "higher: more of each token's own detail", 0)
     attn_precision: str | None = setting(None, "choice", "Agent precision", "fp32: slower, for SD2.1", choices=(None, "fp32"))
