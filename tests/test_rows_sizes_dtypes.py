@@ -7,7 +7,7 @@ import torch
 
 from lib_accel import AgentAttention, TokenMerging, accelerated
 
-every_method = pytest.mark.parametrize("method", ["agents", "merging", "everywhere"])
+every_method = pytest.mark.parametrize("method", ["agents", "downsampling", "everywhere"])
 
 
 def computes(dtype):
