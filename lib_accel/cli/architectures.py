@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+
+from .errors import CommandError
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,16 @@ ARCHITECTURES = {
 }
 
 
-def build_unet(name: str, backend: str, seed: int = 0) -> nn.Module:
-    """The U-Net of architecture ``name`` for ``backend`` (``ldm`` | ``diffusers``), random weights, eval mode, on the CPU in float32."""
+def build_unet(name: str, backend: str, seed: int = 0, device: str = "cpu") -> nn.Module:
+    """The U-Net of architecture ``name`` for ``backend`` (``ldm`` | ``diffusers``), random weights, eval mode, in float32.
+
+    device: ``cpu``, or ``meta`` for the shapes alone. ``ldm`` knows no SDXL: CommandError.
+    """
     torch.manual_seed(seed)
-    unet = {"ldm": _ldm_unet, "diffusers": _diffusers_unet}[backend](ARCHITECTURES[name]).eval().requires_grad_(False)
+    with torch.device(device):
+        unet = {"ldm": _ldm_unet, "diffusers": _diffusers_unet}[backend](ARCHITECTURES[name]).eval().requires_grad_(False)
+    if device == "meta":
+        return unet
     for parameter in unet.parameters():
         # Zero-initialised layers would make everything behind them a multiplication by zero.
         if not parameter.is_meta and parameter.ndim > 1 and not parameter.any():
@@ -41,32 +48,11 @@ def build_unet(name: str, backend: str, seed: int = 0) -> nn.Module:
     return unet
 
 
-def unet_inputs(
-    name: str, backend: str, size: int, batch: int, dtype: torch.dtype, device: str, seed: int = 0
-) -> Callable[[nn.Module], Any]:
-    """A function that calls a U-Net once on fixed random latents of ``size`` x ``size`` pixels, ``batch`` rows."""
-    shape = ARCHITECTURES[name]
-    generator = torch.Generator().manual_seed(seed)
-
-    def noise(*dims: int) -> torch.Tensor:
-        return torch.randn(dims, generator=generator).to(device, dtype)
-
-    x, context = noise(batch, 4, size // 8, size // 8), noise(batch, 77, shape.context)
-    if backend == "ldm":
-        timesteps = torch.full((batch,), 500.0, device=device)
-        return lambda unet: unet(x, timesteps, context=context)
-    extra = None
-    if shape.pooled:
-        ids = torch.tensor([[size, size, 0, 0, size, size]] * batch, device=device, dtype=dtype)
-        extra = {"text_embeds": noise(batch, 1280), "time_ids": ids}
-    return lambda unet: unet(x, 500, context, added_cond_kwargs=extra).sample
-
-
 def _ldm_unet(shape: Architecture) -> nn.Module:
     from ldm.modules.diffusionmodules.openaimodel import UNetModel
 
     if shape.pooled:
-        raise ValueError("this LDM release has no SDXL U-Net; use the diffusers one")
+        raise CommandError("--backend is 'ldm'; it has no SDXL U-Net, take diffusers.")
     resolutions = [2**level for level, depth in enumerate(shape.depths) if depth]
     return UNetModel(
         image_size=32,

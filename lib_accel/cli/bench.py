@@ -1,190 +1,154 @@
-"""`bench`: U-Net calls with and without methods, in turn, in one process, against PyTorch's scaled-dot-product attention."""
+"""`bench`: U-Net calls and whole generations under several variants, in turn, against PyTorch's scaled-dot-product attention."""
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
-import platform
-import statistics
-import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from functools import partial
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from ..api import accelerated
-from ..methods import AgentAttention, TokenMerging
-from .architectures import ARCHITECTURES, build_unet, unet_inputs
+from ..families import family_of
+from ..presets import PRESETS
+from ..sites import find_unet
+from .architectures import ARCHITECTURES, build_unet
+from .errors import CommandError
+from .measuring import machine, measure
+from .models import open_pipeline
+from .variants import METHODS, Variant, parse_variant
+from .workloads import as_hosts_run_it, work_for
 
 WARM_UP_SIZE = 256
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--arch", choices=ARCHITECTURES, default="sd15", help="shape of the U-Net (random weights)")
-    parser.add_argument("--backend", choices=("ldm", "diffusers"), default="diffusers", help="whose U-Net class")
-    parser.add_argument("--size", type=int, nargs="+", default=[512], help="pixels a side, multiples of 64")
-    parser.add_argument("--batch", type=int, default=2, help="rows of a U-Net call (2: one guided picture)")
-    parser.add_argument("--runs", type=int, default=5, help="counted calls of each variant")
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["plain", "agent", "merging"], help="what to time")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser.add_argument("--arch", choices=ARCHITECTURES, help="shape of a U-Net with random weights (default: sd15)")
+    parser.add_argument("--backend", choices=("ldm", "diffusers"), default="diffusers", help="with --arch: whose U-Net class")
+    parser.add_argument("--model", type=Path, help="instead of --arch: a diffusers folder or a .safetensors checkpoint")
+    parser.add_argument("--config", type=Path, help="with a checkpoint: a diffusers folder of the same kind of model")
+    parser.add_argument("--size", type=int, nargs="+", default=[512], help="pixels a side, multiples of 8 (ldm: of 64)")
+    parser.add_argument("--batch", type=int, nargs="+", default=[2], help="rows of a U-Net call (2: one guided picture)")
+    parser.add_argument("--dtype", nargs="+", choices=DTYPES, help="default: float16 on a GPU, else float32")
+    parser.add_argument("--whole", action="store_true", help="time whole generations instead of single U-Net calls")
+    parser.add_argument("--steps", type=int, default=20, help="with --whole: steps of a generation")
+    parser.add_argument("--guidance", type=float, default=5.0, help="with --whole: scale, 1 or less for none")
+    parser.add_argument("--runs", type=int, default=5, help="counted runs of each variant")
+    parser.add_argument(
+        "--variants",
+        nargs="+",
+        default=["plain", "agent", "merging"],
+        metavar="VARIANT",
+        help=f"plain, presets ({', '.join(PRESETS)}), methods ({', '.join(METHODS)}) such as merging:ratio=0.5, "
+        "joined by + and placed in the pass by @0.5, peers (tomesd) and limits (no-self-attention)",
+    )
+    parser.add_argument("--memory", action="store_true", help="also take the peak memory, in one more run of each variant")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's)")
     parser.add_argument("--json", type=Path, help="also write the results there")
+    parser.add_argument("--markdown", type=Path, help="also write the table there")
 
 
 def run(args: argparse.Namespace) -> int:
+    _check(args)
     if args.threads:
         torch.set_num_threads(args.threads)
-    unet = build_unet(args.arch, args.backend).to(args.device, DTYPES[args.dtype])
+    dtypes = args.dtype or ["float16" if args.device.startswith("cuda") else "float32"]
+    model, what = _open(args, DTYPES[dtypes[0]])
+    variants = _variants(args, find_unet(model))
     rows = []
-    with class_level_sdpa() if args.backend == "ldm" else nullcontext():
-        for size in args.size:
-            inputs = partial(unet_inputs, args.arch, args.backend, batch=args.batch, dtype=DTYPES[args.dtype], device=args.device)
-            # A GPU chooses its kernels by size; a processor only needs its code and memory warmed.
-            warm_up = inputs(size=size if args.device != "cpu" else min(size, WARM_UP_SIZE))
-            rows += measure(unet, inputs(size=size), warm_up, {name: VARIANTS[name] for name in args.variants}, args.runs, size)
-    result = {"settings": {k: str(v) for k, v in vars(args).items()}, "machine": machine(), "rows": rows}
+    for dtype in dtypes:
+        _cast(model, DTYPES[dtype])
+        with as_hosts_run_it(find_unet(model), args.device, DTYPES[dtype]):
+            for size, batch in product(args.size, args.batch):
+                rows += [
+                    {"size": size, "batch": batch, "dtype": dtype} | row
+                    for row in _measure(args, model, variants, size, batch, DTYPES[dtype])
+                ]
+    settings = {key: [str(v) for v in value] if isinstance(value, list) else str(value) for key, value in vars(args).items()}
+    result = {"what": what, "settings": settings, "machine": machine(), "rows": rows}
     print(table(result))
     if args.json:
-        args.json.write_text(json.dumps(result, indent=1) + "\n")
+        args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    if args.markdown:
+        args.markdown.write_text(table(result) + "\n", encoding="utf-8")
     return 0
 
 
-def measure(unet: nn.Module, call: Callable, warm_up: Callable, variants: dict[str, Callable], runs: int, size: int) -> list[dict]:
-    """Time ``call`` under ``variants`` in turn, ``runs`` times after one uncounted ``warm_up`` each. A row of numbers per variant."""
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
-    accounts: dict[str, str] = {}
-    with torch.no_grad():
-        for turn in range(runs + 1):
-            for name, variant in variants.items():
-                work = call if turn else warm_up
-                with variant(unet) as account:
-                    spent = timed(partial(work, unet))
-                    accounts[name] = str(account.report()) if hasattr(account, "report") else ""
-                if turn:
-                    seconds[name].append(spent)
-                    print(f"  {size} px, turn {turn} of {runs}: {name} {spent:.2f} s", flush=True)
-    best = {name: min(times) for name, times in seconds.items()}
-    first = next(iter(variants))
-    return [
-        {
-            "size": size,
-            "variant": name,
-            "seconds": times,
-            "min": best[name],
-            "median": statistics.median(times),
-            "ratio_of_min": best[first] / best[name],
-            "ratio_of_median": statistics.median(seconds[first]) / statistics.median(times),
-            "spread": (max(times) - best[name]) / best[name],
-            "account": accounts[name],
-        }
-        for name, times in seconds.items()
-    ]
+def _check(args: argparse.Namespace) -> None:
+    if args.model is not None and args.arch is not None:
+        raise CommandError("--arch and --model name two models; give one of them.")
+    # LDM's own U-Net joins grids of equal size only, and has three halvings.
+    multiple = 64 if args.backend == "ldm" and args.model is None else 8
+    for size in args.size:
+        if size < 64 or size % multiple:
+            raise CommandError(f"--size is {size}; it must be a multiple of {multiple} from 64 on.")
+    numbers = [("batch", batch, 1024) for batch in args.batch] + [("steps", args.steps, 1000), ("runs", args.runs, 1000)]
+    if args.threads is not None:
+        numbers.append(("threads", args.threads, 1024))
+    for name, value, most in numbers:
+        if not 1 <= value <= most:
+            raise CommandError(f"--{name} is {value}; it must be a whole number from 1 to {most}.")
+    if not 0 <= args.guidance <= 100:
+        raise CommandError(f"--guidance is {args.guidance}; it must be a number from 0 to 100.")
+    odd = next((batch for batch in args.batch if batch % 2), None)
+    if args.whole and args.guidance > 1 and odd:
+        raise CommandError(f"--batch is {odd}; with guidance a picture takes two rows, so it must be even.")
 
 
-def timed(work: Callable) -> float:
-    """Seconds of ``work``, to the end of what it started on a GPU."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    begin = time.perf_counter()
-    work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - begin
+def _open(args: argparse.Namespace, dtype: torch.dtype) -> tuple[Any, str]:
+    """The pipeline of --model or the U-Net of --arch, and a line about it."""
+    if args.model is not None:
+        return open_pipeline(args.model, args.config, args.device, dtype)
+    name = args.arch or "sd15"
+    return build_unet(name, args.backend).to(args.device), f"{name} ({args.backend}), random weights"
 
 
-@contextmanager
-def class_level_sdpa() -> Iterator[None]:
-    """LDM's CrossAttention on scaled-dot-product attention, put in at class level as the WebUI does."""
-    from ldm.modules.attention import CrossAttention
-
-    def forward(self, x, context=None, mask=None, **kwargs):
-        context = x if context is None else context
-        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (self.to_q(x), self.to_k(context), self.to_v(context)))
-        out = F.scaled_dot_product_attention(q, k, v)
-        return self.to_out(out.transpose(1, 2).flatten(2))
-
-    before = CrossAttention.forward
-    CrossAttention.forward = forward
-    try:
-        yield
-    finally:
-        CrossAttention.forward = before
+def _cast(model: Any, dtype: torch.dtype) -> None:
+    """A U-Net, or every network of a pipeline, in ``dtype``. By way of the base class: diffusers' own `to` warns for nothing."""
+    for network in [model] if isinstance(model, nn.Module) else model.components.values():
+        if isinstance(network, nn.Module):
+            nn.Module.to(network, dtype)
 
 
-@contextmanager
-def _tomesd(unet: nn.Module) -> Iterator[None]:
-    import tomesd
-
-    # tomesd knows a diffusers U-Net as it is, an LDM one only inside its model.
-    model = unet
-    if not hasattr(unet, "down_blocks"):
-        model = nn.Module()
-        model.model = nn.Module()
-        model.model.diffusion_model = unet
-    tomesd.apply_patch(model, ratio=0.5)
-    try:
-        yield
-    finally:
-        tomesd.remove_patch(model)
+def _variants(args: argparse.Namespace, unet: nn.Module) -> list[Variant]:
+    family = family_of(unet, args.steps if args.whole else None)
+    variants = [parse_variant(text, family) for text in dict.fromkeys(args.variants)]
+    for variant in variants:
+        if args.whole and variant.at is not None:
+            raise CommandError(f"variant is {variant.name!r}; @ places a single U-Net call and does not go with --whole.")
+    return variants
 
 
-@contextmanager
-def _no_self_attention(unet: nn.Module) -> Iterator[None]:
-    """The limit of whatever spares self-attention: its layers return their input."""
-    with ExitStack() as stack:
-        for name, layer in unet.named_modules():
-            if name.endswith(".attn1"):
-                layer.forward = lambda x, *args, **kwargs: x
-                stack.callback(layer.__dict__.pop, "forward")
-        yield
+def _measure(args: argparse.Namespace, model: Any, variants: list[Variant], size: int, batch: int, dtype: torch.dtype) -> list[dict]:
+    steps = args.steps if args.whole else None
+    work = work_for(model, size, batch, dtype, args.device, steps, args.guidance)
+    # A GPU chooses its kernels by size; a processor only needs its code and memory warmed.
+    warm_size = size if args.device.startswith("cuda") else min(size, WARM_UP_SIZE)
+    warm_up = work_for(model, warm_size, batch, dtype, args.device, steps and min(steps, 2), args.guidance)
+    label = f"{size} px, batch {batch}, {str(dtype).removeprefix('torch.')}"
+    return measure(model, work, warm_up, variants, args.runs, args.device if args.memory else None, label)
 
 
-def _methods(*methods) -> Callable[[nn.Module], AbstractContextManager]:
-    return lambda unet: accelerated(unet, *methods, auto=False)
-
-
-VARIANTS: dict[str, Callable[[nn.Module], AbstractContextManager]] = {
-    "plain": lambda unet: nullcontext(),
-    "agent": _methods(AgentAttention(ratio=0.4, agent_ratio=0.95, sx=4, sy=4, window=(0, 1))),
-    "merging": _methods(TokenMerging(ratio=0.5)),
-    "merging-per-block": _methods(TokenMerging(ratio=0.5, plan="block")),
-    "tomesd": _tomesd,
-    "no-self-attention": _no_self_attention,
-}
-
-
-def machine() -> dict[str, str]:
-    """What the numbers were measured on."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
-    return {
-        "date": datetime.date.today().isoformat(),
-        "device": device,
-        "threads": str(torch.get_num_threads()),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
-
-
-def table(result: dict) -> str:
+def table(result: dict[str, Any]) -> str:
     """The results as a Markdown table; the ratio is the first variant's time over this one's."""
     s, m = result["settings"], result["machine"]
+    of = f"generations of {s['steps']} steps, guidance {s['guidance']}" if s["whole"] == "True" else "single U-Net calls"
+    memory = any(row["peak_mib"] is not None for row in result["rows"])
+    head = ["size", "batch", "dtype", "variant", "min s", "median s", "spread", "ratio (min)", "ratio (median)"]
+    head += ["peak MiB"] if memory else []
     lines = [
-        f"{s['arch']} ({s['backend']}), batch {s['batch']}, {s['dtype']}; "
-        f"{m['device']}, {m['threads']} threads, torch {m['torch']}, {m['date']}",
+        f"{result['what']}; {of}; {m['device']}, {m['threads']} threads, torch {m['torch']}, {m['date']}",
         "",
-        "| size | variant | min s | median s | spread | ratio (min) | ratio (median) |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        f"| {' | '.join(head)} |",
+        f"|{' --- |' * len(head)}",
     ]
     for row in result["rows"]:
-        lines.append(
-            f"| {row['size']} | {row['variant']} | {row['min']:.2f} | {row['median']:.2f} | {row['spread']:.0%} "
-            f"| {row['ratio_of_min']:.2f} | {row['ratio_of_median']:.2f} |"
-        )
+        cells = [str(row["size"]), str(row["batch"]), row["dtype"], row["variant"], f"{row['min']:.3g}", f"{row['median']:.3g}"]
+        cells += [f"{row['spread']:.0%}", f"{row['ratio_of_min']:.2f}", f"{row['ratio_of_median']:.2f}"]
+        cells += [f"{row['peak_mib']:.0f}"] if memory else []
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -10,9 +10,10 @@ import torch
 from ..api import accelerated
 from ..methods import AgentAttention, TokenDownsampling, TokenMerging
 from ..thresholds import NEVER, device_name, write_own
-from .architectures import ARCHITECTURES, Architecture, build_unet, unet_inputs
-from .bench import timed
+from .architectures import ARCHITECTURES, Architecture, build_unet
 from .errors import CommandError
+from .inputs import UNetInputs
+from .measuring import timed
 
 # The top level of SD1.x alone: three transformer blocks of 320 channels between their convolutions.
 TOP_LEVEL = Architecture((320,), (1,), None, 8, 768)
@@ -54,7 +55,7 @@ def measure(device: torch.device, sides: list[int], runs: int) -> dict[str, dict
     ratios: dict[str, dict[int, float]] = {method: {} for method in METHODS}
     with torch.no_grad():
         for side in sides:
-            call = unet_inputs("top-level", "diffusers", side * 8, 2, dtype, device)
+            call = UNetInputs(unet, side * 8, 2, dtype, device)
             seconds: dict[str, list[float]] = {name: [] for name in ("plain", *METHODS)}
             for turn in range(runs + 1):
                 for name, spent in seconds.items():

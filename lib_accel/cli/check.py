@@ -6,6 +6,7 @@ import argparse
 import copy
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ..accelerator import Accelerator
 from ..api import accelerated, is_patched
 from ..methods import AgentAttention, TokenDownsampling, TokenMerging
 from ..sites import find_unet
+from .inputs import UNetInputs
 from .models import open_pipeline
 
 METHODS = (
@@ -117,21 +119,7 @@ def failing_call_leaves_nothing(unet: nn.Module, call: Callable[[], torch.Tensor
 
 
 def inputs_for(unet: nn.Module, device: str, dtype: torch.dtype) -> Callable[[], torch.Tensor]:
-    """A function that calls a diffusers U-Net once on fixed random input of the model's own size."""
-    config = unet.config
-    size = min(int(config.sample_size) if isinstance(config.sample_size, int) else 64, 64)
-    generator = torch.Generator().manual_seed(0)
-
-    def noise(*dims: int) -> torch.Tensor:
-        return torch.randn(dims, generator=generator).to(device, dtype)
-
-    x, context = noise(2, config.in_channels, size, size), noise(2, 77, config.cross_attention_dim)
-    extra: dict[str, torch.Tensor] = {}
-    if config.addition_embed_type == "text_time":
-        ids = 6 if config.projection_class_embeddings_input_dim > 5 * config.addition_time_embed_dim else 5
-        width = config.projection_class_embeddings_input_dim - ids * config.addition_time_embed_dim
-        extra = {"text_embeds": noise(2, width), "time_ids": torch.zeros(2, ids, device=device, dtype=dtype)}
-    condition = None
-    if config.time_cond_proj_dim:
-        condition = noise(2, config.time_cond_proj_dim)
-    return lambda: unet(x, 500, context, timestep_cond=condition, added_cond_kwargs=extra or None).sample
+    """A function that calls a diffusers U-Net once on fixed random input of the model's own size, at most 64x64 latents."""
+    own = unet.config.sample_size
+    size = min(own if isinstance(own, int) else 64, 64)
+    return partial(UNetInputs(unet, 8 * size, 2, dtype, device), unet)

@@ -14,8 +14,9 @@ from ..api import accelerated
 from ..families import family_of
 from ..presets import PRESETS, preset
 from ..sites import find_unet
-from .bench import DTYPES, machine, timed
+from .bench import DTYPES
 from .errors import CommandError
+from .measuring import machine, timed
 from .models import open_pipeline
 
 

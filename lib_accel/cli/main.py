@@ -13,7 +13,8 @@ from .errors import CommandError
 COMMANDS = {
     "demo": "draw pictures plain and accelerated, side by side, with times",
     "check": "find a model's layers, apply and remove every method, compare",
-    "bench": "time U-Net calls with and without methods, interleaved",
+    "bench": "time U-Net calls and whole generations with and without methods, interleaved",
+    "info": "where attention sits, what a U-Net call multiplies, and what each preset leaves of it",
     "calibrate": "measure on this machine from what size on each method pays",
     "quality": "what each method changes in the pictures: distance, tone, detail, what they show, time",
 }

@@ -16,8 +16,9 @@ from .. import methods as techniques
 from .. import sample
 from ..api import accelerated
 from ..presets import PRESETS, preset
-from .bench import DTYPES, machine, timed
+from .bench import DTYPES
 from .errors import CommandError
+from .measuring import machine, timed
 from .models import open_pipeline
 
 METHODS = {name: getattr(techniques, name) for name in techniques.__all__ if name not in ("HostTraits",)}

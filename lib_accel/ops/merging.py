@@ -39,7 +39,7 @@ def _segment_mean(rows: torch.Tensor, members: torch.Tensor, starts: torch.Tenso
 
     embedding_bag walks a segment in one thread: no atomics, nothing gathered in memory.
     """
-    if rows.device.type == "cuda":
+    if rows.device.type in ("cuda", "meta"):
         return F.embedding_bag(members, rows, starts, mode="mean")
     if rows.device.type == "cpu":
         # On a CPU it keeps the sums of half precision rows in half precision, where they overflow.

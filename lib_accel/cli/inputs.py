@@ -1,0 +1,61 @@
+"""Fixed random input for one call of a U-Net of any library, of any size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+TEXT_TOKENS = 77
+
+
+class UNetInputs:
+    """Latents of ``size`` x ``size`` pixels, text and whatever else ``unet`` takes, for ``batch`` rows; calling it runs the U-Net.
+
+    size: a multiple of 8. The values are a function of ``seed`` alone, whatever the device.
+    """
+
+    def __init__(self, unet: nn.Module, size: int, batch: int, dtype: torch.dtype, device: str, seed: int = 0) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.batch, self._device, self._is_diffusers = batch, device, hasattr(unet, "down_blocks")
+
+        def noise(*dims: int) -> torch.Tensor:
+            return torch.randn(dims, generator=generator).to(device, dtype)
+
+        channels, width = _widths(unet)
+        self.latents = noise(batch, channels, size // 8, size // 8)
+        self._text = noise(batch, TEXT_TOKENS, width)
+        self._extra: dict[str, Any] = {}
+        if not self._is_diffusers:
+            if getattr(unet, "num_classes", None) is not None:
+                self._extra = {"y": noise(batch, _first_linear(unet.label_emb).in_features)}
+            return
+        config = unet.config
+        if config.addition_embed_type == "text_time":
+            count = 6 if config.projection_class_embeddings_input_dim > 5 * config.addition_time_embed_dim else 5
+            pooled = config.projection_class_embeddings_input_dim - count * config.addition_time_embed_dim
+            sizes = torch.tensor([[size, size, 0, 0, size, size][:count]] * batch).to(device, dtype)
+            self._extra["added_cond_kwargs"] = {"text_embeds": noise(batch, pooled), "time_ids": sizes}
+        if config.time_cond_proj_dim:
+            self._extra["timestep_cond"] = noise(batch, config.time_cond_proj_dim)
+
+    def __call__(self, unet: nn.Module, latents: torch.Tensor | None = None, timestep: float = 500) -> torch.Tensor:
+        """What ``unet`` predicts for ``latents`` (its own without) at ``timestep``."""
+        x = self.latents if latents is None else latents
+        if self._is_diffusers:
+            return unet(x, timestep, self._text, **self._extra).sample
+        steps = torch.full((self.batch,), float(timestep), device=self._device)
+        return unet(x, steps, context=self._text, **self._extra)
+
+
+def _widths(unet: nn.Module) -> tuple[int, int]:
+    """Channels of the latents, width of the text."""
+    if hasattr(unet, "down_blocks"):
+        return unet.config.in_channels, unet.config.cross_attention_dim
+    text = next(module for name, module in unet.named_modules() if name.endswith("attn2.to_k"))
+    return unet.input_blocks[0][0].in_channels, text.in_features
+
+
+def _first_linear(module: nn.Module) -> nn.Linear:
+    return next(m for m in module.modules() if isinstance(m, nn.Linear))

@@ -1,0 +1,63 @@
+"""What accelerations are compared with: the host's own attention, another library, and the limit of what can be won."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch.nn.functional as F
+from torch import nn
+
+from ..sites import find_unet
+
+
+@contextmanager
+def class_level_sdpa() -> Iterator[None]:
+    """LDM's CrossAttention on scaled-dot-product attention, put in at class level as the WebUI does."""
+    from ldm.modules.attention import CrossAttention
+
+    def forward(self, x, context=None, mask=None, **kwargs):
+        context = x if context is None else context
+        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (self.to_q(x), self.to_k(context), self.to_v(context)))
+        out = F.scaled_dot_product_attention(q, k, v)
+        return self.to_out(out.transpose(1, 2).flatten(2))
+
+    before = CrossAttention.forward
+    CrossAttention.forward = forward
+    try:
+        yield
+    finally:
+        CrossAttention.forward = before
+
+
+@contextmanager
+def tomesd_merging(model: Any) -> Iterator[None]:
+    """tomesd with half of the tokens merged and its own defaults."""
+    import tomesd
+
+    # tomesd knows a diffusers U-Net as it is, an LDM one only inside its model.
+    unet = target = find_unet(model)
+    if not hasattr(unet, "down_blocks"):
+        target = nn.Module()
+        target.model = nn.Module()
+        target.model.diffusion_model = unet
+    tomesd.apply_patch(target, ratio=0.5)
+    try:
+        yield
+    finally:
+        tomesd.remove_patch(target)
+
+
+@contextmanager
+def no_self_attention(model: Any) -> Iterator[None]:
+    """The limit of whatever spares self-attention: its layers return their input."""
+    with ExitStack() as stack:
+        for name, layer in find_unet(model).named_modules():
+            if name.endswith(".attn1"):
+                layer.forward = lambda x, *args, **kwargs: x
+                stack.callback(layer.__dict__.pop, "forward")
+        yield
+
+
+PEERS = {"tomesd": tomesd_merging, "no-self-attention": no_self_attention}

@@ -1,0 +1,109 @@
+"""Variants: what a model is run with, written as words. ``plain``, a preset, methods with their settings, a peer.
+
+    plain    balanced    merging:ratio=0.5,plan=block    agent:window=0-0.4+merging:ratio=0.4,window=0.4-1    balanced@0.5    tomesd
+
+``+`` joins methods. A method's window is the whole pass unless it is given. ``@`` says where in the pass a single U-Net call stands, as a
+fraction; without it, at the beginning.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from .. import methods as techniques
+from ..accelerator import Accelerator
+from ..api import accelerated
+from ..families import FAMILIES
+from ..presets import PRESETS, preset
+from .errors import CommandError
+from .peers import PEERS
+
+METHODS = {
+    "agent": techniques.AgentAttention,
+    "merging": techniques.TokenMerging,
+    "downsampling": techniques.TokenDownsampling,
+}
+# Finer than any sampler's steps, so that a fraction falls where it says.
+POSITIONS = 1000
+
+
+@dataclass(frozen=True)
+class Variant:
+    """methods: settings objects, empty for ``plain`` and for peers. at: fraction of the pass at which a single call stands, or None."""
+
+    name: str
+    methods: tuple[Any, ...] = ()
+    peer: str | None = None
+    at: float | None = None
+
+    @contextmanager
+    def on(self, model: Any) -> Iterator[Accelerator | None]:
+        """``model`` run with this variant; yields its accelerator, if it has one. Methods act wherever their settings say."""
+        if self.peer:
+            with PEERS[self.peer](model):
+                yield None
+        elif self.methods:
+            with accelerated(model, *self.methods, auto=False) as accelerator:
+                if self.at is not None:
+                    accelerator.step(min(int(self.at * POSITIONS), POSITIONS - 1), POSITIONS)
+                yield accelerator
+        else:
+            yield None
+
+
+def parse_variant(text: str, family: str = FAMILIES[0]) -> Variant:
+    """The variant that ``text`` names; presets are those for ``family``. CommandError or SettingError, one sentence."""
+    words, _, place = text.partition("@")
+    at = _fraction(text, place) if place or text.endswith("@") else None
+    if words in ("plain", *PEERS):
+        if at is not None:
+            raise CommandError(f"variant is {text!r}; @ goes with presets and methods.")
+        return Variant(text, peer=words if words in PEERS else None)
+    if words.lower() in PRESETS:
+        return Variant(text, preset(words, family), at=at)
+    return Variant(text, tuple(_method(text, part) for part in words.split("+")), at=at)
+
+
+def _fraction(text: str, place: str) -> float:
+    try:
+        at = float(place)
+    except ValueError:
+        at = -1.0
+    if not 0 <= at <= 1:
+        raise CommandError(f"variant is {text!r}; what follows @ must be a fraction of the pass from 0 to 1.")
+    return at
+
+
+def _method(text: str, part: str) -> Any:
+    """The settings object that ``part`` (``name`` or ``name:key=value,key=value``) of the variant ``text`` describes."""
+    name, _, settings = part.partition(":")
+    if name not in METHODS:
+        known = ", ".join(("plain", *PRESETS, *METHODS, *PEERS))
+        raise CommandError(f"variant is {text!r}; {name!r} must be one of {known}.")
+    fields = [field.name for field in dataclasses.fields(METHODS[name])]
+    given: dict[str, Any] = {"window": (0.0, 1.0)}
+    for pair in filter(None, settings.split(",")):
+        key, equals, value = pair.partition("=")
+        if key not in fields or not equals:
+            raise CommandError(f"variant is {text!r}; {pair!r} must be key=value with a key among {', '.join(fields)}.")
+        given[key] = _value(value)
+    return METHODS[name](**given)
+
+
+def _value(text: str) -> Any:
+    """A number, a window ``0.2-1``, true, false, none, or the word itself."""
+    known = {"true": True, "false": False, "none": None}
+    if text.lower() in known:
+        return known[text.lower()]
+    window = re.fullmatch(r"([\d.]+)-([\d.]+)", text)
+    try:
+        if window:
+            return (float(window[1]), float(window[2]))
+        return int(text) if re.fullmatch(r"[+-]?\d+", text) else float(text)
+    except ValueError:
+        return text

@@ -1,0 +1,100 @@
+"""What is timed: single U-Net calls and whole generations, of a named shape with random weights or of a model from disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..layout import Layout
+from ..sites import find_unet
+from .inputs import UNetInputs
+from .measuring import Work
+from .peers import class_level_sdpa
+
+PROMPT = "a photo of a lighthouse on a rocky coast at dusk"
+
+
+@contextmanager
+def as_hosts_run_it(unet: nn.Module, device: str, dtype: torch.dtype) -> Iterator[None]:
+    """LDM's classes as the WebUI runs them: scaled-dot-product attention at class level, half precision under autocast with float32 norms.
+
+    Other U-Nets need nothing.
+    """
+    with ExitStack() as stack:
+        if hasattr(unet, "input_blocks"):
+            stack.enter_context(class_level_sdpa())
+            if dtype != torch.float32:
+                unet.dtype = dtype
+                for module in unet.modules():
+                    if isinstance(module, nn.GroupNorm):
+                        module.float()
+                stack.enter_context(torch.autocast(device.partition(":")[0], dtype))
+        yield
+
+
+def single_call(unet: nn.Module, size: int, batch: int, dtype: torch.dtype, device: str) -> Work:
+    """One call of ``unet`` with ``batch`` rows."""
+    inputs = UNetInputs(unet, size, batch, dtype, device)
+    return lambda accelerator: inputs(unet)
+
+
+def generation(unet: nn.Module, size: int, batch: int, dtype: torch.dtype, device: str, steps: int, guidance: float) -> Work:
+    """A whole pass as pipelines make it, without text encoder and autoencoder: ``steps`` of an Euler sampler, guided above 1.
+
+    batch: rows of a U-Net call; with guidance a picture takes two, so it is even. Returns the latents.
+    """
+    from diffusers import EulerDiscreteScheduler
+
+    guided = guidance > 1
+    inputs = UNetInputs(unet, size, batch, dtype, device)
+    scheduler = EulerDiscreteScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1)
+
+    def run(accelerator: Any) -> torch.Tensor:
+        scheduler.set_timesteps(steps, device=device)
+        pictures = batch // 2 if guided else batch
+        latents = inputs.latents[:pictures] * scheduler.init_noise_sigma
+        for index, timestep in enumerate(scheduler.timesteps):
+            if accelerator is not None:
+                accelerator.step(index, steps, Layout.guided(batch) if guided else None)
+            given = scheduler.scale_model_input(torch.cat([latents] * 2) if guided else latents, timestep)
+            predicted = inputs(unet, given, timestep)
+            if guided:
+                without, with_text = predicted.chunk(2)
+                predicted = without + guidance * (with_text - without)
+            latents = scheduler.step(predicted, timestep, latents).prev_sample.to(dtype)
+        return latents
+
+    return run
+
+
+def pipeline_run(pipeline: Any, size: int, batch: int, steps: int, guidance: float) -> Work:
+    """A whole generation of a real pipeline, text encoder and autoencoder included. batch: rows of a U-Net call, as in `generation`."""
+    guided = guidance > 1
+    pipeline.set_progress_bar_config(disable=True)
+
+    def run(accelerator: Any) -> Any:
+        return pipeline(
+            PROMPT,
+            num_images_per_prompt=batch // 2 if guided else batch,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            width=size,
+            height=size,
+            generator=torch.Generator().manual_seed(0),
+        ).images
+
+    return run
+
+
+def work_for(model: Any, size: int, batch: int, dtype: torch.dtype, device: str, steps: int | None, guidance: float) -> Work:
+    """``steps`` None: a single call; else a whole generation, by the pipeline itself where ``model`` is one."""
+    unet = find_unet(model)
+    if steps is None:
+        return single_call(unet, size, batch, dtype, device)
+    if unet is model:
+        return generation(unet, size, batch, dtype, device, steps, guidance)
+    return pipeline_run(model, size, batch, steps, guidance)
