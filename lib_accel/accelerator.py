@@ -93,6 +93,11 @@ class Accelerator:
         """The next U-Net call begins a pass (a new picture, a hires pass), whatever its step."""
         self._clock.new_pass()
 
+    @property
+    def rows_taken(self) -> int:
+        """How many rows the U-Net calls of the step told last held so far."""
+        return self._clock.rows_taken
+
     def sweep(self) -> None:
         """Take out whatever an interrupted U-Net call left on the layers."""
         if self._arming is not None:
@@ -168,7 +173,7 @@ class Accelerator:
             self._stood_down.add("everything stood down: gradients are enabled (run under torch.no_grad())")
             return
         call = UNetCall(self._backend, self._traits, step, layout, now, self._finest)
-        self._arming = Arming(call)
+        self._arming = Arming(call, self._unet())
         self._arming.arm(self._wanted(step, sample))
 
     def _read_step(self, timestep: Any) -> Step:

@@ -2,12 +2,13 @@
 
 Hooks show the real grid and the raw tokens; an instance-level ``forward`` on attn1, attn2 and ff lets methods merge around a layer or
 stand in for it. The forward that was there before (somebody else's, or the class's, looked up at call time) runs wherever nothing is
-replaced. A wrapper acts only for the call that armed it, so one that an interrupt left behind is inert.
+replaced. All of it acts only for the call that armed it: what an interrupt left behind takes itself out when it is reached.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from collections.abc import Callable, Iterable
 
@@ -17,6 +18,7 @@ from torch import nn
 from .backends import LayerCall
 from .methods.base import LayerAtWork, Runner, UNetCall
 from .sites import Site
+from .threads import is_inside
 
 
 def strict() -> bool:
@@ -33,7 +35,9 @@ def in_words(error: Exception) -> str:
 class Arming:
     """One U-Net call's hooks and wrappers. Nothing of it outlives `disarm`."""
 
-    def __init__(self, call: UNetCall) -> None:
+    def __init__(self, call: UNetCall, unet: nn.Module) -> None:
+        self._unet = weakref.ref(unet)
+        self._thread = threading.get_ident()
         self.call: UNetCall | None = call
         self._hooked: list[tuple[weakref.ref, _GridHook | _TokensHook]] = []
         self._wrapped: list[tuple[weakref.ref, LayerForward]] = []
@@ -78,6 +82,11 @@ class Arming:
                 unwrap(layer)
         self._hooked, self._wrapped = [], []
 
+    def is_over(self) -> bool:
+        """Whether the U-Net call that armed this has ended. An interrupt skips post-hooks and so leaves everything in place."""
+        unet = self._unet()
+        return unet is None or not (is_inside(threading.get_ident(), unet) or is_inside(self._thread, unet))
+
     def is_ours(self, call: UNetCall, site: Site, x: object) -> bool:
         """Whether ``x`` is the token tensor of ``site`` in the U-Net call ``call``: [its rows, h*w, C]."""
         grid = call.grids.get(site)
@@ -99,6 +108,8 @@ class _GridHook:
         self.arming, self.site = arming, site
 
     def __call__(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        if self.arming.is_over():
+            self.arming.disarm()
         call = self.arming.call
         x = call and call.backend.tokens_of(args, kwargs)
         if isinstance(x, torch.Tensor) and x.ndim == 4:

@@ -1,8 +1,9 @@
-"""Whether another thread is running a module at this moment."""
+"""Whether a module is being called at this moment, in a thread."""
 
 from __future__ import annotations
 
 import sys
+import threading
 
 from torch import nn
 
@@ -12,9 +13,9 @@ def is_inside(thread: int | None, module: nn.Module) -> bool:
 
     A flag would not do: an interrupt can end a call without its post-hook, and the thread may live on in a pool.
     """
-    frame = sys._current_frames().get(thread)
+    frame = sys._getframe() if thread == threading.get_ident() else sys._current_frames().get(thread)
     while frame is not None:
-        if frame.f_code.co_varnames[:1] == ("self",) and frame.f_locals.get("self") is module:
+        if frame.f_code.co_name == "_call_impl" and frame.f_locals.get("self") is module:
             return True
         frame = frame.f_back
     return False

@@ -91,7 +91,7 @@ def test_after_an_error_inside_the_unet(kind, method):
 @pytest.mark.parametrize("method", ["stages", "everywhere"])
 @pytest.mark.parametrize("then", ["remove", "apply", "call", "sweep"])
 def test_after_an_interrupt(kind, method, then):
-    """A BaseException skips post-hooks: leftovers are inert, and swept at the next entry, by remove and by a new accelerator."""
+    """A BaseException skips post-hooks: leftovers are swept at the next entry, by remove and by a new accelerator."""
     unet = models.UNETS[kind]()
     plain = models.one_pass(unet)
     before = fingerprint(unet)
@@ -118,6 +118,27 @@ def test_after_an_interrupt(kind, method, then):
     accelerator.remove()
     assert not differences(before, fingerprint(unet))
     assert torch.equal(models.one_pass(unet), plain)
+
+
+@both
+def test_leftovers_do_not_act(kind):
+    """ControlNet calls the U-Net's forward, not the U-Net: no hook of ours sees that."""
+    unet = models.UNETS[kind]()
+    given = models.inputs()
+    plain = models.call(unet)
+    with accelerated(unet, *cases.METHODS["everywhere"]) as accelerator:
+        between = fingerprint(unet)
+        trap = Trap(unet, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            models.call(unet)
+        trap.handle.remove()
+        assert wrapped_layers(unet)
+        calls = accelerator.report().as_dict()["methods"][0]["layer_calls"]
+        with torch.no_grad():
+            direct = unet.forward(given.latents, given.timestep, given.text)
+        assert torch.equal(direct if isinstance(direct, torch.Tensor) else direct.sample, plain)
+        assert accelerator.report().as_dict()["methods"][0]["layer_calls"] == calls
+        assert not differences(between, fingerprint(unet))
 
 
 @both
