@@ -113,6 +113,11 @@ class StepClock:
         fraction = (self._begin - now) / self._begin if self._begin > 0 else 0.0
         return Step(self._index, None, fraction, "timestep", self._take_fresh())
 
+    @property
+    def rows_taken(self) -> int:
+        """Rows handed out since the step was told."""
+        return self._offset
+
     def take_rows(self, count: int, layout: Layout | None) -> Layout:
         """The next ``count`` rows of the step: the host's labels, else ``layout`` (the pipeline's), else unknown rows."""
         offset, self._offset = self._offset, self._offset + count

@@ -45,6 +45,10 @@ class HostTraits:
         """Whether attention is to be computed in float32."""
         return False
 
+    def obstacle(self, site: Site) -> str | None:
+        """Why no method may touch ``site`` now (a clause), or None: something of the host's is at work there."""
+        return None
+
     def fused_kernel(self) -> bool:
         """Whether the attention kernel in force avoids whole attention maps (scaled-dot-product, xFormers)."""
         return True
