@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
+from lib_accel.cli.peers import sdpa_forward
+
 REPOSITORIES = {"sgm": "generative-models", "ldm": "stable-diffusion-stability-ai"}
 # Packages of which only the modules below them are wanted: what they themselves import (data sets, losses, text encoders) is not installed.
 HOLLOW = {"sgm": ("sgm", "sgm.modules", "sgm.modules.diffusionmodules"), "ldm": ("ldm", "ldm.modules", "ldm.modules.diffusionmodules")}
@@ -24,9 +26,16 @@ def host_folder() -> Path | None:
 
 @lru_cache
 def unet_class(package: str) -> type:
-    """UNetModel of the host's ``package`` (``sgm`` | ``ldm``). What was imported under that name before is there again afterwards."""
+    """UNetModel of the host's ``package`` (``sgm`` | ``ldm``). What was imported under that name before is there again afterwards.
+
+    LDM's attention gets the forward that the WebUI puts in at class level; its own fails in half precision. SGM's stays: it knows the
+    arguments that the WebUI's leaves out.
+    """
     with _packages_of(package):
-        return importlib.import_module(f"{package}.modules.diffusionmodules.openaimodel").UNetModel
+        found = importlib.import_module(f"{package}.modules.diffusionmodules.openaimodel").UNetModel
+        if package == "ldm":
+            sys.modules["ldm.modules.attention"].CrossAttention.forward = sdpa_forward
+        return found
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from types import SimpleNamespace
 
+import host_packages
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -215,6 +216,9 @@ UNETS = {
     "diffusers-sd2": diffusers_unet_sd2,
     "diffusers-sdxl": diffusers_unet_sdxl,
 }
+if host_packages.host_folder():
+    UNETS["host-ldm"] = lambda seed=0, **changes: ldm_unet(seed, host_packages.unet_class("ldm"), **changes)
+    UNETS["host-sgm"] = lambda seed=0, **changes: sgm_unet(seed, host_packages.unet_class("sgm"), **changes)
 BOTH = ("ldm", "diffusers")
 
 

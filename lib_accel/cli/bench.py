@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"plain, presets ({', '.join(PRESETS)}), methods ({', '.join(METHODS)}) such as merging:ratio=0.5, "
         "joined by + and placed in the pass by @0.5, peers (tomesd) and limits (no-self-attention)",
     )
+    parser.add_argument("--auto", action="store_true", help="methods act only where this machine's table says that they pay")
     parser.add_argument("--memory", action="store_true", help="also take the peak memory, in one more run of each variant")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's)")
@@ -116,7 +118,7 @@ def _cast(model: Any, dtype: torch.dtype) -> None:
 
 def _variants(args: argparse.Namespace, unet: nn.Module) -> list[Variant]:
     family = family_of(unet, args.steps if args.whole else None)
-    variants = [parse_variant(text, family) for text in dict.fromkeys(args.variants)]
+    variants = [replace(parse_variant(text, family), auto=args.auto) for text in dict.fromkeys(args.variants)]
     for variant in variants:
         if args.whole and variant.at is not None:
             raise CommandError(f"variant is {variant.name!r}; @ places a single U-Net call and does not go with --whole.")

@@ -12,19 +12,21 @@ from torch import nn
 from ..sites import find_unet
 
 
+def sdpa_forward(self, x, context=None, mask=None, **kwargs):
+    """What the WebUI's usual optimiser makes of LDM's ``CrossAttention.forward``: no map of scores is held. Masks are not for it."""
+    context = x if context is None else context
+    q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (self.to_q(x), self.to_k(context), self.to_v(context)))
+    out = F.scaled_dot_product_attention(q, k, v)
+    return self.to_out(out.transpose(1, 2).flatten(2))
+
+
 @contextmanager
 def class_level_sdpa() -> Iterator[None]:
     """LDM's CrossAttention on scaled-dot-product attention, put in at class level as the WebUI does."""
     from ldm.modules.attention import CrossAttention
 
-    def forward(self, x, context=None, mask=None, **kwargs):
-        context = x if context is None else context
-        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (self.to_q(x), self.to_k(context), self.to_v(context)))
-        out = F.scaled_dot_product_attention(q, k, v)
-        return self.to_out(out.transpose(1, 2).flatten(2))
-
     before = CrossAttention.forward
-    CrossAttention.forward = forward
+    CrossAttention.forward = sdpa_forward
     try:
         yield
     finally:

@@ -34,21 +34,25 @@ POSITIONS = 1000
 
 @dataclass(frozen=True)
 class Variant:
-    """methods: settings objects, empty for ``plain`` and for peers. at: fraction of the pass at which a single call stands, or None."""
+    """methods: settings objects, empty for ``plain`` and for peers. at: fraction of the pass at which a single call stands, or None.
+
+    auto: whether methods act only where this machine's table says that they pay, or wherever their settings say.
+    """
 
     name: str
     methods: tuple[Any, ...] = ()
     peer: str | None = None
     at: float | None = None
+    auto: bool = False
 
     @contextmanager
     def on(self, model: Any) -> Iterator[Accelerator | None]:
-        """``model`` run with this variant; yields its accelerator, if it has one. Methods act wherever their settings say."""
+        """``model`` run with this variant; yields its accelerator, if it has one."""
         if self.peer:
             with PEERS[self.peer](model):
                 yield None
         elif self.methods:
-            with accelerated(model, *self.methods, auto=False) as accelerator:
+            with accelerated(model, *self.methods, auto=self.auto) as accelerator:
                 if self.at is not None:
                     accelerator.step(min(int(self.at * POSITIONS), POSITIONS - 1), POSITIONS)
                 yield accelerator

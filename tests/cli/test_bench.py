@@ -77,6 +77,11 @@ def test_a_generation_is_finite_and_guided():
     assert torch.isfinite(strong).all() and not torch.equal(weak, strong)
 
 
+def test_auto_acts_only_where_it_pays(tmp_path):
+    rows = bench(tmp_path, "--arch tiny --size 64 --auto --variants plain merging fast")
+    assert all("0 of 6 layers" in row["account"] for row in rows[1:])
+
+
 @pytest.mark.parametrize("whole", [[], ["--whole", "--steps", "2"]])
 def test_a_model_from_disk(whole, tmp_path):
     sample.load_pipeline(random=True).save_pretrained(tmp_path / "model")
