@@ -1,0 +1,79 @@
+"""The account of a whole job: its passes' reports, what stood down and why, as one line and as data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..infotext import shown_preset
+from ..job_settings import Settings
+from ..report import Report
+
+
+class Account:
+    """Collects while a job runs. settings: those it runs by; None for a job that bad values switched off."""
+
+    def __init__(self, settings: Settings | None, complaint: str | None = None) -> None:
+        self.settings = settings
+        self.complaint = complaint
+        self.passes: list[tuple[str, dict[str, Any]]] = []
+        self.notes: dict[str, list[str]] = {}
+
+    def add(self, place: str, report: Report) -> None:
+        """A pass ended."""
+        self.passes.append((place, report.as_dict()))
+
+    def note(self, place: str, text: str) -> None:
+        """Something to tell about the passes of ``place`` (``""``: about the job), once."""
+        notes = self.notes.setdefault(place, [])
+        if text not in notes:
+            notes.append(text)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Ready for JSON. Holds no prompt."""
+        return {
+            "line": str(self),
+            "preset": self.settings["preset"] if self.settings else None,
+            "settings": self.settings.changed() if self.settings else None,
+            "complaint": self.complaint,
+            "passes": [{"place": place, "report": report} for place, report in self.passes],
+            "notes": self.notes,
+        }
+
+    def __str__(self) -> str:
+        if self.complaint or self.settings is None:
+            return f"Accel is off for this job: {self.complaint}"
+        clauses = list(self.notes.get("", []))
+        places = list(dict.fromkeys([place for place, _ in self.passes] + [place for place in self.notes if place]))
+        for place in places:
+            parts = [_clauses(_merged([report for where, report in self.passes if where == place]))] if place in dict(self.passes) else []
+            parts += self.notes.get(place, [])
+            clauses.append((f"{place}: " if len(places) > 1 else "") + "; ".join(parts))
+        return f"Accel {shown_preset(self.settings['preset'])}: " + ("; ".join(clauses) or "no pass was seen") + "."
+
+
+def _clauses(report: dict[str, Any]) -> str:
+    return str(Report(report)).removeprefix("Accel: ").removesuffix(".")
+
+
+def _merged(reports: list[dict[str, Any]]) -> dict[str, Any]:
+    """Reports of the same place (the batches of a job, or the parts of a pass between two checkpoints) as one."""
+    whole = dict(reports[0])
+    for other in reports[1:]:
+        for count in ("unet_calls", "passes", "steps", "seconds"):
+            whole[count] += other[count]
+        whole["sites"] = max(whole["sites"], other["sites"])
+        whole["stood_down"] = sorted({*whole["stood_down"], *other["stood_down"]})
+        methods = [dict(method) for method in whole["methods"]]
+        for method in other["methods"]:
+            same = next((m for m in methods if (m["method"], m["settings"]) == (method["method"], method["settings"])), None)
+            if same is None:
+                methods.append(method)
+                continue
+            for count in ("steps", "layer_calls", "tokens_in", "tokens_run"):
+                same[count] += method[count]
+            same["layers"] = max(same["layers"], method["layers"])
+            for counts in ("layers_by_effect", "stood_down"):
+                same[counts] = {k: max(same[counts].get(k, 0), method[counts].get(k, 0)) for k in {**same[counts], **method[counts]}}
+            same["failed"] = same["failed"] or method["failed"]
+        whole["methods"] = methods
+    return whole

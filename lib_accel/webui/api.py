@@ -1,0 +1,71 @@
+"""Two routes of our own: what the last job did, and what can be set."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+from fastapi import Depends, HTTPException, Request
+from fastapi.security import HTTPBasic, HTTPBasicCredentials
+from modules import shared
+
+from ..infotext import shown_preset
+from ..job_settings import CUSTOM
+from ..knobs import KNOBS
+from ..presets import PRESETS
+from . import user_presets
+from .session import SESSION
+
+
+def add_routes(demo: Any, app: Any) -> None:
+    """Add ``/accel/v1/report`` and ``/accel/v1/schema`` to the host's server, behind the host's own log-in if it has one."""
+    guards = _guards(app)
+    app.add_api_route("/accel/v1/report", report, methods=["GET"], dependencies=guards)
+    app.add_api_route("/accel/v1/schema", schema, methods=["GET"], dependencies=guards)
+
+
+def report() -> dict[str, Any]:
+    """The account of the last job that Accel took part in; without prompts."""
+    return {"report": SESSION.last}
+
+
+def schema() -> dict[str, Any]:
+    """Every setting: in the order of the positional arguments, and by the name that a dict as first argument uses."""
+    return {
+        "settings": [
+            {
+                "name": knob.name,
+                "kind": knob.kind,
+                "label": knob.label,
+                "hint": knob.hint,
+                "default": knob.text(knob.default) if knob.texts else knob.default,
+                "minimum": knob.rule.get("low"),
+                "maximum": knob.rule.get("high"),
+                "choices": list(knob.texts) if knob.texts else None,
+                "infotext": knob.infotext,
+            }
+            for knob in KNOBS.values()
+        ],
+        "presets": [shown_preset(name) for name in (*PRESETS, CUSTOM)] + list(user_presets.read()[0]),
+    }
+
+
+def _guards(app: Any) -> list[Any]:
+    given = getattr(shared.cmd_opts, "api_auth", None)
+    if given:
+        users = dict(pair.split(":", 1) for pair in given.split(","))
+
+        def basic(credentials: HTTPBasicCredentials = Depends(HTTPBasic())) -> None:  # noqa: B008
+            wanted = users.get(credentials.username)
+            if wanted is None or not secrets.compare_digest(credentials.password.encode(), wanted.encode()):
+                raise HTTPException(401, "Incorrect username or password", {"WWW-Authenticate": "Basic"})
+
+        return [Depends(basic)]
+
+    def logged_in(request: Request) -> None:
+        tokens = getattr(app, "tokens", {})
+        cookies = (request.cookies.get(name) for name in ("access-token", "access-token-unsecure"))
+        if getattr(app, "auth", None) is not None and not any(cookie in tokens for cookie in cookies if cookie):
+            raise HTTPException(401, "Not authenticated")
+
+    return [Depends(logged_in)]

@@ -1,0 +1,119 @@
+"""One job of the host: what it was asked, what it runs by, its account. Kept on the host's processing object."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+from ..families import family_of
+from ..infotext import is_ours, to_infotext
+from ..job_settings import Settings, resolve, without_untouched
+from ..knobs import KNOBS
+from ..settings import SettingError
+from ..sites import UnsupportedModelError
+from ..thresholds import thresholds_for
+from . import host, user_presets
+from .account import Account
+
+# Attributes of the host's processing objects. Copies of such an object take them along, so a job knows whose it is.
+JOB, AXES = "accel_job", "accel_axes"
+
+LEAST = {"agents": "AgentAttention", "merging": "TokenMerging", "downsampling": "TokenDownsampling"}
+
+
+class Job:
+    """A job that Accel has something to do with, or something to say about.
+
+    settings: what it runs by, presets filled in for the model that it starts with; None when bad values switched it off.
+    """
+
+    def __init__(self, p: Any, given: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+        self._p = weakref.ref(p)
+        self._given, self._own = dict(given), own
+        self.settings: Settings | None = None
+        try:
+            self.settings = self.settings_for(_family(p))
+            self.account = Account(self.settings)
+        except SettingError as error:
+            self.account = Account(None, str(error))
+
+    @property
+    def p(self) -> Any:
+        return self._p()
+
+    def settings_for(self, family: str) -> Settings:
+        """The settings with presets filled in for ``family``, and the token counts that this machine's table says."""
+        settings = resolve(self._given, family, self._own)
+        if settings["auto"] and not any(settings[f"least.{field}"] for field in LEAST):
+            table, complaint = thresholds_for(host.device(), host.traits().fused_kernel())
+            settings = settings.replaced({f"least.{field}": table.least.get(method, 0) for field, method in LEAST.items()})
+            if complaint and self.settings is not None:
+                self.account.note("", complaint)
+        return settings
+
+
+def begin(p: Any, args: tuple) -> None:
+    """A job starts with the script's ``args``: read them, and write our keys into its PNG info, or take them out."""
+    setattr(p, JOB, None)
+    for key in [key for key in p.extra_generation_params if is_ours(key)]:
+        # The cells of a grid share this dictionary.
+        del p.extra_generation_params[key]
+    own, complaint = user_presets.read()
+    try:
+        given = given_by(args, getattr(p, AXES, None) or {}, own)
+        enabled = KNOBS["enabled"].read(given.get("enabled", False))
+    except SettingError as error:
+        given, enabled = {"preset": f"refused: {error}"}, True
+    if not enabled:
+        return
+    job = Job(p, {**given, "enabled": True}, own)
+    if complaint and job.settings is not None:
+        job.account.note("", complaint)
+    setattr(p, JOB, job)
+    if job.settings is not None:
+        p.extra_generation_params.update(to_infotext(job.settings))
+
+
+def job_of(p: Any) -> Job | None:
+    """The job of ``p`` itself; None for a copy whose own job has not begun."""
+    job = getattr(p, JOB, None)
+    return job if job is not None and job.p is p else None
+
+
+def given_by(args: tuple, axes: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """What a job was given by name: the script's arguments (a dict by name, or values in the order of `KNOBS`), and over them the
+    values of an X/Y/Z plot's axes. SettingError."""
+    if args and isinstance(args[0], Mapping):
+        given = {"enabled": True, **_flat(args[0])}
+    else:
+        given = dict(zip(KNOBS, args))
+        if _is_on(given) or axes:
+            given = without_untouched(given, own)
+    if axes:
+        if "preset" in axes:
+            given = {name: value for name, value in given.items() if not KNOBS[name].group}
+        given = {**given, "enabled": True, **axes}
+    return given
+
+
+def _is_on(given: Mapping[str, Any]) -> bool:
+    return bool(KNOBS["enabled"].read(given.get("enabled", False)))
+
+
+def _flat(given: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"agents": {"ratio": 0.3}}`` may be written instead of ``{"agents.ratio": 0.3}``."""
+    flat: dict[str, Any] = {}
+    for name, value in given.items():
+        if isinstance(value, Mapping):
+            flat.update({f"{name}.{field}": inner for field, inner in value.items()})
+        else:
+            flat[name] = value
+    return flat
+
+
+def _family(p: Any) -> str:
+    try:
+        return family_of(host.unet_of(p), p.steps)
+    except (UnsupportedModelError, AttributeError):
+        return "sd1"

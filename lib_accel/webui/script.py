@@ -1,0 +1,96 @@
+"""The always-on script: hands the host's moments to the session and the job."""
+
+from __future__ import annotations
+
+from functools import wraps
+from typing import Any
+
+import modules.scripts as scripts
+from modules import errors
+
+from ..arming import strict
+from ..passes import FIRST, HIRES
+from . import job, ui
+from .session import SESSION
+
+# Since 1.10. Older hosts tell of a pass by two other moments.
+EVERY_SAMPLING = hasattr(scripts.Script, "process_before_every_sampling")
+POST_SAMPLE = hasattr(scripts.Script, "post_sample")
+
+
+def _carefully(moment: Any) -> Any:
+    """The host prints an exception of ours and goes on with whatever was half done; take everything out then."""
+
+    @wraps(moment)
+    def careful(self: Any, p: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            moment(self, p, *args, **kwargs)
+        except Exception:
+            SESSION.sweep()
+            if strict():
+                raise
+            errors.report(f"Accel failed in {moment.__name__} and is off for this job", exc_info=True)
+
+    return careful
+
+
+class AccelScript(scripts.Script):
+    """One instance per tab. Nothing of a job is kept on it."""
+
+    section = "accordions"
+    create_group = False
+
+    def title(self) -> str:
+        return "Accel"
+
+    def show(self, is_img2img: bool) -> Any:
+        return scripts.AlwaysVisible
+
+    def ui(self, is_img2img: bool) -> list[Any]:
+        built = ui.build(self.elem_id, "img2img" if is_img2img else "txt2img")
+        self.infotext_fields = built.infotext_fields
+        self.paste_field_names = built.paste_field_names
+        return built.controls
+
+    @_carefully
+    def before_process(self, p: Any, *args: Any) -> None:
+        SESSION.sweep()
+
+    @_carefully
+    def process(self, p: Any, *args: Any) -> None:
+        job.begin(p, args)
+
+    if EVERY_SAMPLING:
+
+        @_carefully
+        def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None:
+            SESSION.open(p, HIRES if getattr(p, "is_hr_pass", False) else FIRST)
+
+    else:
+
+        @_carefully
+        def process_batch(self, p: Any, *args: Any, **kwargs: Any) -> None:
+            SESSION.open(p, FIRST)
+
+        @_carefully
+        def before_hr(self, p: Any, *args: Any) -> None:
+            SESSION.open(p, HIRES)
+
+    if POST_SAMPLE:
+
+        @_carefully
+        def post_sample(self, p: Any, ps: Any, *args: Any) -> None:
+            SESSION.close(p)
+
+    else:
+
+        @_carefully
+        def postprocess_batch(self, p: Any, *args: Any, **kwargs: Any) -> None:
+            SESSION.close(p)
+
+    @_carefully
+    def postprocess(self, p: Any, processed: Any, *args: Any) -> None:
+        mine = job.job_of(p)
+        if mine is not None:
+            SESSION.close(p)
+            processed.comments = "\n".join(text for text in (getattr(processed, "comments", ""), str(mine.account)) if text.strip())

@@ -1,0 +1,207 @@
+"""The life of a job's acceleration: opened before a pass is sampled, closed after it, swept before every job.
+
+Nothing here trusts the host to call the closing part: an exception in a job skips it, so the denoiser of the pass is watched, and the next
+job, on or off, sweeps first. One session serves the process; both tabs and the API share the model.
+"""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..accelerator import Accelerator
+from ..arming import in_words, strict
+from ..families import family_of
+from ..infotext import REPORT_KEY
+from ..job_settings import Settings
+from ..passes import methods_for
+from ..sites import UnsupportedModelError
+from ..thresholds import Thresholds
+from . import host
+from .job import LEAST, Job, job_of
+from .rows import rows_of
+
+
+@dataclass
+class OpenPass:
+    """A pass that is being sampled. accelerator: None where nothing acts in it."""
+
+    job: Job
+    place: str
+    accelerator: Accelerator | None = None
+    unet: Any = None
+    checkpoint: Any = None
+    rows: int | None = None
+    trusts_rows: bool = True
+    watched: list[Any] = field(default_factory=list)
+
+
+class Session:
+    """See the module. Every method may be called at any time, in any order."""
+
+    def __init__(self) -> None:
+        self._open: OpenPass | None = None
+        self._made: weakref.WeakSet[Accelerator] = weakref.WeakSet()
+        self.last: dict[str, Any] | None = None
+
+    # -- a job -------------------------------------------------------------------------------------------------------------
+
+    def sweep(self) -> None:
+        """Take out whatever an earlier job left, however it ended."""
+        self._close()
+        for accelerator in list(self._made):
+            accelerator.remove()
+        self._made.clear()
+
+    def open(self, p: Any, place: str) -> None:
+        """A pass of ``p`` is about to be sampled."""
+        self._close()
+        job = job_of(p)
+        if job is None or job.settings is None:
+            return
+        self._open = now = OpenPass(job, place)
+        try:
+            self._attach(now, p)
+            self._watch(now, p)
+        except Exception as error:
+            self._give_up(error)
+
+    def close(self, p: Any) -> None:
+        """The pass, and with it all sampling of a batch of ``p``, is over. Writes the account into PNG info."""
+        self._close()
+        job = job_of(p)
+        if job is not None:
+            self.last = job.account.as_dict()
+            p.extra_generation_params[REPORT_KEY] = self.last["line"]
+
+    # -- a step ------------------------------------------------------------------------------------------------------------
+
+    def step(self, params: Any) -> None:
+        """The host is about to call the U-Net for one step (its callback `on_cfg_denoiser`)."""
+        now = self._open
+        if now is None:
+            return
+        try:
+            p = now.job.p
+            denoiser = getattr(params, "denoiser", None) or getattr(getattr(p, "sampler", None), "model_wrap_cfg", None)
+            if p is None or denoiser is None or denoiser.p is not p:
+                now.job.account.note(now.place, "ended early: another job was run inside")
+                self._close()
+                return
+            self._follow_model(now, p, denoiser.step)
+            if now.accelerator is not None:
+                rows = rows_of(denoiser, params) if now.trusts_rows else None
+                now.rows = None if rows is None else len(rows)
+                now.accelerator.step(denoiser.step, max(int(denoiser.total_steps), 1), rows)
+        except Exception as error:
+            self._give_up(error)
+
+    def after_step(self) -> None:
+        """The step's U-Net calls are over (`on_cfg_after_cfg`)."""
+        now = self._open
+        if now is None or now.accelerator is None or now.rows is None:
+            return
+        if now.accelerator.rows_taken != now.rows:
+            now.trusts_rows = False
+            now.job.account.note(now.place, "another extension changes the batch: nothing is kept from step to step")
+            now.accelerator.new_pass()
+
+    def model_loaded(self) -> None:
+        """The host loaded a checkpoint: a pass that is open goes on with it at its next step."""
+        now = self._open
+        if now is not None and now.accelerator is not None:
+            now.accelerator.sweep()
+
+    # -- inside ------------------------------------------------------------------------------------------------------------
+
+    def _attach(self, now: OpenPass, p: Any) -> None:
+        now.unet, now.checkpoint, now.accelerator = host.unet_of(p), host.checkpoint_of(p), None
+        account = now.job.account
+        obstacle = host.obstacle(p)
+        if obstacle:
+            account.note(now.place, obstacle)
+            return
+        if not host.has_blocks(now.unet):
+            account.note(now.place, "0 of 0 layers: this model has no transformer blocks that Accel knows")
+            return
+        settings = now.job.settings_for(family_of(now.unet, p.steps))
+        methods, why_none = methods_for(settings, now.place)
+        if why_none:
+            account.note(now.place, why_none)
+            return
+        try:
+            now.accelerator = Accelerator(p.sd_model, *methods, traits=host.traits(), auto=_thresholds(settings))
+        except UnsupportedModelError as error:
+            account.note(now.place, f"0 of 0 layers: {error}")
+            return
+        self._made.add(now.accelerator)
+
+    def _follow_model(self, now: OpenPass, p: Any, step: int) -> None:
+        """The refiner changes the checkpoint in the middle of a pass: another model object, or other weights in the same."""
+        if now.accelerator is not None:
+            obstacle = host.obstacle(p)
+            if obstacle:
+                now.job.account.note(now.place, f"from step {step + 1} on {obstacle}")
+                self._detach(now)
+                return
+        if host.unet_of(p) is not now.unet:
+            self._detach(now)
+            now.job.account.note(now.place, f"another model from step {step + 1} on")
+            self._attach(now, p)
+        elif host.checkpoint_of(p) is not now.checkpoint:
+            now.checkpoint = host.checkpoint_of(p)
+            if now.accelerator is not None:
+                now.accelerator.new_pass()
+
+    def _watch(self, now: OpenPass, p: Any) -> None:
+        """Take everything out when a step of this pass fails: the host calls nothing of ours then."""
+        denoiser = getattr(getattr(p, "sampler", None), "model_wrap_cfg", None)
+        if now.accelerator is None or denoiser is None:
+            return
+
+        def after(module: Any, args: Any, output: Any) -> None:
+            if output is None and self._open is now:
+                now.job.account.note(now.place, "ended by an error")
+                self._close()
+                self.last = now.job.account.as_dict()
+
+        now.watched.append(denoiser.register_forward_hook(after, always_call=True))
+
+    def _detach(self, now: OpenPass) -> None:
+        accelerator, now.accelerator = now.accelerator, None
+        if accelerator is None:
+            return
+        try:
+            report = accelerator.report()
+        finally:
+            accelerator.remove()
+        if report.as_dict()["unet_calls"]:
+            now.job.account.add(now.place, report)
+
+    def _close(self) -> None:
+        now, self._open = self._open, None
+        if now is not None:
+            for handle in now.watched:
+                handle.remove()
+            self._detach(now)
+
+    def _give_up(self, error: Exception) -> None:
+        """Our own code failed: the job goes on without it."""
+        now = self._open
+        try:
+            self._close()
+        finally:
+            if now is not None:
+                now.job.account.note(now.place, f"everything stood down after an error: {in_words(error)}")
+        if strict():
+            raise error
+
+
+def _thresholds(settings: Settings) -> Thresholds | bool:
+    if not settings["auto"]:
+        return False
+    return Thresholds({method: settings[f"least.{field}"] for field, method in LEAST.items()}, "as in PNG info")
+
+
+SESSION = Session()

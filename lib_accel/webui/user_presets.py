@@ -1,0 +1,100 @@
+"""The user's own presets: one JSON file in the host's data folder, replaced at once, kept aside when it is broken."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..infotext import PRESET_KEY
+from ..job_settings import CUSTOM, NOT_IN_PRESETS, REFUSED, Settings
+from ..knobs import KNOBS
+from ..presets import PRESETS
+from ..settings import SettingError
+
+FILE = "accel-presets.json"
+VERSION = 1
+
+
+def path() -> Path:
+    from modules import paths
+
+    return Path(paths.data_path) / FILE
+
+
+def read() -> tuple[dict[str, dict[str, Any]], str | None]:
+    """The user's presets (name -> knob values), and a sentence when the file, or one of them, could not be used.
+
+    A broken file is renamed, so that the next `save` does not lose what was in it.
+    """
+    file = path()
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return {}, None
+    except (OSError, UnicodeDecodeError) as error:
+        return {}, _put_aside(file, str(error)) if isinstance(error, UnicodeDecodeError) else f"{FILE} was not read: {error.strerror}"
+    try:
+        data = json.loads(text)
+        if data["version"] != VERSION:
+            return {}, f"{FILE} was not read: it is of version {data['version']!r}, not {VERSION}"
+        presets = dict(data["presets"])
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        return {}, _put_aside(file, type(error).__name__)
+    usable, unusable = {}, []
+    for name, values in presets.items():
+        try:
+            usable[checked_name(name)] = {k: v for k, v in Settings(values).changed().items() if k not in NOT_IN_PRESETS}
+        except (SettingError, TypeError, ValueError, AttributeError):
+            unusable.append(str(name)[:40])
+    return usable, f"{FILE}: not understood: {', '.join(unusable)}" if unusable else None
+
+
+def save(name: str, values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Keep ``values`` as the preset ``name``, replacing one of that name. All presets then. SettingError, OSError."""
+    name = checked_name(name)
+    kept = {k: v for k, v in Settings(values).changed().items() if k not in NOT_IN_PRESETS}
+    presets, _ = read()
+    presets[name] = kept
+    _write(presets)
+    return presets
+
+
+def delete(name: str) -> dict[str, dict[str, Any]]:
+    """Forget the preset ``name``. All presets then. SettingError when there is none, OSError."""
+    presets, _ = read()
+    if name not in presets:
+        raise SettingError(f"{name[:40]!r} is none of your presets.")
+    del presets[name]
+    _write(presets)
+    return presets
+
+
+def checked_name(name: Any) -> str:
+    """``name`` without spaces around it. SettingError for what PNG info could not carry or what means something else."""
+    name = name.strip() if isinstance(name, str) else ""
+    if not re.fullmatch(r"\w[\w \-]{0,39}", name) or re.fullmatch(r"\d+x\d+", name):
+        raise SettingError(f"A preset is named by up to 40 letters, digits, spaces and hyphens, not like {name[:40]!r}.")
+    if name.lower() in (*PRESETS, CUSTOM, PRESET_KEY.lower(), REFUSED.strip(": ")):
+        raise SettingError(f"{name!r} is taken; choose another name.")
+    return name
+
+
+def _write(presets: Mapping[str, Mapping[str, Any]]) -> None:
+    file = path()
+    part = file.with_suffix(f".{os.getpid()}.part")
+    words = {name: {knob: KNOBS[knob].text(value) for knob, value in values.items()} for name, values in presets.items()}
+    part.write_text(json.dumps({"version": VERSION, "presets": words}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    part.replace(file)
+
+
+def _put_aside(file: Path, why: str) -> str:
+    aside = file.with_suffix(".broken.json")
+    try:
+        file.replace(aside)
+    except OSError as error:
+        return f"{FILE} is broken ({why}) and could not be renamed: {error.strerror}"
+    return f"{FILE} was broken ({why}); it is now {aside.name}"
