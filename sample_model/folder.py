@@ -1,14 +1,20 @@
-"""Write the finished model as the diffusers folder that is shipped."""
+"""Write the finished model as the diffusers folder that is shipped.
+
+    python -m sample_model.folder --model runs/diffusion/model --autoencoder runs/sharper/vae --out lib_accel/sample/model
+
+puts another autoencoder (one with the same encoder: `train_autoencoder --decoder-only`) into a model.
+"""
 
 from __future__ import annotations
 
+import argparse
 import copy
 import json
 from pathlib import Path
 
 import torch
 
-from lib_accel.sample import networks
+from lib_accel.sample import load_pipeline, networks
 
 
 def write_model(folder: Path, autoencoder, text_encoder, tokenizer, unet) -> None:
@@ -24,3 +30,22 @@ def write_model(folder: Path, autoencoder, text_encoder, tokenizer, unet) -> Non
     settings = json.loads(path.read_text(encoding="utf-8"))
     settings.update(dtype="float32", torch_dtype="float32")
     path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def main(argv: list | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, required=True, help="diffusers folder to take everything from")
+    parser.add_argument("--autoencoder", type=Path, help="folder of the autoencoder to take instead of the model's")
+    parser.add_argument("--out", type=Path, required=True, help="diffusers folder to write")
+    options = parser.parse_args(argv)
+    from diffusers import AutoencoderKL
+
+    pipeline, vae = load_pipeline(folder=options.model), None
+    if options.autoencoder is not None:
+        vae = AutoencoderKL.from_pretrained(str(options.autoencoder), local_files_only=True, low_cpu_mem_usage=False)
+    write_model(options.out, vae or pipeline.vae, pipeline.text_encoder, pipeline.tokenizer, pipeline.unet)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

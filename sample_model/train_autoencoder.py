@@ -19,7 +19,7 @@ from lib_accel.sample.architecture import AUTOENCODER
 from sample_model import training
 
 # (from this progress on, crop side in pixels, crops per step)
-STAGES = ((0.0, 64, 4), (0.4, 96, 3), (0.62, 128, 2), (0.82, 256, 1))
+STAGES = ((0.0, 64, 4), (0.4, 96, 3), (0.80, 128, 2), (0.92, 256, 1))
 KL_WEIGHT = 3e-4
 EDGE_WEIGHT = 0.5
 
@@ -81,6 +81,8 @@ def main(argv: list | None = None) -> int:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--batch", type=int, default=1, help="multiply the crops per step by this (for GPUs)")
     parser.add_argument("--save-every", type=int, default=500, help="steps between two checkpoints")
+    parser.add_argument("--start", type=Path, help="folder of an autoencoder to begin with instead of fresh weights")
+    parser.add_argument("--decoder-only", action="store_true", help="leave the encoder, and so every latent, as it is in --start")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     options = parser.parse_args(argv)
     if options.minutes is None and options.steps is None:
@@ -90,10 +92,22 @@ def main(argv: list | None = None) -> int:
 
     torch.manual_seed(options.seed)
     device = training.choose_device(options.device)
-    autoencoder = AutoencoderKL(**AUTOENCODER).to(device)
+    if options.decoder_only and options.start is None:
+        parser.error("--decoder-only needs --start: an encoder that was never trained is not worth keeping")
+    fresh = options.start is None
+    autoencoder = (
+        AutoencoderKL(**AUTOENCODER)
+        if fresh
+        else AutoencoderKL.from_pretrained(str(options.start), local_files_only=True, low_cpu_mem_usage=False)
+    )
+    autoencoder.to(device)
+    if options.decoder_only:
+        autoencoder.encoder.requires_grad_(False)
+        autoencoder.quant_conv.requires_grad_(False)
+    parameters = [parameter for parameter in autoencoder.parameters() if parameter.requires_grad]
     modules = {"autoencoder": autoencoder}
     average = training.Average(modules, 0.998)
-    optimizer = torch.optim.AdamW(autoencoder.parameters(), lr=options.rate, betas=(0.9, 0.99), weight_decay=1e-3)
+    optimizer = torch.optim.AdamW(parameters, lr=options.rate, betas=(0.9, 0.99), weight_decay=1e-3)
     budget = training.Budget(options.steps, options.minutes)
     checkpoint = options.out / "checkpoint.pt"
     if options.resume:
@@ -110,7 +124,7 @@ def main(argv: list | None = None) -> int:
             loss, absolute = loss_of(autoencoder, crops(rng, side, count * options.batch).to(device))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(autoencoder.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         budget.tick()
         average.update(modules, budget.step)
@@ -130,7 +144,8 @@ def main(argv: list | None = None) -> int:
     quality = measure(result, device)
     training.log_line(options.out / "log.jsonl", step=budget.step, **quality)
     # The U-Net wants latents of spread 1; the factor that makes them so travels in the configuration.
-    result.register_to_config(scaling_factor=round(1 / quality["latent_std"], 5))
+    if not options.decoder_only:
+        result.register_to_config(scaling_factor=round(1 / quality["latent_std"], 5))
     result.save_pretrained(options.out / "vae")
     return 0
 

@@ -93,7 +93,7 @@ def main(argv: list | None = None) -> int:
 
     torch.manual_seed(options.seed)
     device = training.choose_device(options.device)
-    autoencoder = AutoencoderKL.from_pretrained(str(options.autoencoder), local_files_only=True).to(device).eval()
+    autoencoder = AutoencoderKL.from_pretrained(str(options.autoencoder), local_files_only=True, low_cpu_mem_usage=False).to(device).eval()
     build(options.out / "tokenizer")
     tokenizer = networks.build_tokenizer(options.out / "tokenizer")
     modules = {"unet": networks.build_unet().to(device), "text_encoder": networks.build_text_encoder(tokenizer).to(device)}
