@@ -1,0 +1,2 @@
+# Set by the harness.
+data_path = ""

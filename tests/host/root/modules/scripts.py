@@ -1,0 +1,173 @@
+"""Scripts and the runner of a tab (HOST.md 2)."""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import gradio as gr
+
+from modules import errors, script_callbacks, script_loading
+
+AlwaysVisible = object()
+MOMENTS = (
+    "setup",
+    "before_process",
+    "process",
+    "before_process_batch",
+    "process_batch",
+    "process_before_every_sampling",
+    "before_hr",
+    "post_sample",
+    "postprocess_batch",
+    "postprocess_image",
+    "postprocess",
+)
+
+
+@dataclass
+class PostSampleArgs:
+    samples: Any
+
+
+@dataclass
+class PostprocessImageArgs:
+    image: Any
+
+
+class Script:
+    name = None
+    section = None
+    create_group = True
+    alwayson = False
+    filename = None
+    args_from = args_to = 0
+    infotext_fields = None
+    paste_field_names = None
+    controls = None
+    is_txt2img = is_img2img = False
+
+    def title(self):
+        raise NotImplementedError
+
+    def show(self, is_img2img):
+        return True
+
+    def ui(self, is_img2img):
+        return None
+
+    def run(self, p, *args):
+        pass
+
+    def elem_id(self, item_id):
+        tab = f"{'img2img' if self.is_img2img else 'txt2img'}_" if self.show(True) == self.show(False) else ""
+        title = re.sub(r"[^a-z_0-9]", "", re.sub(r"\s", "_", self.title().lower()))
+        return f"script_{tab}{title}_{item_id}"
+
+
+def _nothing(self, *args, **kwargs):
+    pass
+
+
+for _moment in MOMENTS:
+    setattr(Script, _moment, _nothing)
+
+scripts_data: list[SimpleNamespace] = []
+scripts_txt2img = scripts_img2img = None
+_basedir = None
+
+
+def basedir():
+    return _basedir
+
+
+def load_scripts(folders):
+    """Execute all script files, the host's first. A file that fails is noted and left out."""
+    global _basedir
+    scripts_data.clear()
+    script_callbacks.clear_callbacks()
+    for folder in folders:
+        for file in sorted(Path(folder, "scripts").glob("*.py")):
+            before, sys.path, _basedir = sys.path, [str(folder), *sys.path], str(folder)
+            try:
+                module = script_loading.load_module(str(file))
+            except Exception:
+                errors.report(f"loading {file.name}", exc_info=True)
+                continue
+            finally:
+                sys.path, _basedir = before, None
+            for found in vars(module).values():
+                if isinstance(found, type) and issubclass(found, Script) and found is not Script:
+                    scripts_data.append(SimpleNamespace(script_class=found, path=str(file), basedir=str(folder), module=module))
+
+
+class ScriptRunner:
+    # Whether exceptions in scripts are only noted (as in the host) or end the job (so that no test misses one).
+    tolerant = False
+
+    def __init__(self, is_img2img):
+        self.inputs, self.infotext_fields, self.paste_field_names = [], [], []
+        self.scripts = []
+        for data in scripts_data:
+            script = data.script_class()
+            script.filename, script.is_img2img, script.is_txt2img = data.path, is_img2img, not is_img2img
+            visible = script.show(is_img2img)
+            script.alwayson = visible is AlwaysVisible
+            if visible:
+                self.scripts.append(script)
+        self.alwayson_scripts = [script for script in self.scripts if script.alwayson]
+        self.selectable_scripts = [script for script in self.scripts if not script.alwayson]
+
+    def setup_ui(self, sections=("accordions", None)):
+        self.inputs.append(gr.Dropdown(["None", *(s.title() for s in self.selectable_scripts)], label="Script", type="index"))
+        for section in sections:
+            with gr.Row():
+                for script in self.scripts:
+                    if script.section == section:
+                        self._create_ui(script)
+
+    def _create_ui(self, script):
+        try:
+            controls = script.ui(script.is_img2img)
+        except Exception:
+            errors.report(f"ui of {script.title()}", exc_info=True)
+            controls = None
+        script.args_from = script.args_to = len(self.inputs)
+        if controls is None:
+            return
+        assert all(control.label for control in controls)
+        script.controls, script.name = controls, script.title().lower()
+        self.inputs += controls
+        script.args_to = len(self.inputs)
+        self.infotext_fields += script.infotext_fields or []
+        self.paste_field_names += script.paste_field_names or []
+
+    def script(self, title):
+        return next((s for s in self.scripts if s.title().lower() == title.lower()), None)
+
+    def run(self, p, *args):
+        if not args or not args[0]:
+            return None
+        script = self.selectable_scripts[args[0] - 1]
+        return script.run(p, *args[script.args_from : script.args_to])
+
+    def _dispatch(self, moment, p, *before, **given):
+        for script in self.alwayson_scripts:
+            if getattr(type(script), moment) is _nothing:
+                continue
+            try:
+                getattr(script, moment)(p, *before, *p.script_args[script.args_from : script.args_to], **given)
+            except Exception:
+                errors.report(f"{moment} of {script.title()}", exc_info=True)
+
+
+def _dispatcher(moment):
+    return lambda self, p, *before, **given: self._dispatch(moment, p, *before, **given)
+
+
+for _moment in MOMENTS:
+    setattr(ScriptRunner, _moment, _dispatcher(_moment))

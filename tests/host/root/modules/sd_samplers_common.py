@@ -1,0 +1,86 @@
+"""A sampler of one pass, and the refiner's switch inside it."""
+
+from __future__ import annotations
+
+import torch
+
+from modules import shared
+
+
+class InterruptedException(BaseException):
+    pass
+
+
+def setup_img2img_steps(p, steps=None):
+    """(steps of the whole schedule, index of the first of the last ones that are run)."""
+    steps = p.steps if steps is None else steps
+    if shared.opts.img2img_fix_steps:
+        return int(steps / min(p.denoising_strength, 0.999)), steps - 1
+    return steps, int(min(p.denoising_strength, 0.999) * steps)
+
+
+def apply_refiner(denoiser):
+    """Changes the model in the middle of a pass, by the share of steps done. True when it did."""
+    from modules import sd_models
+
+    p = denoiser.p
+    switch = getattr(p, "refiner_model", None)
+    if switch is None or sd_models.model_data.sd_model is switch or denoiser.step / denoiser.total_steps < p.refiner_switch_at:
+        return False
+    sd_models.switch_to(switch)
+    return True
+
+
+def sigmas_of(steps):
+    return torch.cat([torch.linspace(14.0, 0.05, steps), torch.zeros(1)]) if steps > 1 else torch.tensor([14.0, 0.0])
+
+
+class Sampler:
+    """name: ``Euler``, ``Heun`` (two evaluations a step) or ``DDIM`` (one less than its steps)."""
+
+    def __init__(self, name):
+        from modules.sd_samplers_cfg_denoiser import CFGDenoiser
+
+        self.name = name
+        self.last_latent = None
+        self.sampler_extra_args = {}
+        self.model_wrap_cfg = CFGDenoiser(self)
+
+    def initialize(self, p):
+        self.model_wrap_cfg.p = p
+        self.model_wrap_cfg.step = 0
+        self.model_wrap_cfg.image_cfg_scale = getattr(p, "image_cfg_scale", None)
+
+    def sample(self, p, x, conditioning, unconditional, image_conditioning=None):
+        sigmas = sigmas_of(p.steps)
+        return self._run(p, x * sigmas[0], sigmas, p.steps, conditioning, unconditional, image_conditioning)
+
+    def sample_img2img(self, p, x, noise, conditioning, unconditional, steps=None, image_conditioning=None):
+        steps, begin = setup_img2img_steps(p, steps)
+        sigmas = sigmas_of(steps)[steps - begin - 1 :]
+        return self._run(p, x + noise * sigmas[0], sigmas, begin + 1, conditioning, unconditional, image_conditioning)
+
+    def _run(self, p, x, sigmas, steps, cond, uncond, image_cond):
+        self.initialize(p)
+        denoiser = self.model_wrap_cfg
+        denoiser.steps = shared.state.sampling_steps = steps
+        denoiser.total_steps = steps * (2 if self.name == "Heun" else 1)
+        extra = {"cond": cond, "uncond": uncond, "image_cond": image_cond, "cond_scale": p.cfg_scale, "s_min_uncond": p.s_min_uncond}
+        self.sampler_extra_args = extra
+        self.last_latent = x
+        try:
+            return self._loop(x, sigmas[1:] if self.name == "DDIM" else sigmas, denoiser, extra)
+        except InterruptedException:
+            return self.last_latent
+
+    def _loop(self, x, sigmas, denoiser, extra):
+        for i in range(len(sigmas) - 1):
+            now, then = sigmas[i], sigmas[i + 1]
+            direction = (x - denoiser(x, now.expand(x.shape[0]), **extra)) / now
+            # Late, as in the host: after the step's first evaluation.
+            shared.state.sampling_step = i
+            if self.name == "Heun" and then > 0:
+                ahead = x + direction * (then - now)
+                direction = (direction + (ahead - denoiser(ahead, then.expand(x.shape[0]), **extra)) / then) / 2
+            x = x + direction * (then - now)
+        return x

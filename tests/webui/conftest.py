@@ -1,0 +1,34 @@
+"""Hosts for the extension's tests. Without gradio (it is for Python up to 3.12) they are skipped."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "host"))
+
+if sys.version_info >= (3, 13):
+    collect_ignore_glob = ["test_*"]
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts hosts, one after another; the last one is in force."""
+    from harness import Host
+
+    running = []
+
+    def start_one(**given):
+        while running:
+            running.pop().stop()
+        running.append(Host(tmp_path, **given))
+        return running[-1]
+
+    yield start_one
+    while running:
+        running.pop().stop()
+
+
+@pytest.fixture
+def host(start):
+    return start()
