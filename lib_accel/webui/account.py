@@ -17,13 +17,17 @@ class Account:
         self.complaint = complaint
         self.passes: list[tuple[str, dict[str, Any]]] = []
         self.notes: dict[str, list[str]] = {}
+        self.places: dict[str, None] = {}
 
     def add(self, place: str, report: Report) -> None:
         """A pass ended."""
+        self.places[place] = None
         self.passes.append((place, report.as_dict()))
 
     def note(self, place: str, text: str) -> None:
         """Something to tell about the passes of ``place`` (``""``: about the job), once."""
+        if place:
+            self.places[place] = None
         notes = self.notes.setdefault(place, [])
         if text not in notes:
             notes.append(text)
@@ -43,11 +47,10 @@ class Account:
         if self.complaint or self.settings is None:
             return f"Accel is off for this job: {self.complaint}"
         clauses = list(self.notes.get("", []))
-        places = list(dict.fromkeys([place for place, _ in self.passes] + [place for place in self.notes if place]))
-        for place in places:
+        for place in self.places:
             parts = [_clauses(_merged([report for where, report in self.passes if where == place]))] if place in dict(self.passes) else []
             parts += self.notes.get(place, [])
-            clauses.append((f"{place}: " if len(places) > 1 else "") + "; ".join(parts))
+            clauses.append((f"{place}: " if len(self.places) > 1 else "") + "; ".join(parts))
         return f"Accel {shown_preset(self.settings['preset'])}: " + ("; ".join(clauses) or "no pass was seen") + "."
 
 
