@@ -5,8 +5,8 @@ The portable core: knows nothing of the WebUI and imports torch alone.
 
 from .accelerator import Accelerator
 from .api import accelerated, apply_patch, is_patched, patch_report, remove_patch
-from .layout import Row
-from .methods import AgentAttention, HostTraits, TokenDownsampling, TokenMerging
+from .layout import Row, RowPlan
+from .methods import AgentAttention, GuidanceSkip, HostTraits, TGate, TokenDownsampling, TokenMerging
 from .settings import SettingError
 from .sites import UnsupportedModelError
 from .thresholds import Thresholds
@@ -16,9 +16,12 @@ __version__ = "0.1.0"
 __all__ = [
     "Accelerator",
     "AgentAttention",
+    "GuidanceSkip",
     "HostTraits",
     "Row",
+    "RowPlan",
     "SettingError",
+    "TGate",
     "Thresholds",
     "TokenDownsampling",
     "TokenMerging",

@@ -15,13 +15,15 @@ from .arming import Arming, in_words, strict, unwrap
 from .auto import AutoChoice
 from .backends import backend_for
 from .backends.pipeline import PipelineView
+from .choosing import refuse_meetings, runner_of, wanted_sites
 from .copies import clean_copies, drop_clean_copies
-from .layout import Row
-from .methods.base import HostTraits, Runner, UNetCall
+from .dropping import OpenCall, choose_plan
+from .layout import Layout, Row, RowPlan
+from .methods.base import HostTraits, Moment, Runner, UNetCall
+from .noise import Noise, NoiseView
 from .report import Report
 from .schedule import Step, StepClock, timestep_value
-from .settings import SettingError
-from .sites import PARTS, Site, find_unet, is_compiled, out_of_reach
+from .sites import PARTS, Site, find_unet, is_compiled
 from .threads import is_inside
 from .thresholds import Thresholds
 from .timing import Stopwatch
@@ -49,19 +51,22 @@ class Accelerator:
     def __init__(self, model: Any, *methods: Any, traits: HostTraits | None = None, auto: bool | Thresholds | None = None) -> None:
         unet = find_unet(model)
         self._backend = backend_for(unet)
-        self._runners: list[Runner] = [_runner(m) for m in methods]
-        _refuse_meetings(self._runners)
+        self._runners: list[Runner] = [runner_of(m) for m in methods]
+        refuse_meetings(self._runners)
         self._traits = traits or HostTraits()
         self._sites: list[Site] = self._backend.find_sites(unet)
         self._finest = min((site.level for site in self._sites), default=0)
         self._pipeline = PipelineView(model) if hasattr(model, "scheduler") and hasattr(model, "unet") else None
+        self._noise = NoiseView(model)
+        self._told: tuple[float | None, float | None] = (None, None)
         self._auto = AutoChoice(_auto_default() if auto is None else auto, self._traits.fused_kernel())
         self._clock = StepClock()
         self._watch = Stopwatch()
-        self._passes = self._calls = 0
+        self._passes = self._calls = self._rows = self._rows_run = 0
         self._steps: set[tuple[int, int]] = set()
         self._stood_down: set[str] = set()
         self._arming: Arming | None = None
+        self._open: OpenCall | None = None
         self._thread: int | None = None
         self._entrance = threading.Lock()
         self._unet = weakref.ref(unet)
@@ -82,16 +87,39 @@ class Accelerator:
 
     # -- what a host tells -------------------------------------------------------------------------------------------------
 
-    def step(self, index: int, total: int, rows: Sequence[Row] | None = None) -> None:
+    def step(
+        self,
+        index: int,
+        total: int,
+        rows: Sequence[Row] | None = None,
+        guidance: float | None = None,
+        sigma: float | None = None,
+    ) -> None:
         """The U-Net calls that follow belong to step ``index`` (from 0) of ``total``. ValueError when out of range.
 
         rows: all rows of the step in the order in which its U-Net calls take them, whatever the number of calls; None: unknown.
+        guidance: the guidance scale. sigma: the noise level, relative to the picture. None: unknown.
         """
         self._clock.tell(index, total, None if rows is None else tuple(rows))
+        self._told = (guidance, sigma)
+
+    def row_plan(self) -> RowPlan | None:
+        """Which rows of the step told last are to run, None for all; for hosts that drop rows before they batch.
+
+        Whoever asks carries it out, combines what is left unguided, and tells the step again with the rows that run. Hosts that do not ask
+        need not: the U-Net's own hooks cut and fill whatever a single call can do without.
+        """
+        rows = self._clock.rows_told
+        if rows is None:
+            return None
+        moment = self._moment(self._clock.at_host_step(), Layout(rows), None)
+        return choose_plan(self._active(moment.step), moment, by_host=True)[0]
 
     def new_pass(self) -> None:
-        """The next U-Net call begins a pass (a new picture, a hires pass), whatever its step."""
+        """The next U-Net call begins a pass (a new picture, a hires pass), whatever its step. What was kept for the last is freed."""
         self._clock.new_pass()
+        for runner in self._runners:
+            runner.reset()
 
     @property
     def rows_taken(self) -> int:
@@ -103,6 +131,9 @@ class Accelerator:
         if self._arming is not None:
             self._arming.disarm()
             self._arming = None
+        unet = self._unet()
+        if self._open is not None and not (unet is not None and is_inside(self._thread, unet)):
+            self._open = None
 
     def remove(self) -> None:
         """Take everything back. The model is then as it was; `report` stays valid. Does nothing the second time."""
@@ -129,52 +160,95 @@ class Accelerator:
 
     # -- one U-Net call ----------------------------------------------------------------------------------------------------
 
-    def _enter(self, unet: nn.Module, args: tuple, kwargs: dict) -> None:
+    def _enter(self, unet: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         if _is_tracing() or self._is_compiled() or unet is not self._unet():
             # The last: a replica that shares our hooks (DataParallel) runs plain.
-            return
+            return None
         me = threading.get_ident()
         with self._entrance:
             if self._thread not in (None, me) and is_inside(self._thread, unet):
                 raise RuntimeError("This U-Net is already running in another thread; an accelerated model serves one thread at a time.")
+            if self._open is not None and self._open.plan is not None and self._thread == me and is_inside(me, unet, times=2):
+                # A call inside a call that runs on fewer rows: it has those, and no others to drop.
+                self._open.nested += 1
+                return None
+            self._open = None
             self.sweep()
             self._thread = me
         try:
-            self._arm(args, kwargs)
+            return self._arm(args, kwargs)
         except Exception as error:
+            self._open = None
             self.sweep()
             if strict():
                 raise
             self._stood_down.add(f"everything stood down after an error: {in_words(error)}")
+            return None
 
-    def _leave(self, unet: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-        if not _is_tracing() and self._thread == threading.get_ident() and unet is self._unet():
-            self._watch.stop()
-            self.sweep()
-            self._thread = None
+    def _leave(self, unet: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
+        if _is_tracing() or self._thread != threading.get_ident() or unet is not self._unet():
+            return None
+        opened = self._open
+        if opened is not None and opened.nested:
+            opened.nested -= 1
+            return None
+        self._watch.stop()
+        self._open = None
+        self.sweep()
+        self._thread = None
+        if opened is None or output is None:  # After an error there is no output.
+            return None
+        output = opened.finish(output)
+        if self._clock.ends_pass or (self._pipeline is not None and not self._clock.told and self._pipeline.ends_pass):
+            for runner in self._runners:
+                runner.finish()
+        return output
 
     def _is_compiled(self) -> bool:
         return self._wrapped_by_compiler or is_compiled(self._unet())
 
-    def _arm(self, args: tuple, kwargs: dict) -> None:
+    def _arm(self, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         sample = self._backend.sample_of(args, kwargs)
         rows = sample.shape[0]
-        step = self._read_step(self._backend.timestep_of(args, kwargs))
+        timestep = self._backend.timestep_of(args, kwargs)
+        step = self._read_step(timestep)
         layout = self._clock.take_rows(rows, self._pipeline.rows(rows) if self._pipeline else None)
+        moment = self._moment(step, layout, timestep, sample)
+        self._steps.add(moment.pass_and_step)
+        self._calls += 1
+        self._rows += rows
+        self._watch.start(sample.device)
+        if torch.is_grad_enabled():
+            self._rows_run += rows
+            self._stood_down.add("everything stood down: gradients are enabled (run under torch.no_grad())")
+            return None
+        active = self._active(step)
+        tiles = self._pipeline is not None and not self._clock.told and self._pipeline.tiles
+        self._open = OpenCall(moment, active, *choose_plan(active, moment, tiles=tiles))
+        given = self._open.cut(args, kwargs)
+        rows = self._open.rows
+        self._rows_run += len(rows)
+        call = UNetCall(self._backend, self._traits, step, rows, moment.pass_and_step, self._finest)
+        self._arming = Arming(call, self._unet())
+        self._arming.arm(wanted_sites(self._unet(), self._sites, active, self._finest, self._traits, self._auto, sample))
+        return given
+
+    def _moment(self, step: Step, layout: Layout, timestep: Any, sample: torch.Tensor | None = None) -> Moment:
+        """What is known of a call or step; a new pass begins here."""
         if step.new_pass:
             self._passes += 1
             for runner in self._runners:
                 runner.reset()
-        now = (self._passes, step.index)
-        self._steps.add(now)
-        self._calls += 1
-        self._watch.start(sample.device)
-        if torch.is_grad_enabled():
-            self._stood_down.add("everything stood down: gradients are enabled (run under torch.no_grad())")
-            return
-        call = UNetCall(self._backend, self._traits, step, layout, now, self._finest)
-        self._arming = Arming(call, self._unet())
-        self._arming.arm(self._wanted(step, sample))
+        guidance, sigma = self._told if self._clock.told else (None, None)
+
+        def noise() -> Noise:
+            read = self._pipeline.read if self._pipeline else timestep_value
+            return self._noise.at(None if timestep is None else read(timestep), sigma)
+
+        return Moment(step, layout, (self._passes, step.index), guidance, noise, sample)
+
+    def _active(self, step: Step) -> list[Runner]:
+        return [r for r in self._runners if step.within(r.window) and not r.account.failed]
 
     def _read_step(self, timestep: Any) -> Step:
         """Where this call stands: by the host, else by the pipeline's schedule, else by the timestep."""
@@ -182,28 +256,6 @@ class Accelerator:
             return self._clock.at_host_step()
         step = self._pipeline.step(self._clock, timestep) if self._pipeline else None
         return step or self._clock.at_timestep(timestep_value(timestep))
-
-    def _wanted(self, step: Step, sample: torch.Tensor):
-        """The sites that active methods act on: (site, runners by part, runners that watch the block's tokens)."""
-        unet = self._unet()
-        active = [r for r in self._runners if step.within(r.window) and not r.account.failed]
-        for site in self._sites:
-            parts: dict[str, list[Runner]] = {}
-            watchers = []
-            for runner in active:
-                wanted = runner.wants(site, self._finest)
-                if not wanted:
-                    continue
-                refusal = out_of_reach(unet, site) or self._auto.refusal(runner.account.name, site, sample)
-                if refusal:
-                    runner.account.stood_down(refusal, site.name)
-                    continue
-                for part in wanted:
-                    parts.setdefault(part, []).append(runner)
-                if runner.needs_tokens:
-                    watchers.append(runner)
-            if parts:
-                yield site, parts, watchers
 
     # -- the account -------------------------------------------------------------------------------------------------------
 
@@ -220,6 +272,8 @@ class Accelerator:
                 "backend": self._backend.name,
                 "sites": len(self._sites),
                 "unet_calls": self._calls,
+                "rows": self._rows,
+                "rows_run": self._rows_run,
                 "passes": self._passes,
                 "steps": len(self._steps),
                 "seconds": self._watch.seconds(),
@@ -232,23 +286,3 @@ class Accelerator:
 
 def _auto_default() -> bool:
     return os.environ.get("ACCEL_AUTO", "1") != "0"
-
-
-def _runner(method: Any) -> Runner:
-    make = getattr(method, "runner", None)
-    if make is None or isinstance(method, type):
-        raise SettingError(f"{method!r} is no method; give settings objects such as TokenMerging(ratio=0.5).")
-    return make()
-
-
-def _refuse_meetings(runners: list[Runner]) -> None:
-    """SettingError when two methods would reduce or compute the same part in the same part of a pass."""
-    for position, one in enumerate(runners):
-        for other in runners[position + 1 :]:
-            meet = max(one.window[0], other.window[0]) < min(one.window[1], other.window[1])
-            parts = (one.reduces & other.reduces) | (one.computes & other.computes)
-            if meet and parts:
-                raise SettingError(
-                    f"The windows {one.window} of {one.account.name} and {other.window} of {other.account.name} overlap, and both act "
-                    f"on {', '.join(sorted(parts))}; give them windows that only touch, such as (0, 0.4) and (0.4, 1)."
-                )

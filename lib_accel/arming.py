@@ -11,11 +11,11 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import torch
 from torch import nn
 
-from .backends import LayerCall
 from .methods.base import LayerAtWork, Runner, UNetCall
 from .sites import Site
 from .threads import is_inside
@@ -181,31 +181,38 @@ class LayerForward:
         given = call.backend.read_layer(self.part, args, kwargs)
         if not self.arming.is_ours(call, self.site, given.x):
             return self._stand_down(runners, "the layer was given other tokens than its block")
-        if given.own:
-            return self._stand_down(runners, given.own)
-        return self._through_phases(call, runners, given)
-
-    def _through_phases(self, call: UNetCall, runners: list[Runner], given: LayerCall) -> torch.Tensor | None:
-        site, part = self.site, self.part
-        for runner in runners:
-            served = runner.serve(call, site, part)
-            if served is not None:
-                _count(call, runner, given.x.shape[1], 0)
-                return served
-        reduction = reducer = None
-        for runner in runners:
-            reduction = runner.reduce(call, site, part)
-            if reduction is not None:
-                reducer = runner
-                break
-        x = given.x if reduction is None else reduction.merge(given.x)
-        out = computer = None
 
         def own(*tokens_and_context: torch.Tensor) -> torch.Tensor:
             args, kwargs = given.with_tokens(*tokens_and_context)
             return self.original(*args, **kwargs)
 
-        layer = LayerAtWork(part, self._layer(), given.x, x, own)
+        layer = LayerAtWork(self.part, self._layer(), given.x, given.x, own, given.has_context)
+        for runner in runners:
+            served = runner.serve(call, self.site, layer)
+            if served is not None:
+                _count(call, runner, given.x.shape[1], 0)
+                return served
+        # Outputs may be kept and served whatever the layer was given; tokens and computations of unknown calls stay as they are.
+        changing = [r for r in runners if r.reduces or r.computes or not r.observes]
+        out = self._stand_down(changing, given.own) if given.own else self._reduce_and_compute(call, changing, layer)
+        watching = [r for r in runners if r.observes]
+        if watching and out is None:
+            out = own(given.x)
+        for runner in watching:
+            runner.observe(call, self.site, layer, out)
+        return out
+
+    def _reduce_and_compute(self, call: UNetCall, runners: list[Runner], layer: LayerAtWork) -> torch.Tensor | None:
+        """The layer's output, un-merged; None when no method changes anything."""
+        site, part = self.site, self.part
+        reduction = reducer = None
+        for runner in runners:
+            reduction = runner.reduce(call, site, part)
+            if reduction is not None:
+                reducer = runner
+                layer = replace(layer, x=reduction.merge(layer.tokens))
+                break
+        out = computer = None
         for runner in runners:
             out = runner.compute(call, site, layer)
             if out is not None:
@@ -214,11 +221,11 @@ class LayerForward:
         if out is None:
             if reduction is None:
                 return None
-            out = own(x)
+            out = layer.own(layer.x)
         if reduction is not None:
             out = reduction.unmerge(out)
         for runner in {reducer, computer} - {None}:
-            _count(call, runner, given.x.shape[1], x.shape[1])
+            _count(call, runner, layer.tokens.shape[1], layer.x.shape[1])
         return out
 
     def _stand_down(self, runners: list[Runner], reason: str) -> None:

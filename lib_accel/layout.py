@@ -1,4 +1,4 @@
-"""Rows as data: who each row of a U-Net batch belongs to, and tensors kept per row.
+"""Rows as data: who each row of a U-Net batch belongs to, which rows run, and tensors kept per row.
 
 Hosts order and split guided batches differently (diffusers puts the unconditional half first, the WebUI puts it last and may use
 several U-Net calls). Whatever outlives one call is therefore kept per row, never per half of a batch.
@@ -13,6 +13,8 @@ from typing import Literal
 import torch
 
 Role = Literal["cond", "uncond", "image", "unknown"]
+# What a clause about rows that could not be dropped begins with.
+GUIDANCE_KEPT = "guidance was kept: "
 ROLES: tuple[str, ...] = ("cond", "uncond", "image", "unknown")
 
 
@@ -64,31 +66,95 @@ class Layout(tuple):
         return all(row.role != "unknown" for row in self)
 
 
+@dataclass(frozen=True)
+class RowPlan:
+    """Which rows of a batch run, and whose output every row gets. ValueError when a kept row would not get its own.
+
+    keep: indices of the rows that run, in ascending order, at least one. fill: for every row of the batch the place in ``keep`` whose
+    output it gets.
+    exact: whether a host's own formula, u + w * (c - u), gives exactly the kept prediction from rows filled like this. It does not when one
+    image has several AND parts: a host then combines the parts itself, at scale 1.
+    """
+
+    keep: tuple[int, ...]
+    fill: tuple[int, ...]
+    exact: bool = True
+
+    def __post_init__(self) -> None:
+        ascending = list(self.keep) == sorted(set(self.keep)) and set(self.keep) <= set(range(len(self.fill)))
+        own = ascending and all(self.fill[row] == place for place, row in enumerate(self.keep))
+        if not self.keep or not own or not set(self.fill) <= set(range(len(self.keep))):
+            raise ValueError(f"RowPlan keeps {self.keep} and fills {self.fill}; kept rows get their own output, others that of a kept row.")
+
+    @property
+    def dropped(self) -> int:
+        return len(self.fill) - len(self.keep)
+
+
+def without_guidance(rows: Layout, branch: Role = "cond") -> tuple[RowPlan | None, str | None]:
+    """How to run ``rows`` without guidance: only those of ``branch`` (``cond`` or ``uncond``) run, and stand for their images' others.
+
+    None when nothing can go, and then a clause that says why, or None when there is simply nothing to drop.
+    """
+    if not rows.known:
+        return None, "nobody said which rows are conditional"
+    if any(row.role == "image" for row in rows):
+        return None, "the model guides by an image too"
+    if not any(row.role == "uncond" for row in rows):
+        return None, None
+    place: dict[int, int] = {}
+    keep = tuple(index for index, row in enumerate(rows) if row.role == branch)
+    for at, index in enumerate(keep):
+        place.setdefault(rows[index].image, at)
+    if any(row.image not in place for row in rows) or len(keep) == len(rows):
+        return None, "the unconditional rows came in a call of their own"
+    own = {index: at for at, index in enumerate(keep)}
+    fill = tuple(own.get(index, place[row.image]) for index, row in enumerate(rows))
+    several = branch == "cond" and len(place) < len(keep)
+    return RowPlan(keep, fill, exact=not several), None
+
+
 class RowStore:
     """Tensors kept per (site, row). A stored row is only ever given back to the same row, so nothing is broadcast or mixed."""
 
     def __init__(self) -> None:
-        self._rows: dict[tuple[Hashable, tuple[str, int, int]], torch.Tensor] = {}
+        self._sites: dict[Hashable, dict[tuple[str, int, int], tuple[Row, torch.Tensor]]] = {}
 
     def put(self, site: Hashable, layout: Layout, tensor: torch.Tensor) -> None:
         """Keep ``tensor`` [rows, ...], one slice per row of ``layout``. ValueError when the counts differ."""
         if tensor.shape[0] != len(layout):
             raise ValueError(f"A tensor of {tensor.shape[0]} rows cannot be kept for a layout of {len(layout)} rows.")
+        kept = self._sites.setdefault(site, {})
         for row, value in zip(layout, tensor):
-            self._rows[site, row.key] = value
+            kept[row.key] = (row, value)
 
     def get(self, site: Hashable, layout: Layout) -> torch.Tensor | None:
         """[rows, ...] in ``layout``'s order, or None unless every row is there with equal shape, dtype and device."""
-        values = [self._rows.get((site, row.key)) for row in layout]
-        if not values or any(value is None for value in values):
+        kept = self._sites.get(site, {})
+        if not layout or any(row.key not in kept for row in layout):
             return None
+        values = [kept[row.key][1] for row in layout]
         first = values[0]
         if any(v.shape != first.shape or v.dtype != first.dtype or v.device != first.device for v in values):
             return None
         return torch.stack(values)
 
+    def rows(self, site: Hashable) -> Layout:
+        """The rows kept for ``site``, as they were put."""
+        return Layout(row for row, _ in self._sites.get(site, {}).values())
+
+    def drop(self, site: Hashable, layout: Iterable[Row]) -> None:
+        """Forget these rows of ``site``."""
+        for row in layout:
+            self._sites.get(site, {}).pop(row.key, None)
+
     def clear(self) -> None:
-        self._rows.clear()
+        self._sites.clear()
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the kept values, in bytes."""
+        return sum(value.numel() * value.element_size() for kept in self._sites.values() for _, value in kept.values())
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return sum(map(len, self._sites.values()))

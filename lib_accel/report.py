@@ -21,6 +21,23 @@ class MethodAccount:
         self.tokens_run = 0
         self.reasons: dict[str, set[str]] = {}
         self.failed: str | None = None
+        self.notes: set[str] = set()
+        self.dropped_steps: set[tuple[int, int]] = set()
+        self.rows_dropped = 0
+        self.cache_bytes = 0
+
+    def note(self, text: str) -> None:
+        """Something that concerns the whole U-Net (a clause)."""
+        self.notes.add(text)
+
+    def dropped(self, pass_and_step: tuple[int, int], rows: int) -> None:
+        """``rows`` rows of a U-Net call in this step were not run."""
+        self.dropped_steps.add(pass_and_step)
+        self.rows_dropped += rows
+
+    def keeps(self, nbytes: int) -> None:
+        """Caches take up ``nbytes`` now; the most counts."""
+        self.cache_bytes = max(self.cache_bytes, nbytes)
 
     def acted(self, effect: str, site: str) -> None:
         """``effect`` (``merging``, ``agents``) took place at ``site``."""
@@ -47,6 +64,10 @@ class MethodAccount:
             "tokens_run": self.tokens_run,
             "stood_down": {reason: len(sites) for reason, sites in sorted(self.reasons.items())},
             "failed": self.failed,
+            "notes": sorted(self.notes),
+            "unguided_steps": len(self.dropped_steps),
+            "evaluations_saved": self.rows_dropped,
+            "cache_bytes": self.cache_bytes,
         }
 
 
@@ -78,9 +99,20 @@ def _method_clause(method: dict[str, Any], whole: dict[str, Any]) -> str:
     effects = ", ".join(f"{effect} on {count}" for effect, count in method["layers_by_effect"].items())
     if effects:
         clause = f"{method['method']}: {effects} of {whole['sites']} layers for {method['steps']} of {whole['steps']} steps"
-    else:
+    elif not method["evaluations_saved"]:
         clause = f"{method['method']}: 0 of {whole['sites']} layers"
-    notes = [f"{reason} ({count} layers)" for reason, count in method["stood_down"].items()]
+    else:
+        clause = f"{method['method']}:"
+    more = []
+    if method["evaluations_saved"]:
+        more.append(
+            f"no guidance for {method['unguided_steps']} of {whole['steps']} steps, {method['evaluations_saved']} evaluations saved"
+        )
+    if method["cache_bytes"]:
+        more.append(f"{method['cache_bytes'] / 2**20:.1f} MiB kept")
+    clause += (", " if effects and more else " " if more else "") + ", ".join(more)
+    notes = list(method["notes"])
+    notes += [f"{reason} ({count} layers)" for reason, count in method["stood_down"].items()]
     if method["failed"]:
         notes.append(f"switched off after an error: {method['failed']}")
     return clause + (f" [{'; '.join(notes)}]" if notes else "")

@@ -118,6 +118,19 @@ class StepClock:
         """Rows handed out since the step was told."""
         return self._offset
 
+    @property
+    def ends_pass(self) -> bool:
+        """Whether the rows taken last were the last of the pass, as far as the host told."""
+        if self._host is None:
+            return False
+        index, total, rows = self._host
+        return index == total - 1 and rows is not None and self._offset >= len(rows)
+
+    @property
+    def rows_told(self) -> tuple[Row, ...] | None:
+        """All rows of the step that the host told last."""
+        return self._host[2] if self._host else None
+
     def take_rows(self, count: int, layout: Layout | None) -> Layout:
         """The next ``count`` rows of the step: the host's labels, else ``layout`` (the pipeline's), else unknown rows."""
         offset, self._offset = self._offset, self._offset + count

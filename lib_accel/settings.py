@@ -20,10 +20,13 @@ def setting(
     high: float | None = None,
     choices: tuple | None = None,
     infotext: str | None = None,
+    above_low: bool = False,
+    optional: bool = False,
 ) -> Any:
     """A dataclass field with its description.
 
     kind: ``number`` | ``integer`` | ``flag`` | ``choice`` | ``window``. low, high: inclusive bounds of numbers. choices: allowed values.
+    above_low: ``low`` itself is not allowed. optional: None is allowed too.
     infotext: name in PNG info (letters, digits, spaces, ``-`` and ``/``). hint: one line, what higher or on means.
     """
     metadata = {
@@ -33,6 +36,8 @@ def setting(
         "low": low,
         "high": high,
         "choices": choices,
+        "above_low": above_low,
+        "optional": optional,
         "infotext": infotext or f"Accel {label.lower()}",
     }
     return dataclasses.field(default=default, metadata=metadata)
@@ -48,6 +53,8 @@ def check(config: Any) -> None:
 
 def checked(name: str, value: Any, rule: Any) -> Any:
     """``value`` in its normal form (numbers as float or int, windows as a pair of floats); SettingError when it breaks ``rule``."""
+    if value is None and rule.get("optional"):
+        return None
     return _RULES[rule["kind"]](name, value, rule)
 
 
@@ -98,16 +105,18 @@ def _is_finite(value: float) -> bool:
 
 
 def _outside(value: float, rule: Any) -> bool:
-    return (rule["low"] is not None and value < rule["low"]) or (rule["high"] is not None and value > rule["high"])
+    low, high = rule["low"], rule["high"]
+    return (low is not None and (value < low or (value == low and rule.get("above_low")))) or (high is not None and value > high)
 
 
 def _range(rule: Any) -> str:
     low, high = rule["low"], rule["high"]
+    words = "and finite"
     if low is not None and high is not None:
-        return f"from {low:g} to {high:g}"
-    if low is not None:
-        return f"of {low:g} or more"
-    return "and finite"
+        words = f"above {low:g} and up to {high:g}" if rule.get("above_low") else f"from {low:g} to {high:g}"
+    elif low is not None:
+        words = f"above {low:g}" if rule.get("above_low") else f"of {low:g} or more"
+    return words + (", or None" if rule.get("optional") else "")
 
 
 def changed(config: Any) -> dict[str, Any]:

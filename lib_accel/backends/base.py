@@ -17,12 +17,14 @@ class LayerCall:
     """A call of attn1, attn2 or ff, taken apart.
 
     x: [rows, tokens, C] the tokens. own: why the layer must run as it is on these tokens, or None. with_tokens: the call's
-    (args, kwargs) with other tokens in x's place and, if given, with a context that keys and values are taken from.
+    (args, kwargs) with other tokens in x's place and, if given, with a context that keys and values are taken from. has_context: whether it
+    was given a context (a text) of other tokens.
     """
 
     x: Any
     own: str | None
     with_tokens: Callable[..., tuple[tuple, dict]]
+    has_context: bool = False
 
 
 class Backend:
@@ -63,6 +65,7 @@ class Backend:
         given = dict(zip(names, args))
         given.update(kwargs)
         x = given.pop(self.tokens_name, None)
+        context = given.get(self.context_name)
         own = None if len(args) <= len(names) else "more arguments than Accel knows"
         for name, value in given.items():
             if value is None or value is False or (isinstance(value, (int, float)) and value == 0) or name in self.harmless:
@@ -81,7 +84,7 @@ class Backend:
             replaced = tuple(tokens if value is x else value for value in args)
             return replaced, {k: tokens if v is x else v for k, v in kwargs.items()}
 
-        return LayerCall(x, own, with_tokens)
+        return LayerCall(x, own, with_tokens, context is not None and context is not x)
 
     def agent_obstacle(self, attn: nn.Module) -> str | None:
         """Why ``attn``'s computation cannot be replaced by agent attention, or None."""

@@ -22,29 +22,36 @@ class PipelineView:
         self._place: int | None = None
         self._calls_here = 0
         self._more_calls_than_scheduled = False
+        # Whether the U-Net was called more often in this pass than the schedule says.
+        self.tiles = False
+        # Whether the call read last is the last of its pass, by the schedule.
+        self.ends_pass = False
 
     def step(self, clock: StepClock, timestep: Any) -> Step | None:
         """The step of a U-Net call at ``timestep``: its place among the distinct timesteps of the schedule, or None when it has none.
 
         Distinct, because schedulers with two evaluations per step list timesteps twice.
         """
+        self.ends_pass = False
         schedule = getattr(getattr(self._pipeline(), "scheduler", None), "timesteps", None)
         if not isinstance(schedule, torch.Tensor) or schedule.numel() == 0:
             return None
         if schedule is not self._schedule:
             # Schedulers make a new tensor for every run of the pipeline.
             clock.new_pass()
-            self._place = None
+            self._place, self.tiles = None, False
             self._schedule, self._values = schedule, schedule.flatten().tolist()
             self._positions = {value: place for place, value in enumerate(dict.fromkeys(self._values))}
-        value = self._read(timestep)
+        value = self.read(timestep)
         place = self._positions.get(value)
         self._calls_here = self._calls_here + 1 if place == self._place else 1
         self._place = place
         self._more_calls_than_scheduled = self._calls_here > max(1, self._values.count(value))
+        self.tiles |= self._more_calls_than_scheduled
+        self.ends_pass = place == len(self._positions) - 1 and self._calls_here == self._values.count(value)
         return None if place is None else clock.at_schedule(place, len(self._positions))
 
-    def _read(self, timestep: Any) -> float | None:
+    def read(self, timestep: Any) -> float | None:
         """The timestep's value. A view into a schedule on a GPU is known by its address, so that the GPU is not waited for."""
         schedule = self._schedule
         on_gpu = isinstance(timestep, torch.Tensor) and timestep.device.type != "cpu"

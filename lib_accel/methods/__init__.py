@@ -2,7 +2,9 @@
 
 from .agent_attention import AgentAttention
 from .base import HostTraits
+from .guidance_skip import GuidanceSkip
+from .tgate import TGate
 from .token_downsampling import TokenDownsampling
 from .token_merging import TokenMerging
 
-__all__ = ["AgentAttention", "HostTraits", "TokenDownsampling", "TokenMerging"]
+__all__ = ["AgentAttention", "GuidanceSkip", "HostTraits", "TGate", "TokenDownsampling", "TokenMerging"]

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import torch
 
 from ..backends import Backend
-from ..layout import Layout
+from ..layout import Layout, RowPlan
+from ..noise import Noise
 from ..report import MethodAccount
 from ..schedule import Step, Window
 from ..sites import Site
@@ -34,6 +35,22 @@ class UNetCall:
     shared: dict[Any, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Moment:
+    """Where a pass stands: one U-Net call that is about to run, or a whole step that a host asks about.
+
+    rows: all of them, before any is dropped. pass_and_step: (number of the pass, step index). guidance: the guidance scale, None when
+    nobody told it. noise: asks for the noise level. sample: the latents [rows, channels, h, w]; None when a host asks.
+    """
+
+    step: Step
+    rows: Layout
+    pass_and_step: tuple[int, int]
+    guidance: float | None
+    noise: Callable[[], Noise]
+    sample: torch.Tensor | None = None
+
+
 class HostTraits:
     """What a host does inside its attention layers, for the computations that methods replace. The default does nothing."""
 
@@ -56,10 +73,11 @@ class HostTraits:
 
 @dataclass(frozen=True)
 class LayerAtWork:
-    """A layer call in its compute phase.
+    """A layer call.
 
     part: ``attn1`` | ``attn2`` | ``ff``. module: the layer. tokens: [B, N, C] as the layer was given them. x: [B, M, C], the same after
-    merging. own: runs the layer's own forward on (tokens) or on (tokens, context that keys and values are taken from).
+    merging. own: runs the layer's own forward on (tokens) or on (tokens, context that keys and values are taken from). has_context:
+    whether it was given a context of other tokens, a text.
     """
 
     part: str
@@ -67,6 +85,7 @@ class LayerAtWork:
     tokens: torch.Tensor
     x: torch.Tensor
     own: Callable[..., torch.Tensor]
+    has_context: bool = False
 
 
 class Reduction(Protocol):
@@ -82,7 +101,8 @@ class Reduction(Protocol):
 class Runner:
     """A method at work on one U-Net: its settings, its state, its account.
 
-    A layer call goes through the phases serve > reduce > compute; a method takes part in those it overrides.
+    A layer call goes through the phases serve > reduce > compute; a method takes part in those it overrides. Around the U-Net call it may
+    drop rows (`begin`) and look at the prediction (`predicted`).
     """
 
     # Parts whose computation this method replaces. Two methods may not meet in one.
@@ -91,6 +111,10 @@ class Runner:
     reduces: frozenset[str] = frozenset()
     # Whether block_tokens wants to see what a block is given.
     needs_tokens = False
+    # Whether observe wants to see what layers return.
+    observes = False
+    # Whether it adds something of its own to rows that it dropped: a host that drops rows itself cannot do that.
+    changes_fill = False
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -107,10 +131,20 @@ class Runner:
     def reset(self) -> None:
         """A new pass, size or model begins: forget what was kept."""
 
+    def finish(self) -> None:
+        """The last U-Net call of a pass is over: free what only the pass needed. The pass may still turn out to go on."""
+
+    def begin(self, moment: Moment) -> RowPlan | None:
+        """A U-Net call is about to run, or a host asks about its step: which rows to run, None for all. Comes once or more per step."""
+        return None
+
+    def predicted(self, moment: Moment, prediction: torch.Tensor, mine: bool) -> None:
+        """What the U-Net predicted [rows, ...], dropped rows filled. mine: by this method's plan; then those may be changed in place."""
+
     def block_tokens(self, call: UNetCall, site: Site, x: torch.Tensor) -> None:
         """A block of this method's sites is about to run on the raw tokens ``x`` [B, N, C] (before its first norm)."""
 
-    def serve(self, call: UNetCall, site: Site, part: str) -> torch.Tensor | None:
+    def serve(self, call: UNetCall, site: Site, layer: LayerAtWork) -> torch.Tensor | None:
         """The layer's output [B, N, C] from a cache, so that it need not run; None computes it."""
         return None
 
@@ -121,3 +155,6 @@ class Runner:
     def compute(self, call: UNetCall, site: Site, layer: LayerAtWork) -> torch.Tensor | None:
         """The layer's output [B, M, C] on ``layer.x``; None lets the layer's own forward compute it."""
         return None
+
+    def observe(self, call: UNetCall, site: Site, layer: LayerAtWork, out: torch.Tensor) -> None:
+        """The layer returned ``out`` [B, N, C], un-merged, and nothing was served. Hosts may edit it in place later: keep copies."""

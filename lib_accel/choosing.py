@@ -1,0 +1,58 @@
+"""What methods act on: which may go together, and at which sites of a U-Net call they are wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from .auto import AutoChoice
+from .methods.base import HostTraits, Runner
+from .settings import SettingError
+from .sites import Site, out_of_reach
+
+
+def runner_of(method: Any) -> Runner:
+    """The settings object ``method`` at work. SettingError when it is none."""
+    make = getattr(method, "runner", None)
+    if make is None or isinstance(method, type):
+        raise SettingError(f"{method!r} is no method; give settings objects such as TokenMerging(ratio=0.5).")
+    return make()
+
+
+def refuse_meetings(runners: list[Runner]) -> None:
+    """SettingError when two methods would reduce or compute the same part in the same part of a pass."""
+    for position, one in enumerate(runners):
+        for other in runners[position + 1 :]:
+            meet = max(one.window[0], other.window[0]) < min(one.window[1], other.window[1])
+            parts = (one.reduces & other.reduces) | (one.computes & other.computes)
+            if meet and parts:
+                raise SettingError(
+                    f"The windows {one.window} of {one.account.name} and {other.window} of {other.account.name} overlap, and both act "
+                    f"on {', '.join(sorted(parts))}; give them windows that only touch, such as (0, 0.4) and (0.4, 1)."
+                )
+
+
+def wanted_sites(
+    unet: nn.Module, sites: list[Site], runners: Iterable[Runner], finest: int, traits: HostTraits, auto: AutoChoice, sample: torch.Tensor
+) -> Iterator[tuple[Site, dict[str, list[Runner]], list[Runner]]]:
+    """The sites that ``runners`` act on: (site, runners by part, runners that watch the block's tokens). Refusals go to their accounts."""
+    for site in sites:
+        parts: dict[str, list[Runner]] = {}
+        watchers = []
+        for runner in runners:
+            wanted = runner.wants(site, finest)
+            if not wanted:
+                continue
+            refusal = out_of_reach(unet, site) or traits.obstacle(site) or auto.refusal(runner.account.name, site, sample)
+            if refusal:
+                runner.account.stood_down(refusal, site.name)
+                continue
+            for part in wanted:
+                parts.setdefault(part, []).append(runner)
+            if runner.needs_tokens:
+                watchers.append(runner)
+        if parts:
+            yield site, parts, watchers

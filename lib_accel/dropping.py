@@ -1,0 +1,85 @@
+"""The rows of a U-Net call that methods drop: chosen before it, cut from what it is given, filled up in what it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from .arming import in_words, strict
+from .layout import GUIDANCE_KEPT, Layout, RowPlan
+from .methods.base import Moment, Runner
+from .rows import cut_rows, fill_rows, prediction_of
+
+
+@dataclass
+class OpenCall:
+    """A U-Net call under way. plan: which of ``moment``'s rows run, None for all; owner: whose plan. nested: calls inside this one."""
+
+    moment: Moment
+    runners: list[Runner]
+    plan: RowPlan | None = None
+    owner: Runner | None = None
+    nested: int = 0
+
+    @property
+    def rows(self) -> Layout:
+        """The rows that run."""
+        return self.moment.rows if self.plan is None else Layout(self.moment.rows[index] for index in self.plan.keep)
+
+    def cut(self, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        """The U-Net's arguments with those rows alone; None when all run."""
+        return None if self.plan is None else cut_rows((args, kwargs), len(self.moment.rows), self.plan.keep)
+
+    def finish(self, output: Any) -> Any:
+        """The U-Net's output with all rows; every method sees the prediction in it."""
+        if self.plan is not None:
+            output = fill_rows(output, self.plan.keep, self.plan.fill)
+        prediction = prediction_of(output)
+        if prediction is None or prediction.shape[0] != len(self.moment.rows):
+            return output
+        for runner in self.runners:
+            with blaming(runner):
+                runner.predicted(self.moment, prediction, runner is self.owner)
+        return output
+
+
+@contextmanager
+def blaming(runner: Runner) -> Iterator[None]:
+    """An error of our own code switches ``runner`` off for the rest of the job; ACCEL_STRICT=1 raises it."""
+    try:
+        yield
+    except Exception as error:
+        if strict():
+            raise
+        runner.account.failed = in_words(error)
+
+
+def choose_plan(
+    runners: Iterable[Runner], moment: Moment, by_host: bool = False, tiles: bool = False
+) -> tuple[RowPlan | None, Runner | None]:
+    """The first plan that one of ``runners`` has for ``moment``, and whose it is. Every runner is told that the call begins.
+
+    by_host: the host drops the rows and combines what is left, so plans that only a host, or only our hooks, can carry out are told apart.
+    tiles: whether calls hold parts of pictures, of which some would be guided and others not.
+    """
+    chosen: tuple[RowPlan | None, Runner | None] = (None, None)
+    for runner in runners:
+        plan = None
+        with blaming(runner):
+            plan = runner.begin(moment)
+        if plan is None or chosen[0] is not None:
+            continue
+        if by_host and runner.changes_fill:
+            continue
+        if not by_host and not plan.exact:
+            runner.account.note(GUIDANCE_KEPT + "with AND prompts only the host can combine what is left")
+            continue
+        if tiles:
+            runner.account.note(GUIDANCE_KEPT + "the U-Net runs more often than the schedule says")
+            continue
+        chosen = (plan, runner)
+    if chosen[0] is not None:
+        chosen[1].account.dropped(moment.pass_and_step, chosen[0].dropped)
+    return chosen

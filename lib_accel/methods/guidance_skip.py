@@ -1,0 +1,163 @@
+"""Guidance skipping: the unconditional branch runs only while it matters; attention is left alone.
+
+Sources: Adaptive Guidance (Castillo et al., arXiv 2312.12487); Applying Guidance in a Limited Interval (Kynkaanniemi et al., arXiv
+2404.07724). The direction that is used again follows FasterCache's and LinearAG's idea.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from ..layout import GUIDANCE_KEPT, Layout, RowPlan, RowStore, without_guidance
+from ..settings import SettingError, check, setting
+from ..sites import Site
+from .base import Moment, Runner
+
+
+@dataclass(frozen=True)
+class GuidanceSkip:
+    """Settings of guidance skipping. SettingError when one is out of range.
+
+    when: ``similar`` skips once the noise predicted with and without the prompt points the same way, for good; ``after`` from a fraction of
+    the pass on; ``outside`` an interval of noise levels. Whatever it is, at guidance scale 1 (where a host tells it) all of the pass is
+    unguided, which changes nothing.
+    threshold: for ``similar``: cosine of the two predictions from which a picture has passed, 0 to 1; a batch switches when all have.
+    Higher: later. 0.99 to 1 is sensible.
+    after: for ``after``: fraction of the pass, above 0 and up to 1 (never).
+    sigma_low, sigma_high: for ``outside``: guidance at noise levels above the first and up to the second; 0 or more.
+    reuse: unguided steps keep the direction of the last guided one, so that contrast and colour stay.
+    decay: by how much that direction fades with every step, 0 (at once) to 1 (never).
+    every: after a guided step, guide again in every such step, from 2; 0 never. With ``reuse``, how often the direction is refreshed.
+
+    Cosine and direction are those of the predicted noise. Where a U-Net predicts v or the picture they are converted by the noise levels
+    that the pipeline, the model or the host tells; where nobody does, ``similar`` never switches and a direction is used as it is.
+    """
+
+    when: str = setting("similar", "choice", "Skip guidance", "when guidance is skipped", choices=("similar", "after", "outside"))
+    threshold: float = setting(0.994, "number", "Similarity", "higher: guidance is skipped later", 0, 1)
+    after: float = setting(0.5, "number", "Guided part", "higher: guidance is skipped later", 0, 1, above_low=True)
+    sigma_low: float = setting(0.28, "number", "Lowest guided sigma", "higher: guidance ends earlier", 0)
+    sigma_high: float = setting(5.42, "number", "Highest guided sigma", "lower: guidance begins later", 0)
+    reuse: bool = setting(False, "flag", "Keep the direction", "on: contrast and colour stay, artefacts may too")
+    decay: float = setting(0.9, "number", "Direction kept per step", "lower: fades faster", 0, 1)
+    every: int = setting(0, "integer", "Guide again every", "steps; lower: slower, closer to full guidance; 0: never", 0, 1000)
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.when == "outside" and self.sigma_low >= self.sigma_high:
+            raise SettingError(f"GuidanceSkip.sigma_low is {self.sigma_low!r}; it must be below sigma_high, {self.sigma_high!r}.")
+
+    def runner(self) -> GuidanceSkipRunner:
+        return GuidanceSkipRunner(self)
+
+
+class GuidanceSkipRunner(Runner):
+    """Guidance skipping at work."""
+
+    window = (0.0, 1.0)
+
+    def __init__(self, config: GuidanceSkip) -> None:
+        super().__init__(config)
+        self.changes_fill = config.reuse
+        self.reset()
+
+    def reset(self) -> None:
+        self._step: tuple[int, int] | None = None
+        self._skips = False
+        self._last_guided: int | None = None
+        self._predictions = RowStore()
+        self._directions = RowStore()
+        self._cosines: dict[int, torch.Tensor] = {}
+        self._passed: set[int] = set()
+        self._units_unknown = False
+
+    def wants(self, site: Site, finest: int) -> frozenset[str]:
+        return frozenset()
+
+    def begin(self, moment: Moment) -> RowPlan | None:
+        if self._step != moment.pass_and_step:
+            # One decision for all calls of a step.
+            self._step, self._skips = moment.pass_and_step, self._decide(moment)
+            self._predictions.clear()
+        if not self._skips:
+            return None
+        plan, reason = without_guidance(moment.rows)
+        if reason:
+            self.account.note(GUIDANCE_KEPT + reason)
+        return plan
+
+    def predicted(self, moment: Moment, prediction: torch.Tensor, mine: bool) -> None:
+        if mine:
+            self._add_direction(moment, prediction)
+        elif moment.rows.known:
+            self._keep(moment, prediction)
+            for row in moment.rows:
+                # Separate calls: whichever half comes last completes the picture.
+                self._compare(moment, row.image)
+
+    # -- when --------------------------------------------------------------------------------------------------------------
+
+    def _decide(self, moment: Moment) -> bool:
+        """Whether the step of ``moment`` goes unguided."""
+        settings, index = self.config, moment.step.index
+        if moment.guidance == 1:
+            return True
+        since = None if self._last_guided is None else index - self._last_guided
+        if settings.every and since is not None and since >= settings.every:
+            return False
+        if settings.when == "after":
+            return settings.after < 1 and moment.step.within((settings.after, 1.0))
+        if settings.when == "outside":
+            sigma = moment.noise().sigma
+            if sigma is None:
+                self.account.note(GUIDANCE_KEPT + "nobody told the noise level")
+                return False
+            return not settings.sigma_low < sigma <= settings.sigma_high
+        # Read now, a step later, so that a GPU need not be waited for.
+        self._passed |= {image for image, cosine in self._cosines.items() if float(cosine) >= settings.threshold}
+        return bool(self._cosines) and self._passed >= self._cosines.keys()
+
+    # -- what --------------------------------------------------------------------------------------------------------------
+
+    def _keep(self, moment: Moment, prediction: torch.Tensor) -> None:
+        """Keep a guided step's predictions until both halves are there."""
+        noise = moment.noise()
+        epsilon = noise.as_epsilon(prediction, moment.sample[:, : prediction.shape[1]])
+        if epsilon is None:
+            self._unknown_units(noise.kind)
+            epsilon = prediction.float()
+        self._predictions.put("epsilon", moment.rows, epsilon.clone())
+
+    def _compare(self, moment: Moment, image: int) -> None:
+        """Cosine and direction of one picture, once both halves are there."""
+        rows = [row for row in self._predictions.rows("epsilon") if row.image == image]
+        parts = [row for row in rows if row.role == "cond"]
+        unconds = Layout(row for row in rows if row.role == "uncond")
+        if not parts or not unconds:
+            return
+        uncond = self._predictions.get("epsilon", unconds)[0]
+        total = sum(row.weight for row in parts) or 1.0
+        cond = sum(row.weight / total * self._predictions.get("epsilon", Layout([row]))[0] for row in parts)
+        self._last_guided = moment.step.index
+        if self.config.when == "similar" and not self._units_unknown:
+            self._cosines[image] = F.cosine_similarity(cond.flatten(), uncond.flatten(), dim=0)
+        if self.config.reuse:
+            self._directions.put("direction", unconds, (cond - uncond)[None])
+
+    def _add_direction(self, moment: Moment, prediction: torch.Tensor) -> None:
+        """Into the filled rows, such that a host's u + w * (c - u) gives c + (w - 1) * fading * direction for every w."""
+        if not self.config.reuse or self._last_guided is None or moment.guidance == 1:
+            return
+        fading = self.config.decay ** (moment.step.index - self._last_guided) * (moment.noise().per_epsilon or 1.0)
+        for index, row in enumerate(moment.rows):
+            direction = self._directions.get("direction", Layout([row])) if row.role == "uncond" else None
+            if direction is not None and direction.shape[1:] == prediction.shape[1:]:
+                prediction[index] -= (fading * direction[0]).to(prediction)
+
+    def _unknown_units(self, kind: str) -> None:
+        self._units_unknown = True
+        if self.config.when == "similar":
+            self.account.note(GUIDANCE_KEPT + f"the U-Net predicts {kind} and nobody told the noise level")

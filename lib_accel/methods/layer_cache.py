@@ -1,0 +1,88 @@
+"""Outputs of layers kept per row and served to the same rows later, as they are or combined for their picture."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+
+import torch
+
+from ..layout import Layout, Row, RowStore
+
+
+class LayerCache:
+    """Layer outputs [tokens, C] per row. Rows that were not kept are never served from others': nothing is broadcast.
+
+    mean: a conditional row gets the half-sum of its own and its picture's unconditional output (published); without that, its own.
+    for_uncond: unconditional rows get what their picture's conditional rows get, by weight; otherwise their own.
+    uncond_goes: unconditional rows are kept for such sums alone. offload: what is kept lies in main memory.
+    """
+
+    def __init__(self, mean: bool = False, for_uncond: bool = False, uncond_goes: bool = False, offload: bool = False) -> None:
+        self.mean, self.for_uncond, self.uncond_goes, self.offload = mean, for_uncond, uncond_goes, offload
+        self._store = RowStore()
+        self._to_combine: set[Hashable] = set()
+
+    def keep(self, key: Hashable, rows: Layout, out: torch.Tensor, wanted: Iterable[Row], combine: bool = False) -> None:
+        """Keep copies of the rows ``wanted`` of ``out`` [rows, tokens, C]. combine: by the rules above,
+        when they are first served, as a step may take several calls."""
+        wanted = {row.key for row in wanted}
+        for row, value in zip(rows, out):
+            if row.key in wanted:
+                # A copy for each row: a view would hold the memory of all.
+                self._store.put(key, Layout([row]), value[None].to("cpu", copy=True) if self.offload else value[None].clone())
+        if combine:
+            self._to_combine.add(key)
+        else:
+            self._to_combine.discard(key)
+
+    def lacks(self, key: Hashable, row: Row, like: torch.Tensor) -> bool:
+        """Whether ``row`` cannot be served, for tokens ``like`` [rows, tokens, C]."""
+        return self.serve(key, Layout([row]), like) is None
+
+    def serve(self, key: Hashable, rows: Layout, like: torch.Tensor) -> torch.Tensor | None:
+        """[rows, tokens, C] for ``rows``, a copy; None unless all are there and fit the tokens ``like`` [rows, tokens, C]."""
+        if key in self._to_combine:
+            self._to_combine.discard(key)
+            if self.mean or self.for_uncond:
+                self._combine(key)
+        kept = self._store.get(key, rows)
+        if kept is None or kept.shape[1] != like.shape[1]:
+            return None
+        if self.offload:
+            return kept.to(like.device)
+        return kept if kept.device == like.device else None
+
+    def clear(self) -> None:
+        self._store.clear()
+        self._to_combine.clear()
+
+    @property
+    def nbytes(self) -> int:
+        return self._store.nbytes
+
+    def _combine(self, key: Hashable) -> None:
+        """Put what rows get in the place of what they returned."""
+        rows = self._store.rows(key)
+        values = {row.key: self._store.get(key, Layout([row]))[0] for row in rows}
+        for uncond in [row for row in rows if row.role == "uncond"]:
+            parts = [row for row in rows if row.role == "cond" and row.image == uncond.image]
+            own = values[uncond.key]
+            if not parts or any(values[part.key].shape != own.shape for part in parts):
+                continue
+            shares = [values[part.key] for part in parts]
+            if self.mean:
+                shares = [0.5 * own + 0.5 * share for share in shares]
+                for part, share in zip(parts, shares):
+                    self._store.put(key, Layout([part]), share[None])
+            if self.for_uncond:
+                self._store.put(key, Layout([uncond]), _weighted(shares, parts)[None])
+            elif self.uncond_goes:
+                # A host that still runs this row gets it kept anew.
+                self._store.drop(key, [uncond])
+
+
+def _weighted(values: list[torch.Tensor], rows: list[Row]) -> torch.Tensor:
+    """Mean of ``values`` by the rows' weights; the plain mean where these cancel each other out."""
+    total = sum(row.weight for row in rows)
+    weights = [row.weight / total for row in rows] if abs(total) > 1e-6 else [1 / len(rows)] * len(rows)
+    return sum(weight * value for weight, value in zip(weights, values))

@@ -1,0 +1,404 @@
+"""T-GATE: who is served what after the gate, and whoever cannot be is computed."""
+
+import math
+
+import guided
+import models
+import pytest
+import torch
+from guided import COND, PAIR, UNCOND, account
+from traces import differences, fingerprint
+
+from lib_accel import AgentAttention, Row, SettingError, TGate, TokenDownsampling, TokenMerging, accelerated
+from lib_accel.methods.layer_cache import LayerCache
+
+both = pytest.mark.parametrize("kind", models.BOTH)
+CLOSE = {"atol": 2e-4, "rtol": 1e-3}
+TWO = (Row("cond", 0), Row("cond", 1), Row("uncond", 0), Row("uncond", 1))
+
+
+@pytest.mark.parametrize("kind", models.UNETS)
+@pytest.mark.parametrize("branch", ["cond", "uncond"])
+def test_after_the_gate_one_branch_runs_and_stands_for_both(kind, branch):
+    unet = models.UNETS[kind]()
+    ran = guided.rows_run(unet)
+    plain = guided.passes(unet, _Silent())
+    ran.clear()
+    with accelerated(unet, TGate(gate=0.4, after_gate=branch)) as accelerator:
+        steps = guided.passes(unet, accelerator)
+        report = accelerator.report()
+    assert ran == [2, 2, 1, 1, 1]
+    assert all(torch.equal(steps[i][key], plain[i][key]) for i in (0, 1) for key in plain[0])
+    assert all(torch.equal(steps[i][UNCOND.key], steps[i][COND.key]) for i in (2, 3, 4))
+    assert not torch.allclose(steps[4][COND.key], plain[4][COND.key], atol=1e-4)
+    data = report.as_dict()
+    method = data["methods"][0]
+    assert (data["rows"], data["rows_run"]) == (10, 7)
+    assert (method["steps"], method["unguided_steps"], method["evaluations_saved"]) == (3, 3, 3)
+    assert method["layers"] == data["sites"] == method["layers_by_effect"]["cross-attention served"]
+    assert method["cache_bytes"] > 0 and method["notes"] == []
+    line = str(report)
+    assert f"cross-attention served on {data['sites']} of {data['sites']} layers for 3 of 5 steps" in line
+    assert "no guidance for 3 of 5 steps, 3 evaluations saved" in line
+
+
+class _Silent:
+    """Stands for an accelerator where there is none."""
+
+    def step(self, *args, **told):
+        pass
+
+
+@both
+def test_each_row_is_served_what_it_returned_itself(kind):
+    """At the gate's own timestep and latents, serving what was computed there changes nothing."""
+    unet = models.UNETS[kind]()
+    with accelerated(unet, TGate(gate_step=1, drop_guidance=False)) as accelerator:
+        first = guided.step(unet, accelerator, 0, 5, timestep=500)
+        again = guided.step(unet, accelerator, 1, 5, timestep=500)
+        assert account(accelerator)["layers_by_effect"] == {"cross-attention served": 7}
+    for key in first:
+        assert torch.equal(first[key], again[key])
+
+
+@both
+@pytest.mark.parametrize("cache", ["cond", "mean"])
+@pytest.mark.parametrize("calls", [((COND,), (UNCOND,)), ((UNCOND,), (COND,))])
+def test_separate_calls_are_served_as_one_call_is(kind, cache, calls):
+    """No call can do without all of its rows: guidance stays, and the report says why."""
+    unet = models.UNETS[kind]()
+    ran = guided.rows_run(unet)
+    with accelerated(unet, TGate(gate_step=2, cache=cache, drop_guidance=False)) as accelerator:
+        together = guided.passes(unet, accelerator)
+    with accelerated(unet, TGate(gate_step=2, cache=cache)) as accelerator:
+        apart = guided.passes(unet, accelerator, calls=calls)
+    assert ran == [2] * 5 + [1] * 10
+    for one, other in zip(together, apart):
+        torch.testing.assert_close(one[COND.key], other[COND.key], **CLOSE)
+    assert account(accelerator)["notes"] == ["guidance was kept: the unconditional rows came in a call of their own"]
+    assert account(accelerator)["evaluations_saved"] == 0
+
+
+@both
+def test_the_half_sum_is_another_cache(kind):
+    unet = models.UNETS[kind]()
+    outs = {}
+    for cache in ("cond", "mean"):
+        with accelerated(unet, TGate(gate_step=2, cache=cache)) as accelerator:
+            outs[cache] = guided.passes(unet, accelerator)[4][COND.key]
+    assert not torch.allclose(outs["cond"], outs["mean"], atol=1e-3)
+
+
+def test_what_rows_get():
+    """The published half-sum; with AND each part its own, the unconditional row their mean by weight; others their own."""
+    rows = [Row("cond", 0, 0, 3.0), Row("cond", 0, 1, 1.0), Row("uncond", 0), Row("cond", 1), Row("image", 0), Row("unknown", 7)]
+    out = torch.tensor([1.0, 5.0, 10.0, 20.0, 30.0, 40.0])[:, None, None].expand(-1, 2, 3)
+
+    def served(**settings):
+        cache = LayerCache(**settings)
+        cache.keep("site", guided_layout(rows), out, rows, combine=True)
+        return [None if (one := cache.serve("site", guided_layout([row]), out)) is None else float(one.mean()) for row in rows]
+
+    assert served() == [1, 5, 10, 20, 30, 40]
+    assert served(mean=True) == [5.5, 7.5, 10, 20, 30, 40]
+    assert served(mean=True, uncond_goes=True) == [5.5, 7.5, None, 20, 30, 40]
+    assert served(for_uncond=True) == [1, 5, 2, 20, 30, 40]
+    assert served(mean=True, for_uncond=True, offload=True) == [5.5, 7.5, 6, 20, 30, 40]
+    rows[1] = Row("cond", 0, 1, -3.0)
+    assert served(for_uncond=True)[2] == 3
+
+
+def guided_layout(rows):
+    from lib_accel.layout import Layout
+
+    return Layout(rows)
+
+
+def test_a_kept_row_holds_its_own_memory_alone():
+    cache = LayerCache()
+    out = torch.zeros(4, 10, 8)
+    cache.keep("site", guided_layout(TWO), out, TWO[:1])
+    assert cache.nbytes == 10 * 8 * 4
+    (entry,) = cache._store._sites["site"].values()
+    assert entry[1].untyped_storage().nbytes() == cache.nbytes
+
+
+@both
+def test_rows_nobody_described(kind):
+    """Caches keep their shape, guidance stays, the report says so."""
+    unet = models.UNETS[kind]()
+    ran = guided.rows_run(unet)
+    with accelerated(unet, TGate(gate=0.4)) as accelerator:
+        for index in range(5):
+            accelerator.step(index, 5)
+            models.call(unet, models.inputs(rows=3))
+    assert ran == [3] * 5
+    assert account(accelerator)["notes"] == ["guidance was kept: nobody said which rows are conditional"]
+    assert (account(accelerator)["steps"], account(accelerator)["layers"]) == (3, 7)
+
+
+@both
+def test_a_bare_unet_goes_by_the_timestep(kind):
+    """Which step is the last before the gate is not known: the first one after it keeps, the next are served."""
+    unet = models.UNETS[kind]()
+    plain = [models.call(unet, models.inputs(timestep=t)) for t in (999, 700, 500, 300, 100)]
+    with accelerated(unet, TGate(gate=0.4)) as accelerator:
+        gated = [models.call(unet, models.inputs(timestep=t)) for t in (999, 700, 500, 300, 100)]
+        assert [torch.equal(one, other) for one, other in zip(gated, plain)] == [True] * 3 + [False] * 2
+        assert account(accelerator)["steps"] == 2
+        assert torch.equal(models.call(unet, models.inputs(timestep=999)), plain[0])
+
+
+@both
+def test_evaluations_of_the_same_step(kind):
+    """Two evaluations in a step, the gate's own among them: the later is kept; nobody is gated by the number of calls."""
+    unet = models.UNETS[kind]()
+    ran = guided.rows_run(unet)
+    with accelerated(unet, TGate(gate_step=2)) as accelerator:
+        for index in (0, 0, 1, 1, 2, 2, 3):
+            guided.step(unet, accelerator, index, 4)
+    assert ran == [2, 2, 2, 2, 1, 1, 1]
+
+
+@both
+def test_a_block_that_did_not_run_at_the_gate(kind):
+    """It is computed where it runs again, and served from then on."""
+    unet = models.UNETS[kind]()
+    middle = unet.middle_block if kind == "ldm" else unet.mid_block
+    ran = []
+    attn2 = next(m for n, m in middle.named_modules() if n.endswith("attn2.to_q"))
+    attn2.register_forward_hook(lambda module, args, out: ran.append(len(out)))
+    with accelerated(unet, TGate(gate_step=2)) as accelerator:
+        for index in range(5):
+            if index == 1:
+                middle.forward = lambda x, *args, **kwargs: x
+            guided.step(unet, accelerator, index, 5)
+            middle.__dict__.pop("forward", None)
+    assert ran == [2, 1]
+    assert account(accelerator)["layers_by_effect"] == {"cross-attention served": 7}
+
+
+@both
+def test_a_step_that_was_never_seen(kind):
+    """Beginning behind the gate (another model took over): the first step keeps, guided; the next are gated."""
+    unet = models.UNETS[kind]()
+    ran = guided.rows_run(unet)
+    with accelerated(unet, TGate(gate=0.4)) as accelerator:
+        for index in (7, 8, 9):
+            guided.step(unet, accelerator, index, 10)
+    assert ran == [2, 1, 1]
+
+
+@both
+def test_rows_in_another_order_new_rows_and_other_sizes(kind):
+    unet = models.UNETS[kind]()
+    with accelerated(unet, TGate(gate_step=1, drop_guidance=False)) as accelerator:
+        first = guided.step(unet, accelerator, 0, 9, [TWO], timestep=500)
+        turned = guided.step(unet, accelerator, 1, 9, [TWO[::-1]], timestep=500)
+        for key in first:
+            torch.testing.assert_close(first[key], turned[key], **CLOSE)
+        for change in ({"calls": [(*TWO, Row("cond", 2))]}, {"h": 8, "w": 32}, {"h": 32, "w": 8}, {"h": 24, "w": 24}):
+            served = account(accelerator)["layer_calls"]
+            guided.step(unet, accelerator, 2, 9, **({"calls": [TWO]} | change))
+            assert account(accelerator)["layer_calls"] == served
+            guided.step(unet, accelerator, 3, 9, **({"calls": [TWO]} | change))
+            assert account(accelerator)["layer_calls"] == served + 7
+
+
+@both
+def test_and_prompts(kind):
+    """Our hooks cannot combine what is left of several parts; hosts can, and are told that they must."""
+    unet = models.UNETS[kind]()
+    rows = (Row("cond", 0, 0), Row("cond", 0, 1, 0.5), Row("cond", 1), Row("uncond", 0), Row("uncond", 1))
+    ran = guided.rows_run(unet)
+    with accelerated(unet, TGate(gate_step=1)) as accelerator:
+        for index in (0, 1):
+            guided.step(unet, accelerator, index, 3, [rows])
+        accelerator.step(2, 3, rows)
+        plan = accelerator.row_plan()
+        assert (plan.keep, plan.fill, plan.exact) == ((0, 1, 2), (0, 1, 2, 0, 2), False)
+    assert ran == [5, 5]
+    assert account(accelerator)["notes"] == ["guidance was kept: with AND prompts only the host can combine what is left"]
+    with accelerated(unet, TGate(gate_step=1, after_gate="uncond")) as accelerator:
+        ran.clear()
+        for index in (0, 1):
+            guided.step(unet, accelerator, index, 3, [rows])
+    assert ran == [5, 2]
+
+
+@both
+def test_a_host_that_drops_rows_itself(kind):
+    unet = models.UNETS[kind]()
+    ran = guided.rows_run(unet)
+    with accelerated(unet, TGate(gate_step=2)) as accelerator:
+        hooks = guided.passes(unet, accelerator)
+        ran.clear()
+        accelerator.new_pass()
+        assert accelerator.row_plan() is None
+        own = []
+        for index in range(5):
+            accelerator.step(index, 5, PAIR)
+            plan = accelerator.row_plan()
+            rows = PAIR if plan is None else tuple(PAIR[i] for i in plan.keep)
+            own.append(guided.step(unet, accelerator, index, 5, [rows]))
+        report = accelerator.report().as_dict()
+    assert ran == [2, 2, 1, 1, 1]
+    assert all(torch.equal(one[COND.key], other[COND.key]) for one, other in zip(hooks, own))
+    assert (report["passes"], report["methods"][0]["evaluations_saved"]) == (2, 6)
+
+
+def test_a_model_that_guides_by_an_image_too():
+    unet = models.ldm_unet()
+    ran = guided.rows_run(unet)
+    with accelerated(unet, TGate(gate_step=1)) as accelerator:
+        guided.passes(unet, accelerator, 3, [(COND, Row("image"), UNCOND)])
+    assert ran == [3, 3, 3]
+    assert account(accelerator)["notes"] == ["guidance was kept: the model guides by an image too"]
+
+
+@both
+@pytest.mark.parametrize("end", ["last step", "new pass", "next pass", "remove"])
+def test_caches_are_freed(kind, end):
+    unet = models.UNETS[kind]()
+    with accelerated(unet, TGate(gate_step=2)) as accelerator:
+        caches = accelerator._runners[0]._caches
+        for index in range(4):
+            guided.step(unet, accelerator, index, 5)
+        assert caches.nbytes > 0
+        if end == "last step":
+            guided.step(unet, accelerator, 4, 5)
+        elif end == "new pass":
+            accelerator.new_pass()
+        elif end == "next pass":
+            guided.step(unet, accelerator, 0, 5)
+        else:
+            accelerator.remove()
+        assert caches.nbytes == 0
+        assert account(accelerator)["cache_bytes"] > 0
+
+
+@both
+def test_the_last_step_may_take_several_calls(kind):
+    unet = models.UNETS[kind]()
+    with accelerated(unet, TGate(gate_step=2)) as accelerator:
+        caches = accelerator._runners[0]._caches
+        accelerator.step(1, 3, PAIR)
+        models.call(unet, guided.given_to(PAIR))
+        accelerator.step(2, 3, PAIR)
+        models.call(unet, guided.given_to([UNCOND]))
+        assert caches.nbytes > 0
+        models.call(unet, guided.given_to([COND]))
+        assert caches.nbytes == 0
+        ran = guided.rows_run(unet)
+        guided.step(unet, accelerator, 3, 3)
+    assert ran == [1]
+
+
+@both
+def test_gates_that_are_never_reached(kind):
+    unet = models.UNETS[kind]()
+    plain = guided.passes(unet, _Silent(), 2)
+    for method in (TGate(gate=1), TGate(gate_step=2), TGate(gate_step=50), TGate(gate=0.6)):
+        with accelerated(unet, method) as accelerator:
+            for one, other in zip(guided.passes(unet, accelerator, 2), plain):
+                assert all(torch.equal(one[key], other[key]) for key in other)
+
+
+@both
+def test_self_attention_intervals(kind):
+    unet = models.UNETS[kind]()
+    ran = []
+    attn1 = next(m for n, m in unet.named_modules() if n.endswith("attn1.to_q"))
+    attn1.register_forward_hook(lambda module, args, out: ran.append(len(out)))
+    with accelerated(unet, TGate(gate_step=5, sp_interval=3, fi_interval=2, warm_up=1)) as accelerator:
+        guided.passes(unet, accelerator, 8)
+        # warm-up, cached, reused, cached, at the gate cached; reused, cached, reused
+        assert ran == [2, 2, 2, 2, 1]
+        assert account(accelerator)["layers_by_effect"] == {"cross-attention served": 7, "self-attention served": 7}
+
+
+@both
+def test_caches_in_main_memory_and_edits_in_place(kind):
+    """What hosts do to outputs in place does not reach what is kept."""
+    unet = models.UNETS[kind]()
+    layer = next(m for n, m in unet.named_modules() if n.endswith("attn2"))
+    layer.register_forward_hook(lambda module, args, out: out.mul_(0.5))
+    outs = []
+    for method in (TGate(gate_step=1, drop_guidance=False), TGate(gate_step=1, drop_guidance=False, offload=True)):
+        with accelerated(unet, method) as accelerator:
+            outs.append([guided.step(unet, accelerator, index, 9, timestep=500)[COND.key] for index in range(3)])
+    for out in outs:
+        assert torch.equal(out[0], out[1]) and torch.equal(out[0], out[2])
+    assert torch.equal(outs[0][0], outs[1][0])
+
+
+@both
+@pytest.mark.parametrize(
+    "other",
+    [
+        (TokenMerging(ratio=0.5, merge_crossattn=True, merge_mlp=True),),
+        (TokenMerging(ratio=0.5, merge_crossattn=True, window=(0, 0.4)), TokenMerging(ratio=0.2, merge_crossattn=True, window=(0.4, 1))),
+        (AgentAttention(window=(0, 1)),),
+        (TokenDownsampling(factor=2),),
+    ],
+    ids=["merging", "changing", "agents", "downsampling"],
+)
+def test_what_is_kept_is_not_merged(kind, other):
+    unet = models.UNETS[kind]()
+    for methods in ((TGate(gate_step=2), *other), (*other, TGate(gate_step=2))):
+        with accelerated(unet, *methods) as accelerator:
+            guided.passes(unet, accelerator)
+            for index in range(4):
+                guided.step(unet, accelerator, index, 5)
+            position = methods.index(TGate(gate_step=2))
+            caches = accelerator._runners[position]._caches
+            tokens = {entry[1].shape[0] for kept in caches._store._sites.values() for entry in kept.values()}
+            assert tokens == {256, 64, 16}
+            assert account(accelerator, position)["layers_by_effect"] == {"cross-attention served": 7}
+            assert account(accelerator, 0 if position else 1)["layers"] > 0
+
+
+@both
+def test_nothing_is_left(kind):
+    unet = models.UNETS[kind]()
+    plain = guided.passes(unet, _Silent(), 3)
+    before = fingerprint(unet)
+    with accelerated(unet, TGate(gate_step=1, fi_interval=2)) as accelerator:
+        between = fingerprint(unet)
+        guided.passes(unet, accelerator, 3)
+        assert not differences(between, fingerprint(unet))
+    assert not differences(before, fingerprint(unet))
+    for one, other in zip(guided.passes(unet, _Silent(), 3), plain):
+        assert all(torch.equal(one[key], other[key]) for key in other)
+
+
+FRACTION = "it must be a number above 0 and up to 1, or None."
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        *[({"gate": value}, ("TGate.gate", FRACTION)) for value in (0, -1, 1.5, math.nan, math.inf, "a", True)],
+        *[({"gate_step": value}, ("TGate.gate_step", "whole number of 1 or more, or None.")) for value in (0, -3, 2.5, "4", True)],
+        ({"gate": 0.5, "gate_step": 5}, ("TGate.gate is 0.5", "TGate.gate_step is 5", "give one of them")),
+        ({"gate": 0.4, "gate_step": 5}, ("give one of them",)),
+        *[({name: 0}, (f"TGate.{name} is 0", "whole number from 1 to 1000.")) for name in ("sp_interval", "fi_interval")],
+        ({"warm_up": -1}, ("TGate.warm_up is -1", "from 0 to 1000.")),
+        ({"cache": "max"}, ("TGate.cache is 'max'", "'cond', 'mean'")),
+        ({"after_gate": None}, ("TGate.after_gate is None", "'cond', 'uncond'")),
+    ],
+)
+def test_bad_settings_get_a_sentence(settings, words):
+    with pytest.raises(SettingError) as error:
+        TGate(**settings)
+    assert all(word in str(error.value) for word in words), error.value
+    assert "\n" not in str(error.value)
+
+
+def test_settings_round_trip():
+    from dataclasses import asdict, replace
+
+    for config in (TGate(), TGate(gate=0.6), TGate(gate_step=7)):
+        assert TGate(**asdict(config)) == config
+    assert TGate().gate == 0.4
+    assert replace(TGate(), gate_step=3) == TGate(gate_step=3)
