@@ -8,8 +8,8 @@ from typing import Any
 
 from ..families import family_of
 from ..infotext import is_ours, to_infotext
-from ..job_settings import Settings, resolve, without_untouched
-from ..knobs import KNOBS
+from ..job_settings import METHOD_KNOBS, Settings, resolve, without_untouched
+from ..knobs import GROUPS, KNOBS
 from ..settings import SettingError
 from ..sites import UnsupportedModelError
 from ..thresholds import thresholds_for
@@ -19,6 +19,7 @@ from .account import Account
 # Attributes of the host's processing objects. Copies of such an object take them along, so a job knows whose it is.
 JOB, AXES = "accel_job", "accel_axes"
 
+GROUP_NAMES = tuple(group.name for group in GROUPS if group.name)
 LEAST = {"agents": "AgentAttention", "merging": "TokenMerging", "downsampling": "TokenDownsampling"}
 
 
@@ -68,6 +69,7 @@ def begin(p: Any, args: tuple) -> None:
     if not enabled:
         return
     job = Job(p, {**given, "enabled": True}, own)
+    complaint = complaint or user_presets.untold()
     if complaint and job.settings is not None:
         job.account.note("", complaint)
     setattr(p, JOB, job)
@@ -92,7 +94,8 @@ def given_by(args: tuple, axes: Mapping[str, Any], own: Mapping[str, Any]) -> di
             given = without_untouched(given, own)
     if axes:
         if "preset" in axes:
-            given = {name: value for name, value in given.items() if not KNOBS[name].group}
+            its_own = {*METHOD_KNOBS, *own.get(axes["preset"], {})}
+            given = {name: value for name, value in given.items() if name not in its_own}
         given = {**given, "enabled": True, **axes}
     return given
 
@@ -105,7 +108,7 @@ def _flat(given: Mapping[str, Any]) -> dict[str, Any]:
     """``{"agents": {"ratio": 0.3}}`` may be written instead of ``{"agents.ratio": 0.3}``."""
     flat: dict[str, Any] = {}
     for name, value in given.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and name in GROUP_NAMES:
             flat.update({f"{name}.{field}": inner for field, inner in value.items()})
         else:
             flat[name] = value

@@ -42,7 +42,7 @@ def show(sizes: Any, *values: Any) -> tuple[str, str]:
         passes.append(preview_pass(settings, HIRES, family, int(width * factor), int(height * factor), steps))
     costs = [(p.width * p.height) ** 2 for p in passes]
     saved = sum(p.saved * cost for p, cost in zip(passes, costs)) / sum(costs)
-    return _badge(shown_preset(settings["preset"]), f"{saved:.0%} of self-attention saved"), "".join(map(_strip, passes))
+    return _badge(shown_preset(settings["preset"]), f"about {100 * saved:.0f} % less self-attention"), "".join(map(_strip, passes))
 
 
 def _badge(preset: str, saving: str) -> str:

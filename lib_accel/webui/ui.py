@@ -29,7 +29,7 @@ FOLDS = (
     ("Hires pass", tuple(n for n in KNOBS if n.startswith("hires."))),
     ("From how many tokens on", tuple(n for n in KNOBS if n.startswith("least."))),
 )
-IN_A_ROW = 3
+IN_A_ROW = 2
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,12 @@ def build(elem_id: Callable[[str], str], tab: str) -> Built:
     made: dict[str, Any] = {}
 
     def make(names: Iterable[str]) -> None:
-        names = list(names)
-        for i in range(0, len(names), IN_A_ROW):
+        switches = [name for name in names if name.endswith(".on")]
+        others = [name for name in names if name not in switches]
+        pairs = [others[i : i + IN_A_ROW] for i in range(0, len(others), IN_A_ROW)]
+        for row in [switches, *pairs] if switches else pairs:
             with gr.Row():
-                for name in names[i : i + IN_A_ROW]:
+                for name in row:
                     made[name] = _component(KNOBS[name], shown[name], elem_id(name.replace(".", "_")))
 
     with InputAccordion(False, label=KNOBS["enabled"].label, elem_id=elem_id("enabled")) as enabled:
@@ -73,10 +75,10 @@ def build(elem_id: Callable[[str], str], tab: str) -> Built:
                 make(names)
         with gr.Accordion("Own presets", open=False, elem_id=elem_id("fold_own")):
             with gr.Row():
-                own_name = gr.Textbox("", label="Name", max_lines=1, elem_id=elem_id("own_name"))
+                own_name = gr.Textbox("", label="Name of your preset", max_lines=1, elem_id=elem_id("own_name"))
                 own_name.do_not_save_to_config = True
                 save = gr.Button("Save these settings", elem_id=elem_id("own_save"))
-                delete = gr.Button("Delete", elem_id=elem_id("own_delete"))
+                delete = gr.Button("Delete preset", elem_id=elem_id("own_delete"))
             said = gr.Markdown("", elem_id=elem_id("own_said"))
         # The browser presses it when something changed, and tells the sizes; a component that is not visible would not be there.
         refresh = gr.Button("Preview", elem_id=elem_id("refresh"), elem_classes=["accel-hidden"])

@@ -18,6 +18,9 @@ from ..settings import SettingError
 FILE = "accel-presets.json"
 VERSION = 1
 
+# What was told to nobody yet: the file may be read, and put aside, while the page is built.
+_UNTOLD: list[str] = []
+
 
 def path() -> Path:
     from modules import paths
@@ -53,11 +56,16 @@ def read() -> tuple[dict[str, dict[str, Any]], str | None]:
     return usable, f"{FILE}: not understood: {', '.join(unusable)}" if unusable else None
 
 
+def untold() -> str | None:
+    """The sentence about a file that was put aside, once."""
+    return _UNTOLD.pop() if _UNTOLD else None
+
+
 def save(name: str, values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Keep ``values`` as the preset ``name``, replacing one of that name. All presets then. SettingError, OSError."""
     name = checked_name(name)
     kept = {k: v for k, v in Settings(values).changed().items() if k not in NOT_IN_PRESETS}
-    presets, _ = read()
+    presets = _all_for_writing()
     presets[name] = kept
     _write(presets)
     return presets
@@ -65,11 +73,19 @@ def save(name: str, values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def delete(name: str) -> dict[str, dict[str, Any]]:
     """Forget the preset ``name``. All presets then. SettingError when there is none, OSError."""
-    presets, _ = read()
+    presets = _all_for_writing()
     if name not in presets:
         raise SettingError(f"{name[:40]!r} is none of your presets.")
     del presets[name]
     _write(presets)
+    return presets
+
+
+def _all_for_writing() -> dict[str, dict[str, Any]]:
+    """The presets to write back, changed. SettingError when what is in the file would be lost by that."""
+    presets, complaint = read()
+    if complaint and path().exists():
+        raise SettingError(f"Nothing was changed: {complaint}.")
     return presets
 
 
@@ -97,4 +113,5 @@ def _put_aside(file: Path, why: str) -> str:
         file.replace(aside)
     except OSError as error:
         return f"{FILE} is broken ({why}) and could not be renamed: {error.strerror}"
-    return f"{FILE} was broken ({why}); it is now {aside.name}"
+    _UNTOLD[:] = [f"{FILE} was broken ({why}); it is now {aside.name}"]
+    return _UNTOLD[0]

@@ -21,7 +21,8 @@ def test_controls_stand_in_the_order_of_the_table_and_say_what_it_says(host):
         for control, (name, knob) in zip(script.controls, KNOBS.items()):
             assert control.value is not None
             json.dumps(control.value)
-            assert knob.read(control.value) == Settings({**preset_values("balanced", "sd1")})[name]
+            expected = {**Settings(), **preset_values("balanced", "sd1")}[name]
+            assert knob.read(control.value) == (expected.title() if name == "preset" else expected)
             if knob.kind in ("number", "integer"):
                 assert getattr(control, "minimum", None) == knob.rule["low"]
                 assert getattr(control, "maximum", None) == knob.rule["high"]
@@ -130,7 +131,11 @@ def test_every_axis_sets_what_it_says(host, name):
     knob = KNOBS[name]
     module = host.module("X/Y/Z plot")
     option = next(o for o in module.axis_options if o.label == axes.label_of(knob))
-    words = "0.2" if name.endswith(".start") else {"flag": "True", "name": "Fast"}.get(knob.kind) or (knob.texts[-1] if knob.texts else str(knob.rule["high"] or 3))
+    words = (
+        "0.2"
+        if name.endswith(".start")
+        else {"flag": "True", "name": "Fast"}.get(knob.kind) or (knob.texts[-1] if knob.texts else str(knob.rule["high"] or 3))
+    )
     value = option.type(words)
     option.confirm(None, [value])
     p = host.p()

@@ -30,7 +30,7 @@ def get_multicond_learned_conditioning(model, prompts, steps):
     for prompt in prompts:
         parts = []
         for part in re.split(r"\bAND\b", prompt):
-            text, _, weight = part.partition(":")
+            text, weight = re.fullmatch(r"(?s)(.*?)(?::\s*([\d.]+)\s*)?", part).groups()
             cond = model.get_learned_conditioning([text.strip()])[0]
             parts.append(ComposableScheduledPromptConditioning([ScheduledPromptConditioning(steps, cond)], float(weight or 1)))
         batch.append(parts)
