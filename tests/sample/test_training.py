@@ -43,6 +43,23 @@ def test_the_autoencoder_resumes_as_if_never_stopped(tmp_path, monkeypatch):
     assert '"scaling_factor": 0.5' in (tmp_path / "whole" / "vae" / "config.json").read_text()
 
 
+def test_sharpening_the_decoder_leaves_every_latent_as_it_was(tmp_path, monkeypatch):
+    from safetensors.torch import load_file
+
+    from lib_accel.sample import networks
+
+    monkeypatch.setattr(train_autoencoder, "STAGES", ((0.0, 32, 1),))
+    monkeypatch.setattr(train_autoencoder, "measure", lambda *_: {"grey_levels": 9.0, "latent_std": 2.0})
+    networks.build_autoencoder().save_pretrained(str(tmp_path / "start"))
+    arguments = ["--start", str(tmp_path / "start"), "--decoder-only", "--steps", "2", "--device", "cpu", "--out", str(tmp_path)]
+    assert train_autoencoder.main(arguments) == 0
+    before, after = (load_file(str(tmp_path / name / "diffusion_pytorch_model.safetensors")) for name in ("start", "vae"))
+    changed = {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
+    assert changed == {"decoder", "post_quant_conv"}
+    with pytest.raises(SystemExit):
+        train_autoencoder.main(["--decoder-only", "--out", str(tmp_path)])
+
+
 def test_the_unet_resumes_as_if_never_stopped_and_the_model_draws(tmp_path, monkeypatch):
     from lib_accel.sample import load_pipeline, networks
 
