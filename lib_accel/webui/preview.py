@@ -42,7 +42,8 @@ def show(sizes: Any, *values: Any) -> tuple[str, str]:
         passes.append(preview_pass(settings, HIRES, family, int(width * factor), int(height * factor), steps))
     costs = [(p.width * p.height) ** 2 for p in passes]
     saved = sum(p.saved * cost for p, cost in zip(passes, costs)) / sum(costs)
-    return _badge(shown_preset(settings["preset"]), f"about {100 * saved:.0f} % less self-attention"), "".join(map(_strip, passes))
+    name = shown_preset(settings["preset"]) if settings["enabled"] else f"off · {shown_preset(settings['preset'])}"
+    return _badge(name, f"about {100 * saved:.0f} % less self-attention"), "".join(map(_strip, passes))
 
 
 def _badge(preset: str, saving: str) -> str:
