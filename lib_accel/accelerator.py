@@ -138,9 +138,10 @@ class Accelerator:
     def remove(self) -> None:
         """Take everything back. The model is then as it was; `report` stays valid. Does nothing the second time."""
         self.sweep()
-        for handle in self._handles:
+        # A call under way that runs on fewer rows still needs its post-hook.
+        handles, self._handles = self._handles, self._handles[1:] if self._open is not None and self._open.plan is not None else []
+        for handle in handles[: len(handles) - len(self._handles)]:
             handle.remove()
-        self._handles = []
         unet = self._unet()
         if unet is not None:
             drop_clean_copies(unet)
@@ -198,6 +199,9 @@ class Accelerator:
         self._thread = None
         if opened is None or output is None:  # After an error there is no output.
             return None
+        if _ACCELERATORS.get(unet) is not self:
+            for handle in self._handles:
+                handle.remove()
         output = opened.finish(output)
         if self._clock.ends_pass or (self._pipeline is not None and not self._clock.told and self._pipeline.ends_pass):
             for runner in self._runners:
@@ -223,7 +227,7 @@ class Accelerator:
             self._stood_down.add("everything stood down: gradients are enabled (run under torch.no_grad())")
             return None
         active = self._active(step)
-        tiles = self._pipeline is not None and not self._clock.told and self._pipeline.tiles
+        tiles = self._clock.overran if self._clock.told else self._pipeline is not None and self._pipeline.tiles
         self._open = OpenCall(moment, active, *choose_plan(active, moment, tiles=tiles))
         given = self._open.cut(args, kwargs)
         rows = self._open.rows

@@ -77,7 +77,7 @@ def choose_plan(
             runner.account.note(GUIDANCE_KEPT + "with AND prompts only the host can combine what is left")
             continue
         if tiles:
-            runner.account.note(GUIDANCE_KEPT + "the U-Net runs more often than the schedule says")
+            runner.account.note(GUIDANCE_KEPT + "the U-Net runs more often than was said")
             continue
         chosen = (plan, runner)
     if chosen[0] is not None:

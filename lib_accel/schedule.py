@@ -64,6 +64,8 @@ class StepClock:
         self._index = -1
         self._fresh = True
         self._offset = 0
+        # Whether a step of this pass held more rows than the host told.
+        self.overran = False
 
     def new_pass(self) -> None:
         """The next U-Net call begins a pass, whatever its timestep."""
@@ -138,6 +140,7 @@ class StepClock:
         if rows is not None:
             if offset + count <= len(rows):
                 return Layout(rows[offset : offset + count])
+            self.overran = True
             return Layout.unknown(count, offset)
         return layout if layout is not None else Layout.unknown(count, offset)
 
@@ -148,4 +151,5 @@ class StepClock:
 
     def _take_fresh(self) -> bool:
         fresh, self._fresh = self._fresh, False
+        self.overran = self.overran and not fresh
         return fresh

@@ -10,7 +10,7 @@ import torch
 from guided import COND, PAIR, UNCOND
 from traces import differences, fingerprint
 
-from lib_accel import Row, RowPlan, TGate, accelerated
+from lib_accel import Row, RowPlan, TGate, accelerated, remove_patch
 from lib_accel.layout import Layout, without_guidance
 from lib_accel.methods.tgate import TGateRunner
 from lib_accel.rows import cut_rows, fill_rows, prediction_of
@@ -163,6 +163,43 @@ def test_a_copy_made_while_rows_are_dropped(kind):
     assert len(out) == 2 and torch.equal(out[0], out[1])
     del copies[0]._forward_pre_hooks[handle.id]
     assert len(models.call(copies[0], guided.given_to(PAIR))) == 2
+
+
+@both
+@pytest.mark.parametrize("by", ["remove", "another"])
+def test_taken_back_while_rows_are_dropped(kind, by):
+    unet = models.UNETS[kind]()
+    before = fingerprint(unet)
+    accelerator = accelerated(unet, TGate(gate_step=1))
+    gated(unet, accelerator)
+    layer = unet.get_submodule("middle_block.0" if kind == "ldm" else "mid_block.resnets.0")
+
+    def take_back(*_):
+        accelerator.remove() if by == "remove" else accelerated(unet, TGate())
+
+    handle = layer.register_forward_pre_hook(take_back)
+    out = models.call(unet, guided.given_to(PAIR))
+    handle.remove()
+    assert len(out) == 2 and torch.equal(out[0], out[1])
+    remove_patch(unet)
+    assert not differences(before, fingerprint(unet))
+
+
+@both
+def test_more_rows_than_were_told(kind):
+    """Tiles: of a picture made of several calls some would be guided and others not."""
+    unet = models.UNETS[kind]()
+    ran = guided.rows_run(unet)
+    with accelerated(unet, TGate(gate_step=2)) as accelerator:
+        for index in range(4):
+            accelerator.step(index, 4, PAIR)
+            for _ in range(3):
+                models.call(unet, guided.given_to(PAIR))
+        assert ran == [2] * 12
+        assert "guidance was kept: the U-Net runs more often than was said" in guided.account(accelerator)["notes"]
+        ran.clear()
+        guided.passes(unet, accelerator, 4)
+    assert ran == [2, 2, 1, 1]
 
 
 @both
