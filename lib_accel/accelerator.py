@@ -23,7 +23,7 @@ from .methods.base import HostTraits, Moment, Runner, UNetCall
 from .noise import Noise, NoiseView
 from .report import Report
 from .schedule import Step, StepClock, timestep_value
-from .sites import PARTS, Site, find_unet, is_compiled
+from .sites import PARTS, Site, find_unet, held_unet, is_compiled
 from .threads import is_inside
 from .thresholds import Thresholds
 from .timing import Stopwatch
@@ -56,7 +56,7 @@ class Accelerator:
         self._traits = traits or HostTraits()
         self._sites: list[Site] = self._backend.find_sites(unet)
         self._finest = min((site.level for site in self._sites), default=0)
-        self._pipeline = PipelineView(model) if hasattr(model, "scheduler") and hasattr(model, "unet") else None
+        self._pipeline = PipelineView(model) if hasattr(model, "scheduler") and held_unet(model) is not model else None
         self._noise = NoiseView(model)
         self._told: tuple[float | None, float | None] = (None, None)
         self._auto = AutoChoice(_auto_default() if auto is None else auto, self._traits.fused_kernel())
@@ -70,7 +70,7 @@ class Accelerator:
         self._thread: int | None = None
         self._entrance = threading.Lock()
         self._unet = weakref.ref(unet)
-        self._wrapped_by_compiler = hasattr(getattr(model, "unet", model), "_orig_mod")
+        self._wrapped_by_compiler = hasattr(held_unet(model), "_orig_mod")
 
         before = accelerator_of(unet)
         if before is not None:
@@ -216,7 +216,7 @@ class Accelerator:
         rows = sample.shape[0]
         timestep = self._backend.timestep_of(args, kwargs)
         step = self._read_step(timestep)
-        layout = self._clock.take_rows(rows, self._pipeline.rows(rows) if self._pipeline else None)
+        layout = self._clock.take_rows(rows, self._pipeline.rows(rows, sample) if self._pipeline else None)
         moment = self._moment(step, layout, timestep, sample)
         self._steps.add(moment.pass_and_step)
         self._calls += 1
@@ -233,6 +233,9 @@ class Accelerator:
         rows = self._open.rows
         self._rows_run += len(rows)
         call = UNetCall(self._backend, self._traits, step, rows, moment.pass_and_step, self._finest)
+        grid = self._backend.grid_of(self._unet(), sample)
+        if grid is not None:
+            call.grids.update(dict.fromkeys(self._sites, grid))
         self._arming = Arming(call, self._unet())
         self._arming.arm(wanted_sites(self._unet(), self._sites, active, self._finest, self._traits, self._auto, sample))
         return given
@@ -249,7 +252,7 @@ class Accelerator:
             read = self._pipeline.read if self._pipeline else timestep_value
             return self._noise.at(None if timestep is None else read(timestep), sigma)
 
-        return Moment(step, layout, (self._passes, step.index), guidance, noise, sample)
+        return Moment(step, layout, (self._passes, step.index), guidance, self._noise.kind, noise, sample)
 
     def _active(self, step: Step) -> list[Runner]:
         return [r for r in self._runners if step.within(r.window) and not r.account.failed]

@@ -53,7 +53,8 @@ class Arming:
             transformer, block = site.transformer, site.block
             if transformer is None or block is None:
                 continue
-            self._hook(transformer, _GridHook(self, site))
+            if self.call is not None and site not in self.call.grids:
+                self._hook(transformer, _GridHook(self, site))
             self._hook(block, _TokensHook(self, site, watchers))
             for part, runners in parts.items():
                 layer = site.part(part)

@@ -61,13 +61,18 @@ class NoiseView:
 
         A bare U-Net predicts epsilon, for all that is known, at an unknown sigma.
         """
-        model = self._model()
-        scheduler = getattr(model, "scheduler", None)
-        told = getattr(getattr(scheduler, "config", None), "prediction_type", None) or getattr(model, "parameterization", None)
-        kind = KINDS.get(told, "epsilon") if isinstance(told, str) else "epsilon"
         if sigma is None and timestep is not None:
-            sigma = self._sigma(getattr(scheduler or model, "alphas_cumprod", None), timestep)
-        return Noise(kind, sigma if sigma is not None and 0 < sigma < math.inf else None)
+            model = self._model()
+            sigma = self._sigma(getattr(getattr(model, "scheduler", None) or model, "alphas_cumprod", None), timestep)
+        return Noise(self.kind, sigma if sigma is not None and 0 < sigma < math.inf else None)
+
+    @property
+    def kind(self) -> str:
+        """What the U-Net predicts (see `Noise`)."""
+        model = self._model()
+        config = getattr(getattr(model, "scheduler", None), "config", None)
+        told = getattr(config, "prediction_type", None) or getattr(model, "parameterization", None)
+        return KINDS.get(told, "epsilon") if isinstance(told, str) else "epsilon"
 
     def _sigma(self, table: Any, timestep: float) -> float | None:
         """Between whole timesteps the logarithm of sigma is interpolated."""

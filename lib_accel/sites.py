@@ -47,7 +47,7 @@ class Site:
         return getattr(self._block(), name, None)
 
 
-def named(module: nn.Module, class_name: str) -> bool:
+def named(module: Any, class_name: str) -> bool:
     """Whether a class of that name is among the module's classes: subclasses of patched or renamed blocks still count."""
     return any(c.__name__ == class_name for c in type(module).__mro__)
 
@@ -84,16 +84,24 @@ def out_of_reach(unet: nn.Module, site: Site) -> str | None:
     return next((f"{part} is compiled" for part in PARTS if is_compiled(site.part(part))), None)
 
 
-def find_unet(model: Any) -> nn.Module:
-    """The U-Net of a diffusers pipeline (``.unet``), an LDM or SGM engine (``.model.diffusion_model``), or the U-Net itself.
-
-    A compiled wrapper is looked through. UnsupportedModelError when there is none.
+def held_unet(model: Any) -> nn.Module:
+    """The U-Net of a diffusers pipeline (``.unet``, PixArt's ``.transformer``), an LDM or SGM engine (``.model.diffusion_model``), or the
+    U-Net itself; as it is held there, perhaps in a compiled wrapper. UnsupportedModelError when there is none.
     """
-    candidates = (getattr(model, "unet", None), getattr(getattr(model, "model", None), "diffusion_model", None), model)
+    transformer = getattr(model, "transformer", None)
+    if not named(getattr(transformer, "_orig_mod", transformer), "PixArtTransformer2DModel"):
+        transformer = None
+    candidates = (getattr(model, "unet", None), transformer, getattr(getattr(model, "model", None), "diffusion_model", None), model)
     for candidate in candidates:
         if isinstance(candidate, nn.Module):
-            return getattr(candidate, "_orig_mod", candidate)
+            return candidate
     raise UnsupportedModelError(
-        f"{type(model).__name__} holds no U-Net: looked for a diffusers pipeline (.unet), an LDM or SGM model "
+        f"{type(model).__name__} holds no U-Net: looked for a diffusers pipeline (.unet, PixArt's .transformer), an LDM or SGM model "
         "(.model.diffusion_model) and a U-Net module itself."
     )
+
+
+def find_unet(model: Any) -> nn.Module:
+    """`held_unet`, looking through a compiled wrapper."""
+    held = held_unet(model)
+    return getattr(held, "_orig_mod", held)

@@ -8,10 +8,11 @@ from ..sites import UnsupportedModelError
 from .base import Backend, LayerCall
 from .diffusers import DiffusersBackend
 from .ldm import LDMBackend
+from .pixart import PixArtBackend
 from .sgm import SGMBackend
 
 # In this order: SGM's U-Nets are LDM's with something more.
-BACKENDS: tuple[Backend, ...] = (SGMBackend(), LDMBackend(), DiffusersBackend())
+BACKENDS: tuple[Backend, ...] = (SGMBackend(), LDMBackend(), DiffusersBackend(), PixArtBackend())
 
 __all__ = ["BACKENDS", "Backend", "LayerCall", "backend_for"]
 

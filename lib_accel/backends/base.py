@@ -51,6 +51,10 @@ class Backend:
         """The noisy latents [rows, channels, h, w] of a U-Net call."""
         return args[0] if args else kwargs[self.sample_name]
 
+    def grid_of(self, unet: nn.Module, sample: torch.Tensor) -> tuple[int, int] | None:
+        """The grid (h, w) in tokens of all sites for latents ``sample``; None where each spatial transformer has its own."""
+        return None
+
     def timestep_of(self, args: tuple, kwargs: dict) -> Any:
         """The timestep of a U-Net call as given: a number, a tensor (scalar or one per row) or None."""
         return args[1] if len(args) > 1 else kwargs.get(self.timestep_name)

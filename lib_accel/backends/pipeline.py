@@ -61,8 +61,8 @@ class PipelineView:
                 return self._values[offset // schedule.element_size()]
         return timestep_value(timestep)
 
-    def rows(self, count: int) -> Layout | None:
-        """The rows of a U-Net call of ``count`` rows, or None when this kind of pipeline does not tell.
+    def rows(self, count: int, sample: torch.Tensor | None = None) -> Layout | None:
+        """The rows of a U-Net call of ``count`` rows on latents ``sample``, or None when this kind of pipeline does not tell.
 
         Nor when the U-Net is called more often than the schedule says: then a call holds a tile, or only some of the rows.
         """
@@ -72,7 +72,11 @@ class PipelineView:
         try:
             guided = bool(pipeline.do_classifier_free_guidance)
         except AttributeError:
-            return None
+            if not type(pipeline).__name__.startswith("PixArt") or sample is None or not self._place:
+                return None
+            # It tells nobody, but guides by the same latents twice. Pictures begun from the same noise have parted after the first step.
+            half = count // 2
+            guided = count % 2 == 0 and torch.equal(sample[:half], sample[half:])
         # InstructPix2Pix and perturbed-attention pipelines batch a third kind of row.
         if hasattr(pipeline, "_image_guidance_scale") or getattr(pipeline, "do_perturbed_attention_guidance", False):
             return None

@@ -40,13 +40,15 @@ class Moment:
     """Where a pass stands: one U-Net call that is about to run, or a whole step that a host asks about.
 
     rows: all of them, before any is dropped. pass_and_step: (number of the pass, step index). guidance: the guidance scale, None when
-    nobody told it. noise: asks for the noise level. sample: the latents [rows, channels, h, w]; None when a host asks.
+    nobody told it. predicts: ``epsilon`` | ``v`` | ``sample``. noise: asks for the noise level, for which a GPU may have to be waited for.
+    sample: the latents [rows, channels, h, w]; None when a host asks.
     """
 
     step: Step
     rows: Layout
     pass_and_step: tuple[int, int]
     guidance: float | None
+    predicts: str
     noise: Callable[[], Noise]
     sample: torch.Tensor | None = None
 

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from ..layout import GUIDANCE_KEPT, Layout, RowPlan, RowStore, without_guidance
+from ..noise import Noise
 from ..settings import SettingError, check, setting
 from ..sites import Site
 from .base import Moment, Runner
@@ -124,7 +125,9 @@ class GuidanceSkipRunner(Runner):
 
     def _keep(self, moment: Moment, prediction: torch.Tensor) -> None:
         """Keep a guided step's predictions until both halves are there."""
-        noise = moment.noise()
+        noise = _noise_of(moment)
+        # Inpainting models are given more channels than the latents', PixArt predicts a variance too.
+        prediction = prediction[:, : moment.sample.shape[1]]
         epsilon = noise.as_epsilon(prediction, moment.sample[:, : prediction.shape[1]])
         if epsilon is None:
             self._unknown_units(noise.kind)
@@ -151,13 +154,18 @@ class GuidanceSkipRunner(Runner):
         """Into the filled rows, such that a host's u + w * (c - u) gives c + (w - 1) * fading * direction for every w."""
         if not self.config.reuse or self._last_guided is None or moment.guidance == 1:
             return
-        fading = self.config.decay ** (moment.step.index - self._last_guided) * (moment.noise().per_epsilon or 1.0)
+        fading = self.config.decay ** (moment.step.index - self._last_guided) * (_noise_of(moment).per_epsilon or 1.0)
         for index, row in enumerate(moment.rows):
             direction = self._directions.get("direction", Layout([row])) if row.role == "uncond" else None
-            if direction is not None and direction.shape[1:] == prediction.shape[1:]:
-                prediction[index] -= (fading * direction[0]).to(prediction)
+            if direction is not None and direction.shape[2:] == prediction.shape[2:]:
+                prediction[index, : direction.shape[1]] -= (fading * direction[0]).to(prediction)
 
     def _unknown_units(self, kind: str) -> None:
         self._units_unknown = True
         if self.config.when == "similar":
             self.account.note(GUIDANCE_KEPT + f"the U-Net predicts {kind} and nobody told the noise level")
+
+
+def _noise_of(moment: Moment) -> Noise:
+    """The noise for units alone: a predicted epsilon has its own, whatever the level."""
+    return Noise() if moment.predicts == "epsilon" else moment.noise()
