@@ -101,7 +101,7 @@ def load_scripts(folders):
             finally:
                 sys.path, _basedir = before, None
             for found in vars(module).values():
-                if isinstance(found, type) and issubclass(found, Script) and found is not Script:
+                if isinstance(found, type) and issubclass(found, Script):
                     scripts_data.append(SimpleNamespace(script_class=found, path=str(file), basedir=str(folder), module=module))
 
 
