@@ -63,7 +63,7 @@ class Session:
         self._open = now = OpenPass(job, place)
         try:
             self._attach(now, p)
-            self._watch(now, p)
+            self._watch(now, getattr(getattr(p, "sampler", None), "model_wrap_cfg", None))
         except Exception as error:
             self._give_up(error)
 
@@ -89,6 +89,9 @@ class Session:
                 now.job.account.note(now.place, "ended early: another job was run inside")
                 self._close()
                 return
+            if not now.watched:
+                # Hosts before 1.10 make it after the pass was opened.
+                self._watch(now, denoiser)
             self._follow_model(now, p, denoiser.step)
             if now.accelerator is not None:
                 rows = rows_of(denoiser, params) if now.trusts_rows else None
@@ -154,9 +157,8 @@ class Session:
             if now.accelerator is not None:
                 now.accelerator.new_pass()
 
-    def _watch(self, now: OpenPass, p: Any) -> None:
+    def _watch(self, now: OpenPass, denoiser: Any) -> None:
         """Take everything out when a step of this pass fails: the host calls nothing of ours then."""
-        denoiser = getattr(getattr(p, "sampler", None), "model_wrap_cfg", None)
         if now.accelerator is None or denoiser is None:
             return
 

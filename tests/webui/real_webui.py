@@ -1,0 +1,95 @@
+"""A real WebUI as a process: its folder is A1111_ROOT, its Python A1111_PYTHON (or the one of its venv)."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+PROJECT = Path(__file__).resolve().parent.parent.parent
+SHIPPED = ("lib_accel", "scripts", "javascript", "localizations", "style.css", "install.py", "metadata.ini")
+# All on the processor, so that pictures are the same bit for bit.
+FLAGS = ["--use-cpu", "all", "--no-half", "--opt-sdp-attention", "--api", "--no-download-sd-model", "--no-hashing"]
+SKIPS = ["--skip-prepare-environment", "--skip-install", "--skip-python-version-check", "--skip-torch-cuda-test", "--skip-version-check"]
+
+
+def root() -> Path | None:
+    named = os.environ.get("A1111_ROOT")
+    return Path(named).resolve() if named and (Path(named) / "launch.py").exists() else None
+
+
+class WebUI:
+    """Started when made; its data are in ``data``, its checkpoints those of the folder. extension: whether ours is in use."""
+
+    def __init__(self, data: Path, extension: bool = True) -> None:
+        folder = data / "extensions" / "sd-webui-accel"
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in SHIPPED:
+            copy = shutil.copytree if (PROJECT / name).is_dir() else shutil.copyfile
+            if not (folder / name).exists():
+                copy(PROJECT / name, folder / name)
+        own = root() / "venv" / "bin" / "python"
+        python = os.environ.get("A1111_PYTHON") or (str(own) if own.exists() else "python3")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        places = ["--data-dir", str(data), "--ckpt-dir", str(root() / "models" / "Stable-diffusion"), "--port", str(port)]
+        more = [] if extension else ["--disable-extra-extensions"]
+        self.address = f"http://127.0.0.1:{port}"
+        self.log = (data / "log.txt").open("wb")
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "COMMANDLINE_ARGS": "", "HF_HUB_OFFLINE": "1"}
+        command = [python, "launch.py", *FLAGS, *SKIPS, *places, *more]
+        self.process = subprocess.Popen(command, cwd=root(), env=environment, stdout=self.log, stderr=subprocess.STDOUT)
+        self._wait(data)
+
+    def _wait(self, data: Path) -> None:
+        until = time.monotonic() + 300
+        while time.monotonic() < until and self.process.poll() is None:
+            try:
+                if self.get("/sdapi/v1/sd-models")[0] == 200:
+                    return
+            except OSError:
+                time.sleep(1)
+        self.stop()
+        raise RuntimeError("The WebUI did not start: " + (data / "log.txt").read_text(errors="replace")[-2000:])
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.log.close()
+
+    def get(self, path: str) -> tuple[int, Any]:
+        return self._ask(urllib.request.Request(self.address + path))
+
+    def post(self, path: str, body: dict) -> tuple[int, Any]:
+        return self._ask(urllib.request.Request(self.address + path, json.dumps(body).encode(), {"Content-Type": "application/json"}))
+
+    @staticmethod
+    def _ask(request: urllib.request.Request) -> tuple[int, Any]:
+        try:
+            with urllib.request.urlopen(request, timeout=600) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode(errors="replace")
+
+    def job(self, accel: Any = None, **fields: Any) -> tuple[np.ndarray, str]:
+        """(pixels, infotext) of a txt2img job."""
+        body = {"prompt": "a large red star", "steps": 4, "width": 128, "height": 128, "seed": 1, "sampler_name": "Euler a", **fields}
+        if accel is not None:
+            body["alwayson_scripts"] = {"accel": {"args": accel if isinstance(accel, list) else [accel]}}
+        status, answer = self.post("/sdapi/v1/txt2img", body)
+        assert status == 200, answer
+        picture = Image.open(io.BytesIO(base64.b64decode(answer["images"][0])))
+        return np.asarray(picture), json.loads(answer["info"])["infotexts"][0]
