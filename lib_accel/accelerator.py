@@ -14,19 +14,17 @@ from torch import nn
 from .arming import Arming, in_words, strict, unwrap
 from .auto import AutoChoice
 from .backends import backend_for
-from .backends.pipeline import PipelineView
 from .choosing import refuse_meetings, runner_of, wanted_sites
 from .copies import clean_copies, drop_clean_copies
 from .dropping import OpenCall, choose_plan
-from .layout import Layout, Row, RowPlan
+from .layout import Row, RowPlan
 from .methods.base import HostTraits, Moment, Runner, UNetCall
-from .noise import Noise, NoiseView
 from .report import Report
-from .schedule import Step, StepClock, timestep_value
 from .sites import PARTS, Site, find_unet, held_unet, is_compiled
 from .threads import is_inside
 from .thresholds import Thresholds
 from .timing import Stopwatch
+from .whereabouts import Whereabouts
 
 # Since torch 2.3. Before that a compiled U-Net is known by its own marks alone.
 _is_tracing = getattr(torch.compiler, "is_compiling", bool)
@@ -56,13 +54,10 @@ class Accelerator:
         self._traits = traits or HostTraits()
         self._sites: list[Site] = self._backend.find_sites(unet)
         self._finest = min((site.level for site in self._sites), default=0)
-        self._pipeline = PipelineView(model) if hasattr(model, "scheduler") and held_unet(model) is not model else None
-        self._noise = NoiseView(model)
-        self._told: tuple[float | None, float | None] = (None, None)
+        self._where = Whereabouts(model)
         self._auto = AutoChoice(_auto_default() if auto is None else auto, self._traits.fused_kernel())
-        self._clock = StepClock()
         self._watch = Stopwatch()
-        self._passes = self._calls = self._rows = self._rows_run = 0
+        self._calls = self._rows = self._rows_run = 0
         self._steps: set[tuple[int, int]] = set()
         self._stood_down: set[str] = set()
         self._arming: Arming | None = None
@@ -100,8 +95,7 @@ class Accelerator:
         rows: all rows of the step in the order in which its U-Net calls take them, whatever the number of calls; None: unknown.
         guidance: the guidance scale. sigma: the noise level, relative to the picture. None: unknown.
         """
-        self._clock.tell(index, total, None if rows is None else tuple(rows))
-        self._told = (guidance, sigma)
+        self._where.tell(index, total, rows, guidance, sigma)
 
     def row_plan(self) -> RowPlan | None:
         """Which rows of the step told last are to run, None for all; for hosts that drop rows before they batch.
@@ -109,22 +103,19 @@ class Accelerator:
         Whoever asks carries it out, combines what is left unguided, and tells the step again with the rows that run. Hosts that do not ask
         need not: the U-Net's own hooks cut and fill whatever a single call can do without.
         """
-        rows = self._clock.rows_told
-        if rows is None:
-            return None
-        moment = self._moment(self._clock.at_host_step(), Layout(rows), None)
-        return choose_plan(self._active(moment.step), moment, by_host=True)[0]
+        moment = self._where.at_step()
+        return None if moment is None else choose_plan(self._active(moment), moment, by_host=True)[0]
 
     def new_pass(self) -> None:
         """The next U-Net call begins a pass (a new picture, a hires pass), whatever its step. What was kept for the last is freed."""
-        self._clock.new_pass()
+        self._where.new_pass()
         for runner in self._runners:
             runner.reset()
 
     @property
     def rows_taken(self) -> int:
         """How many rows the U-Net calls of the step told last held so far."""
-        return self._clock.rows_taken
+        return self._where.rows_taken
 
     def sweep(self) -> None:
         """Take out whatever an interrupted U-Net call left on the layers."""
@@ -203,7 +194,7 @@ class Accelerator:
             for handle in self._handles:
                 handle.remove()
         output = opened.finish(output)
-        if self._clock.ends_pass or (self._pipeline is not None and not self._clock.told and self._pipeline.ends_pass):
+        if self._where.ends_pass:
             for runner in self._runners:
                 runner.finish()
         return output
@@ -213,26 +204,21 @@ class Accelerator:
 
     def _arm(self, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         sample = self._backend.sample_of(args, kwargs)
-        rows = sample.shape[0]
-        timestep = self._backend.timestep_of(args, kwargs)
-        step = self._read_step(timestep)
-        layout = self._clock.take_rows(rows, self._pipeline.rows(rows, sample) if self._pipeline else None)
-        moment = self._moment(step, layout, timestep, sample)
+        moment = self._where.at_call(sample, self._backend.timestep_of(args, kwargs))
+        active = self._active(moment)
         self._steps.add(moment.pass_and_step)
         self._calls += 1
-        self._rows += rows
+        self._rows += len(sample)
         self._watch.start(sample.device)
         if torch.is_grad_enabled():
-            self._rows_run += rows
+            self._rows_run += len(sample)
             self._stood_down.add("everything stood down: gradients are enabled (run under torch.no_grad())")
             return None
-        active = self._active(step)
-        tiles = self._clock.overran if self._clock.told else self._pipeline is not None and self._pipeline.tiles
-        self._open = OpenCall(moment, active, *choose_plan(active, moment, tiles=tiles))
+        self._open = OpenCall(moment, active, *choose_plan(active, moment, tiles=self._where.tiles))
         given = self._open.cut(args, kwargs)
         rows = self._open.rows
         self._rows_run += len(rows)
-        call = UNetCall(self._backend, self._traits, step, rows, moment.pass_and_step, self._finest)
+        call = UNetCall(self._backend, self._traits, moment.step, rows, moment.pass_and_step, self._finest)
         grid = self._backend.grid_of(self._unet(), sample)
         if grid is not None:
             call.grids.update(dict.fromkeys(self._sites, grid))
@@ -240,29 +226,12 @@ class Accelerator:
         self._arming.arm(wanted_sites(self._unet(), self._sites, active, self._finest, self._traits, self._auto, sample))
         return given
 
-    def _moment(self, step: Step, layout: Layout, timestep: Any, sample: torch.Tensor | None = None) -> Moment:
-        """What is known of a call or step; a new pass begins here."""
-        if step.new_pass:
-            self._passes += 1
+    def _active(self, moment: Moment) -> list[Runner]:
+        """The methods at work at ``moment``; a new pass begins for all of them here."""
+        if moment.step.new_pass:
             for runner in self._runners:
                 runner.reset()
-        guidance, sigma = self._told if self._clock.told else (None, None)
-
-        def noise() -> Noise:
-            read = self._pipeline.read if self._pipeline else timestep_value
-            return self._noise.at(None if timestep is None else read(timestep), sigma)
-
-        return Moment(step, layout, (self._passes, step.index), guidance, self._noise.kind, noise, sample)
-
-    def _active(self, step: Step) -> list[Runner]:
-        return [r for r in self._runners if step.within(r.window) and not r.account.failed]
-
-    def _read_step(self, timestep: Any) -> Step:
-        """Where this call stands: by the host, else by the pipeline's schedule, else by the timestep."""
-        if self._clock.told:
-            return self._clock.at_host_step()
-        step = self._pipeline.step(self._clock, timestep) if self._pipeline else None
-        return step or self._clock.at_timestep(timestep_value(timestep))
+        return [r for r in self._runners if moment.step.within(r.window) and not r.account.failed]
 
     # -- the account -------------------------------------------------------------------------------------------------------
 
@@ -281,7 +250,7 @@ class Accelerator:
                 "unet_calls": self._calls,
                 "rows": self._rows,
                 "rows_run": self._rows_run,
-                "passes": self._passes,
+                "passes": self._where.passes,
                 "steps": len(self._steps),
                 "seconds": self._watch.seconds(),
                 "methods": [runner.account.as_dict() for runner in self._runners],
