@@ -16,13 +16,6 @@ both = pytest.mark.parametrize("kind", models.BOTH)
 TWO = (Row("cond", 0), Row("cond", 1), Row("uncond", 0), Row("uncond", 1))
 
 
-class Silent:
-    """Stands for an accelerator where there is none."""
-
-    def step(self, *args, **told):
-        pass
-
-
 def cosines(predictions, image=0):
     return float(F.cosine_similarity(*(predictions[role, image, 0].flatten() for role in ("cond", "uncond")), dim=0))
 
@@ -34,7 +27,7 @@ def cosines(predictions, image=0):
 def test_once_the_predictions_are_alike(kind):
     """From the step after the first whose cosine reaches the threshold, for good."""
     unet = models.UNETS[kind]()
-    alike = [cosines(step) for step in guided.passes(unet, Silent(), 6)]
+    alike = [cosines(step) for step in guided.passes(unet, guided.Silent(), 6)]
     ran = guided.rows_run(unet)
     for threshold in (min(alike), sorted(alike)[3], 1.0):
         first = next((i + 1 for i, value in enumerate(alike) if value >= threshold - 1e-6), 6)
@@ -51,7 +44,7 @@ def test_once_the_predictions_are_alike(kind):
 def test_a_batch_switches_when_every_image_has_passed(kind, calls):
     """In one call or several. Where they are several only a host that asks can drop rows."""
     unet = models.UNETS[kind]()
-    steps = guided.passes(unet, Silent(), 6, [TWO])
+    steps = guided.passes(unet, guided.Silent(), 6, [TWO])
     alike = [[cosines(step, image) for step in steps] for image in (0, 1)]
     threshold = sorted(alike[0] + alike[1])[7] - 1e-5
     passed = [next((i for i, value in enumerate(values) if value >= threshold), 99) for values in alike]
@@ -61,7 +54,7 @@ def test_a_batch_switches_when_every_image_has_passed(kind, calls):
         for index in range(6):
             accelerator.step(index, 6, [row for rows in calls for row in rows])
             plans.append(accelerator.row_plan() is not None)
-            guided.step(unet, Silent(), index, 6, calls)
+            guided.step(unet, guided.Silent(), index, 6, calls)
     assert plans == [False] * first + [True] * (6 - first)
 
 
@@ -97,7 +90,7 @@ def test_outside_an_interval_of_noise(kind):
 def test_at_scale_one_nothing_is_lost(kind):
     """u + 1 * (c - u) = c: half the work for the whole pass, whatever the settings."""
     unet = models.UNETS[kind]()
-    plain = guided.passes(unet, Silent(), 3)
+    plain = guided.passes(unet, guided.Silent(), 3)
     ran = guided.rows_run(unet)
     for method in (GuidanceSkip(threshold=1), GuidanceSkip(when="after", after=1), GuidanceSkip(reuse=True)):
         ran.clear()
