@@ -57,11 +57,10 @@ class WebUI:
     def _wait(self, data: Path) -> None:
         until = time.monotonic() + 300
         while time.monotonic() < until and self.process.poll() is None:
-            try:
-                if self.get("/sdapi/v1/sd-models")[0] == 200:
-                    return
-            except OSError:
-                time.sleep(1)
+            # Its routes answer before all of them work; this line comes last.
+            if b"Startup time" in (data / "log.txt").read_bytes():
+                return
+            time.sleep(1)
         self.stop()
         raise RuntimeError("The WebUI did not start: " + (data / "log.txt").read_text(errors="replace")[-2000:])
 

@@ -1,7 +1,6 @@
 """The same against a real WebUI, through its API. Skipped without A1111_ROOT."""
 
 import json
-import math
 
 import numpy as np
 import pytest
@@ -61,7 +60,8 @@ def test_arguments_as_the_host_lists_them(webui):
 
 def test_bad_values(webui, without):
     for bad in BAD:
-        if any(isinstance(v, float) and not math.isfinite(v) for v in bad.values()):
+        if any(isinstance(v, (int, float)) and not -(2.0**63) < v < 2.0**63 for v in bad.values()):
+            # The host's own JSON takes no such numbers.
             continue
         pixels, told = webui.job(bad)
         assert "Accel is off for this job: " in told, bad
