@@ -104,7 +104,7 @@ class Accelerator:
         need not: the U-Net's own hooks cut and fill whatever a single call can do without.
         """
         moment = self._where.at_step()
-        return None if moment is None else choose_plan(self._active(moment), moment, by_host=True)[0]
+        return None if moment is None else choose_plan(self._active(moment), moment, by_host=True, tiles=self._where.tiles)[0]
 
     def new_pass(self) -> None:
         """The next U-Net call begins a pass (a new picture, a hires pass), whatever its step. What was kept for the last is freed."""

@@ -62,7 +62,6 @@ class GuidanceSkipRunner(Runner):
 
     def __init__(self, config: GuidanceSkip) -> None:
         super().__init__(config)
-        self.changes_fill = config.reuse
         self.reset()
 
     def reset(self) -> None:
@@ -83,6 +82,7 @@ class GuidanceSkipRunner(Runner):
             # One decision for all calls of a step.
             self._step, self._skips = moment.pass_and_step, self._decide(moment)
             self._predictions.clear()
+        self.changes_fill = self.config.reuse and self._last_guided is not None and moment.guidance != 1
         if not self._skips:
             return None
         plan, reason = without_guidance(moment.rows)
@@ -152,7 +152,7 @@ class GuidanceSkipRunner(Runner):
 
     def _add_direction(self, moment: Moment, prediction: torch.Tensor) -> None:
         """Into the filled rows, such that a host's u + w * (c - u) gives c + (w - 1) * fading * direction for every w."""
-        if not self.config.reuse or self._last_guided is None or moment.guidance == 1:
+        if not self.changes_fill:
             return
         fading = self.config.decay ** (moment.step.index - self._last_guided) * (_noise_of(moment).per_epsilon or 1.0)
         for index, row in enumerate(moment.rows):

@@ -100,6 +100,9 @@ def test_at_scale_one_nothing_is_lost(kind):
         for one, other in zip(out, plain):
             torch.testing.assert_close(one[COND.key], other[COND.key], atol=2e-4, rtol=1e-3)
             assert torch.equal(one[UNCOND.key], one[COND.key])
+        with accelerated(unet, method) as accelerator:
+            accelerator.step(0, 3, TWO, guidance=1.0)
+            assert accelerator.row_plan().keep == (0, 1)
 
 
 def test_unknown_rows_stay_guided():
