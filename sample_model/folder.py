@@ -10,11 +10,13 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import shutil
 from pathlib import Path
 
 import torch
 
 from lib_accel.sample import load_pipeline, networks
+from sample_model.build_tokenizer import build
 
 
 def write_model(folder: Path, autoencoder, text_encoder, tokenizer, unet) -> None:
@@ -24,12 +26,25 @@ def write_model(folder: Path, autoencoder, text_encoder, tokenizer, unet) -> Non
         torch.nn.Module.to(network, "cpu", torch.float16)
     pipeline = networks.assemble(halves[0], halves[1], tokenizer, halves[2])
     pipeline.save_pretrained(str(folder), safe_serialization=True)
+    # Only vocab.json, merges.txt and our two small files: what else transformers writes depends on its version.
+    shutil.rmtree(folder / "tokenizer")
+    build(folder / "tokenizer")
     # transformers opens a text encoder in the precision that its configuration names, diffusers a U-Net in float32:
     # the two must agree, or a folder that is opened without further words cannot draw.
-    path = folder / "text_encoder" / "config.json"
-    settings = json.loads(path.read_text(encoding="utf-8"))
-    settings.update(dtype="float32", torch_dtype="float32")
-    path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    _edit(folder / "text_encoder" / "config.json", dtype="float32", torch_dtype="float32")
+    for part in ("vae", "unet"):
+        _edit(folder / part / "config.json", _name_or_path=None)  # where it lay on the machine that trained it
+    for path in folder.rglob("*.safetensors"):
+        path.chmod(0o644)  # some versions write them for their owner's eyes only
+
+
+def _edit(path: Path, **changes) -> None:
+    """Set entries of a JSON file; None removes one."""
+    settings = json.loads(path.read_text(encoding="utf-8")) | changes
+    path.write_text(
+        json.dumps({key: value for key, value in settings.items() if key not in changes or value is not None}, indent=2) + "\n",
+        encoding="utf-8",
+    )
 
 
 def main(argv: list | None = None) -> int:
