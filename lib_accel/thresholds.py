@@ -19,11 +19,12 @@ import torch
 VERSION = 1
 NEVER = 1 << 60
 
-# Tokens (h*w) at a level from which a method saves time there. Processors: measured by `calibrate` (see benchmarks). GPUs with fused
+# Tokens (h*w) at a level from which a method saves time there. Processors: `calibrate` measured gains from 256 tokens on (see
+# benchmarks); below 1024 they are a few per cent of a picture whose tokens are few already. GPUs with fused
 # kernels: from published timings of merging beside such kernels (nothing at 64x64, 10 % at 96x96), with matching shared by a level.
 # Unfused kernels hold whole attention maps: fewer tokens pay at once.
 BUILT_IN: dict[str, dict[str, int]] = {
-    "cpu": {"TokenMerging": 2304, "AgentAttention": 2304, "TokenDownsampling": 1024},
+    "cpu": {"TokenMerging": 1024, "AgentAttention": 1024, "TokenDownsampling": 1024},
     "gpu": {"TokenMerging": 6400, "AgentAttention": 6400, "TokenDownsampling": 4096},
     "gpu unfused": {"TokenMerging": 2304, "AgentAttention": 2304, "TokenDownsampling": 1024},
 }
