@@ -90,5 +90,5 @@ def test_the_preview_is_computed_in_python_and_carries_no_markup_of_others(host)
     evil = list(values)
     evil[1] = "<img src=x onerror=alert(1)>"
     assert preview.show("not json", *evil) == ('<span class="accel-badge">settings refused</span>', "")
-    small = preview.show(json.dumps({"width": 256, "height": 256, "steps": 20, "hires": 0}), *values)[1]
+    small = preview.show(json.dumps({"width": 64, "height": 64, "steps": 20, "hires": 0}), *values)[1]
     assert "every step runs whole; agents, merging not worth it at this size" in small
