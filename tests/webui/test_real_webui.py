@@ -1,6 +1,9 @@
 """The same against a real WebUI, through its API. Skipped without A1111_ROOT."""
 
 import json
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -101,3 +104,17 @@ def test_report_and_schema(webui):
     assert status == 200 and "layers for" in answer["report"]["line"] and "secret" not in json.dumps(answer)
     assert [s["name"] for s in webui.get("/accel/v1/schema")[1]["settings"]] == list(KNOBS)
     assert is_ours("Accel report")
+
+
+@pytest.mark.parametrize("how", ["interrupt", "skip"])
+def test_a_job_that_is_stopped_leaves_nothing(webui, without, how):
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(webui.job, ON, steps=150)
+        until = time.monotonic() + 60
+        while webui.get("/sdapi/v1/progress?skip_current_image=true")[1]["state"]["sampling_step"] < 3 and time.monotonic() < until:
+            time.sleep(0.1)
+        webui.post(f"/sdapi/v1/{how}", {})
+        told = running.result()[1]
+    steps = int(re.search(r"(\d+) steps, \d+ U-Net calls", told)[1])
+    assert 3 <= steps < 150
+    assert np.array_equal(webui.job()[0], without["plain"])
