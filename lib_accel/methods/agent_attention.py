@@ -21,7 +21,8 @@ from .token_merging import MERGE_HINT, MergingRunner
 class AgentAttention:
     """Settings of agent attention. SettingError when one is out of range.
 
-    Tokens are merged as by `TokenMerging` (see there for ratio, sx, sy, max_downsample, use_rand, merge_*, plan, plan_every).
+    Tokens are merged as by `TokenMerging` (see there for ratio, sx, sy, max_downsample, use_rand, merge_*, matching, radius, plan,
+    plan_every).
     Agents are the tokens that a larger cut, agent_ratio, would leave. They are used where twice their number is below the number of
     merged tokens; otherwise the layer's own attention runs on the merged tokens and the report says so (with sx = sy = 2, ratio 0.5
     and agent_ratio 0.8, the published defaults, that is on every grid whose sides are even).
@@ -49,6 +50,8 @@ class AgentAttention:
     k_scale2: float = setting(0.3, "number", "Second scale exponent", "lower: agents are told apart more sharply", -10, 10)
     k_shortcut: float = setting(0.075, "number", "Value shortcut", "higher: more of each token's own detail", 0)
     attn_precision: str | None = setting(None, "choice", "Agent precision", "fp32: slower, for SD2.1", choices=(None, "fp32"))
+    matching: str = setting("global", "choice", "Matching", "local: among neighbours; faster, closer", choices=("global", "local"))
+    radius: int = setting(1, "integer", "Matching radius", "local matching: cells; higher: slower", 1, 16)
     plan: str = setting("level", "choice", "Match", "level: once for all blocks of a level", choices=("level", "block"))
     plan_every: int = setting(1, "integer", "Steps per matching", "higher: less matching, older matches", 1, 1000)
     window: Window = setting((0.0, 0.4), "window", "Agent window", "part of the pass in which agents are used")

@@ -62,7 +62,7 @@ def cut_for(h: int, w: int, settings: Any) -> Cut:
 class Planner:
     """Makes and keeps the plans of one method.
 
-    settings: a config with ratio, sx, sy, use_rand, plan (``level`` | ``block``), plan_every; and agent_ratio and
+    settings: a config with ratio, sx, sy, use_rand, matching, radius, plan (``level`` | ``block``), plan_every; and agent_ratio and
     agents when it forms agents.
     """
 
@@ -117,7 +117,7 @@ class Planner:
     def _match(self, call: UNetCall, site: Site, x: torch.Tensor, cuts: list[int]) -> torch.Tensor:
         s, (h, w) = self.settings, call.grids[site]
         offsets = random_offsets(h, w, s.sx, s.sy, call.step.index, site.level) if s.use_rand else None
-        match = match_tokens(x, h, w, s.sx, s.sy, offsets)
+        match = match_tokens(x, h, w, s.sx, s.sy, offsets, s.radius if s.matching == "local" else None)
         return torch.stack([match.slots(gone) for gone in cuts], 1)
 
     def _earlier(self, call: UNetCall, key: Any) -> torch.Tensor | None:

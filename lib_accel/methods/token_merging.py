@@ -29,6 +29,8 @@ class TokenMerging:
     max_downsample: 1, 2, 4 or 8; acts on levels up to this factor below the finest level of the U-Net that has attention.
     use_rand: a random destination in every cell, the same for every row, a function of step and level alone; top left without.
     merge_attn, merge_crossattn, merge_mlp: which branches of a block run on merged tokens. The last two change the picture far more.
+    matching: ``global`` compares a token with the destinations of all cells, as published; ``local`` with those at most ``radius``
+    cells away (1 to 16): less work, and what is merged lies together.
     plan: ``level`` matches once per level and step, from its first block; ``block`` in every block, as published.
     plan_every: steps that a plan is kept for, from 1.
     window: (start, end) in fractions of the pass.
@@ -42,6 +44,8 @@ class TokenMerging:
     merge_attn: bool = setting(True, "flag", "Merge self-attention", "on: where the time goes")
     merge_crossattn: bool = setting(False, "flag", "Merge cross-attention", "on: little time, prompt details suffer")
     merge_mlp: bool = setting(False, "flag", "Merge feed-forward", "on: some time, detail suffers")
+    matching: str = setting("global", "choice", "Matching", "local: among neighbours; faster, closer", choices=("global", "local"))
+    radius: int = setting(1, "integer", "Matching radius", "local matching: cells; higher: slower", 1, 16)
     plan: str = setting("level", "choice", "Match", "level: once for all blocks of a level", choices=("level", "block"))
     plan_every: int = setting(1, "integer", "Steps per matching", "higher: less matching, older matches", 1, 1000)
     window: Window = setting((0.0, 1.0), "window", "Merging window", "part of the pass in which tokens are merged")

@@ -13,6 +13,7 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 
+from .local_matching import best_near, near_destinations, regular_near_destinations
 from .precision import without_autocast
 
 _SCORE_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}
@@ -54,13 +55,18 @@ def destination_positions(h: int, w: int, sx: int, sy: int, offsets: torch.Tenso
     the top left one without.
     Rows and columns that fill no cell hold no destination; D is 0 when the grid is smaller than one cell.
     """
+    return _cell_positions(h, w, sx, sy, offsets).sort().values
+
+
+def _cell_positions(h: int, w: int, sx: int, sy: int, offsets: torch.Tensor | None) -> torch.Tensor:
+    """The positions of `destination_positions`, by cell in row-major order."""
     rows = torch.arange(h // sy, device="cpu").mul(sy)[:, None]
     columns = torch.arange(w // sx, device="cpu").mul(sx)[None, :]
     if offsets is None:
         positions = rows * w + columns
     else:
         positions = (rows + torch.div(offsets, sx, rounding_mode="floor")) * w + columns + offsets % sx
-    return positions.flatten().sort().values
+    return positions.flatten()
 
 
 def random_offsets(h: int, w: int, sx: int, sy: int, step: int, level: int) -> torch.Tensor:
@@ -69,9 +75,12 @@ def random_offsets(h: int, w: int, sx: int, sy: int, step: int, level: int) -> t
     return torch.randint(0, sx * sy, (h // sy, w // sx), generator=generator, device="cpu")
 
 
-def match_tokens(x: torch.Tensor, h: int, w: int, sx: int, sy: int, offsets: torch.Tensor | None = None) -> Match | None:
+def match_tokens(
+    x: torch.Tensor, h: int, w: int, sx: int, sy: int, offsets: torch.Tensor | None = None, radius: int | None = None
+) -> Match | None:
     """Match the tokens of ``x`` [B, h*w, C] by cosine similarity. None when the grid is smaller than one cell or all are destinations.
 
+    radius: compare a source with the destinations at most so many cells away (from 1); None compares it with all.
     The similarity is taken in float32 (float64 for float64 input) whatever the dtype of ``x``; an all-zero token is similar to nothing.
     """
     tokens = x.shape[1]
@@ -84,7 +93,10 @@ def match_tokens(x: torch.Tensor, h: int, w: int, sx: int, sy: int, offsets: tor
 
     with without_autocast(x.device.type):
         metric = F.normalize(x.float() if x.dtype != torch.float64 else x, dim=-1)
-        best_scores, best = _best_match(metric, sources, metric[:, destinations].transpose(1, 2))
+        if radius is None:
+            best_scores, best = _best_match(metric, sources, metric[:, destinations].transpose(1, 2))
+        else:
+            best_scores, best = best_near(metric, sources, destinations, _near(h, w, sx, sy, radius, offsets, sources))
     order = best_scores.sort(dim=1, descending=True, stable=True).indices
     return Match(tokens, destinations, sources, best, order)
 
@@ -95,6 +107,14 @@ def _split(h: int, w: int, sx: int, sy: int, offsets, device) -> tuple[torch.Ten
     is_source = torch.ones(h * w, dtype=torch.bool, device="cpu")
     is_source[destinations] = False
     return destinations.to(device), is_source.nonzero().flatten().to(device)
+
+
+def _near(h: int, w: int, sx: int, sy: int, radius: int, offsets: torch.Tensor | None, sources: torch.Tensor) -> torch.Tensor:
+    """[K, S] indices of the destinations near each source, on the device of ``sources``."""
+    if offsets is None:
+        return regular_near_destinations(h, w, sx, sy, radius, sources.device)
+    cells = _cell_positions(h, w, sx, sy, offsets).argsort().argsort()
+    return near_destinations(h, w, sx, sy, radius, cells, sources.cpu()).to(sources.device)
 
 
 @lru_cache(maxsize=64)
