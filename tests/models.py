@@ -9,6 +9,7 @@ import inspect
 from types import SimpleNamespace
 
 import host_packages
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -250,3 +251,19 @@ def host_forward(seen: list, factor: float = 1.0):
         return self.to_out(factor * out.transpose(1, 2).flatten(2))
 
     return forward
+
+
+def computes(dtype):
+    """Whether this torch multiplies and convolves ``dtype`` on the CPU."""
+    try:
+        torch.ones(1, 1, 1, 1, dtype=dtype) @ torch.ones(1, 1, dtype=dtype)
+        torch.nn.functional.conv2d(torch.ones(1, 1, 1, 1, dtype=dtype), torch.ones(1, 1, 1, 1, dtype=dtype))
+    except RuntimeError:
+        return False
+    return True
+
+
+def need(dtype: torch.dtype) -> None:
+    """Skip the test where this torch cannot compute in ``dtype`` on the CPU (float16 before 2.2)."""
+    if not computes(dtype):
+        pytest.skip(f"this torch has no {dtype} on the CPU")

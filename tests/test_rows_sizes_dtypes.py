@@ -10,16 +10,6 @@ from lib_accel import AgentAttention, TokenMerging, accelerated
 every_method = pytest.mark.parametrize("method", ["agents", "downsampling", "everywhere"])
 
 
-def computes(dtype):
-    """Whether this torch multiplies and convolves ``dtype`` on the CPU."""
-    try:
-        torch.ones(1, 1, 1, 1, dtype=dtype) @ torch.ones(1, 1, dtype=dtype)
-        torch.nn.functional.conv2d(torch.ones(1, 1, 1, 1, dtype=dtype), torch.ones(1, 1, 1, 1, dtype=dtype))
-    except RuntimeError:
-        return False
-    return True
-
-
 def rows_of(given, rows):
     return models.SimpleNamespace(**{key: value[rows] for key, value in vars(given).items()})
 
@@ -116,8 +106,7 @@ def test_the_size_may_change_from_call_to_call(kind):
 @pytest.mark.parametrize("kind", models.UNETS)
 @pytest.mark.parametrize("method", ["agents", "everywhere"])
 def test_half_precision(kind, method, dtype, monkeypatch):
-    if not computes(dtype):
-        pytest.skip(f"this torch has no {dtype} on the CPU")
+    models.need(dtype)
     # LDM's own attention mixes float32 and half precision, which CPUs refuse.
     monkeypatch.setattr("ldm.modules.attention.CrossAttention.forward", models.host_forward([]))
     unet = models.in_dtype(models.UNETS[kind](), dtype)

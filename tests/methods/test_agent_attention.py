@@ -6,6 +6,7 @@ import pytest
 import torch
 from blocks import BlockUNet
 from golden import Golden
+from models import need
 
 from lib_accel import AgentAttention, HostTraits, accelerated
 from lib_accel.methods.planning import Cut, Plan
@@ -144,6 +145,7 @@ def test_half_precision(precision):
     """The official code raises with the flag and without autocast."""
     case = next(c for c in GOLDEN.cases if c["name"] == "half_normal")
     data = GOLDEN.of("half_normal")
+    need(torch.float16)
     out, _ = call_layer(case, data, method_of({**case, "attn_precision": precision}, data))
     assert out.dtype == torch.float16
     torch.testing.assert_close(out.float(), data["out_fp32_reference"], rtol=2e-2, atol=1e-3)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from golden import Golden
+from models import need
 
 from lib_accel.ops.agents import agent_attention, agents_pay
 
@@ -29,6 +30,7 @@ def attend(case, data, **options):
 @pytest.mark.parametrize("case", TAKEN, ids=lambda c: c["name"])
 def test_golden(case):
     data = GOLDEN.of(case["name"])
+    need(data["x"].dtype)
     expected = data["out"] if "out" in data else data["out_fp32_reference"]
     tolerance = 2e-5 if expected.dtype == data["x"].dtype else 1e-3
     out = attend(case, data, fp32=case.get("attn_precision") == "fp32")
@@ -39,6 +41,7 @@ def test_fp32_flag_on_half_tensors():
     """The official code raises here; the flag brings the result no further from the float32 reference than without."""
     case = next(c for c in GOLDEN.cases if c["name"] == "half_normal")
     data = GOLDEN.of("half_normal")
+    need(torch.float16)
     out = attend(case, data, fp32=True)
     assert out.dtype == torch.float16
     torch.testing.assert_close(out.float(), data["out_fp32_reference"], rtol=2e-2, atol=5e-4)
@@ -86,6 +89,7 @@ def test_against_the_definition(agents, k_scale2, k_shortcut):
 @pytest.mark.parametrize("fp32", [False, True])
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float16, 5e-3), (torch.bfloat16, 4e-2)])
 def test_in_every_dtype(dtype, tolerance, fp32):
+    need(dtype)
     given = random_heads(dtype)
     out = agent_attention(*given, 8**-0.5, fp32=fp32)
     assert out.dtype == dtype
