@@ -15,7 +15,18 @@ HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parent.parent
 ROOT, NEIGHBOUR = HERE / "root", HERE / "neighbour"
 # What knows the host that it was imported with.
-OF_ONE_HOST = ("modules", "launch", "lib_accel.webui")
+OF_ONE_HOST = ("modules", "lib_accel.webui")
+
+
+class Blockless(torch.nn.Module):
+    """A network of another kind, such as SD3's: no U-Net and no transformer block that anybody here knows."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor(0.1))
+
+    def forward(self, x: torch.Tensor, timesteps: Any = None, context: Any = None, y: Any = None) -> torch.Tensor:
+        return x * self.weight
 
 
 def _forget() -> None:
@@ -32,20 +43,16 @@ class Host:
     def __init__(self, data: Path, extension: bool = True, version: tuple[int, int] = (1, 10)) -> None:
         _forget()
         sys.path.insert(0, str(ROOT))
+        import sgm_twin
         from ldm.modules.diffusionmodules.openaimodel import UNetModel
         from modules import errors, paths, processing, script_callbacks, scripts, sd_hijack, sd_models, sd_unet, shared
 
-        self.unet_class, self.errors, self.shared, self.scripts = UNetModel, errors, shared, scripts
-        self.processing, self.callbacks, self.hijack, self.sd_unet, self.sd_models = (
-            processing,
-            script_callbacks,
-            sd_hijack,
-            sd_unet,
-            sd_models,
-        )
+        self.errors, self.shared, self.scripts, self.processing = errors, shared, scripts, processing
+        self.callbacks, self.hijack, self.sd_unet, self.sd_models = script_callbacks, sd_hijack, sd_unet, sd_models
         paths.data_path = str(data)
         sd_hijack.apply_optimizations()
         sd_unet.install(UNetModel)
+        sd_unet.install(sgm_twin.UNetModel)
         sd_models.model_data.make = lambda: self.model()
         self._of_version(version)
         self.folders = [ROOT, NEIGHBOUR] + ([PROJECT] if extension else [])
@@ -54,17 +61,23 @@ class Host:
     def _of_version(self, version: tuple[int, int]) -> None:
         from modules.sd_samplers_cfg_denoiser import CFGDenoiser
 
-        missing = {(1, 9): ["process_before_every_sampling"], (1, 7): ["process_before_every_sampling", "post_sample"]}.get(version, [])
+        missing = {
+            (1, 9): ["process_before_every_sampling"],
+            (1, 8): ["process_before_every_sampling"],
+            (1, 7): ["process_before_every_sampling", "post_sample"],
+        }.get(version, [])
         CFGDenoiser.tells_denoiser = version >= (1, 8)
         for moment in missing:
             delattr(self.scripts.Script, moment)
             setattr(self.scripts.ScriptRunner, moment, lambda self, p, *args, **given: None)
 
-    def model(self, seed: int = 0, name: str = "tiny", conditioning_key: str = "crossattn", **shape: Any) -> torch.nn.Module:
-        """A model that `switch_to` can make the current one."""
+    def model(self, seed: int = 0, name: str = "tiny", conditioning_key: str = "crossattn", kind: str = "sd1", **shape: Any) -> Any:
+        """A model that `switch_to` can make the current one. kind: ``sd1`` | ``sd2`` | ``sdxl`` | ``sd3`` (without blocks)."""
         if conditioning_key == "hybrid":
             shape["in_channels"] = 9
-        return self.sd_models.Model(models.ldm_unet(seed, **shape), name, conditioning_key).eval()
+        make = {"sd1": models.ldm_unet, "sd2": models.ldm_unet_sd2, "sdxl": models.sgm_unet, "sd3": Blockless}[kind]
+        width = shape.get("context_dim", models.WIDTH)
+        return self.sd_models.Model(make(seed, **shape), name, conditioning_key, kind, width).eval()
 
     def start(self) -> None:
         """Load the scripts and build both tabs."""
@@ -84,7 +97,7 @@ class Host:
 
     def stop(self) -> None:
         self.hijack.undo()
-        self.sd_unet.uninstall(self.unet_class)
+        self.sd_unet.uninstall()
         sys.path.remove(str(ROOT))
         _forget()
 

@@ -38,17 +38,33 @@ def test_rows_of_the_unet_calls(host, options, fields, rows):
     assert calls_of(host, batch_size=2, **fields)[0] == rows
 
 
-@pytest.mark.parametrize(
-    ("fields", "steps"),
-    [
-        ({"steps": 5}, [(0, 0), (1, 0), (2, 1), (3, 2), (4, 3)]),
-        ({"steps": 3, "sampler_name": "Heun"}, [(0, 0), (1, 0), (2, 0), (3, 1), (4, 1)]),
-        ({"steps": 6, "sampler_name": "DDIM"}, [(0, 0), (1, 0), (2, 1), (3, 2), (4, 3)]),
-        ({"tab": "img2img", "steps": 10, "denoising_strength": 0.5}, [(0, 0), (1, 0), (2, 1), (3, 2), (4, 3), (5, 4)]),
-    ],
-)
-def test_steps_and_the_lagging_sampling_step(host, fields, steps):
-    assert calls_of(host, **fields)[1] == steps
+@pytest.mark.parametrize(("options", "fields", "rows"), TABLE)
+def test_rows_of_the_unet_calls_of_sdxl(host, options, fields, rows):
+    host.sd_models.switch_to(host.model(kind="sdxl"))
+    test_rows_of_the_unet_calls(host, options, fields, rows)
+
+
+# Calls of a pass of so many steps, and the step that callbacks are told of at the first of them.
+CALLS = [
+    ({"steps": 5}, 5, [0, 0, 1, 2, 3]),
+    ({"steps": 5, "sampler_name": "Euler a"}, 5, [0, 0, 1, 2, 3]),
+    ({"steps": 4, "sampler_name": "LCM"}, 4, [0, 0, 1, 2]),
+    ({"steps": 3, "sampler_name": "Heun"}, 5, [0, 0, 0, 1, 1]),
+    ({"steps": 20, "sampler_name": "DDIM"}, 19, [0, 0, 1, 2]),
+    ({"steps": 30, "sampler_name": "DDIM"}, 30, [0, 0, 1, 2]),
+    ({"steps": 10, "sampler_name": "PLMS"}, 10, [0, 0, 0, 1, 2]),
+    ({"steps": 10, "sampler_name": "UniPC"}, 10, [0, 0, 0, 1, 2]),
+    ({"tab": "img2img", "steps": 10, "denoising_strength": 0.5}, 6, [0, 0, 1, 2, 3, 4]),
+    ({"tab": "img2img", "steps": 10, "denoising_strength": 0.5, "sampler_name": "DDIM"}, 4, [0, 0, 1, 2]),
+    ({"tab": "img2img", "steps": 10, "denoising_strength": 0.5, "sampler_name": "UniPC"}, 5, [0, 0, 0, 1, 2]),
+]
+
+
+@pytest.mark.parametrize(("fields", "calls", "told"), CALLS)
+def test_steps_and_the_lagging_sampling_step(host, fields, calls, told):
+    steps = calls_of(host, **fields)[1]
+    assert [step for step, _ in steps] == list(range(calls))
+    assert [lagging for _, lagging in steps][: len(told)] == told
 
 
 def test_order_of_events(host):

@@ -40,8 +40,8 @@ def test_element_ids_are_of_one_tab(host):
 
 
 def test_fields_that_send_to_copies_are_alike_in_both_tabs(host):
-    one, other = (host.runners[tab].infotext_fields for tab in ("txt2img", "img2img"))
-    names = host.runners["txt2img"].paste_field_names
+    one, other = (host.script(tab).infotext_fields for tab in ("txt2img", "img2img"))
+    names = host.script().paste_field_names
     assert [target for _, target in one if target in names] == [target for _, target in other if target in names]
     assert len([target for _, target in one if target in names]) == len(KNOBS)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import torch
@@ -24,9 +25,8 @@ class Processed:
 
 
 class StableDiffusionProcessing:
-    token_merging_ratio = 0
-    token_merging_ratio_hr = 0
-    is_hr_pass = False
+    token_merging_ratio = token_merging_ratio_hr = 0
+    is_hr_pass = enable_hr = False
 
     def __init__(
         self, prompt="", negative_prompt="", seed=1, steps=5, cfg_scale=5.0, width=128, height=128, batch_size=1, n_iter=1, **more
@@ -67,21 +67,22 @@ class StableDiffusionProcessing:
 
 
 class StableDiffusionProcessingTxt2Img(StableDiffusionProcessing):
-    def __init__(self, enable_hr=False, hr_scale=2.0, hr_second_pass_steps=0, hr_model=None, **given):
-        super().__init__(**given)
-        self.enable_hr, self.hr_scale, self.hr_second_pass_steps, self.hr_model = enable_hr, hr_scale, hr_second_pass_steps, hr_model
+    hr_scale, hr_second_pass_steps, hr_model, hr_sampler_name, hr_prompt, firstpass_image = 2.0, 0, None, None, None, None
 
     def sample(self, seeds):
         self.sampler = sd_samplers_common.Sampler(self.sampler_name)
-        x = self.noise(seeds, self.height, self.width)
-        self.before_sampling(x, x)
-        samples = self.sampler.sample(self, x, self.c, self.uc, self.image_conditioning(x))
+        samples = x = self.noise(seeds, self.height, self.width)
+        if self.firstpass_image is None:
+            self.before_sampling(x, x)
+            samples = self.sampler.sample(self, x, self.c, self.uc, self.image_conditioning(x))
         if not self.enable_hr or shared.state.interrupted:
             return samples
         if self.hr_model is not None:
             sd_models.switch_to(self.hr_model)
         self.is_hr_pass = True
-        self.sampler = sd_samplers_common.Sampler(self.sampler_name)
+        self.sampler = sd_samplers_common.Sampler(self.hr_sampler_name or self.sampler_name)
+        self.prompts = [self.hr_prompt or prompt for prompt in self.prompts]
+        self.setup_conds()
         samples = F.interpolate(samples, scale_factor=self.hr_scale)
         shared.state.nextjob()
         noise = self.noise(seeds, samples.shape[2] * 8, samples.shape[3] * 8)
@@ -116,6 +117,11 @@ def create_infotext(p, index=0):
     params |= {key: value for key, value in p.extra_generation_params.items() if value is not None}
     words = [key if key == value else f"{key}: {infotext_utils.quote(value)}" for key, value in params.items()]
     return f"{p.prompt}\n" + ", ".join(words)
+
+
+def fix_seed(p):
+    if p.seed == -1:
+        p.seed = random.randrange(4294967294)
 
 
 def process_images(p):

@@ -1,44 +1,54 @@
-"""Prompts as rows of text: AND with weights; one schedule each, so that nothing changes with the step."""
+"""Prompts as rows of text: AND with weights; one schedule each, so that nothing changes with the step.
+
+Text is a tensor [rows, tokens, width], or for SDXL a dict of tensors by row.
+"""
 
 import re
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import make_dataclass
 
 import torch
 
-
-@dataclass
-class ScheduledPromptConditioning:
-    end_at_step: int
-    cond: Any
+ScheduledPromptConditioning = make_dataclass("ScheduledPromptConditioning", ["end_at_step", "cond"])
+ComposableScheduledPromptConditioning = make_dataclass("ComposableScheduledPromptConditioning", ["schedules", "weight"])
+MulticondLearnedConditioning = make_dataclass("MulticondLearnedConditioning", ["shape", "batch"])
 
 
-@dataclass
-class ComposableScheduledPromptConditioning:
-    schedules: list
-    weight: float = 1.0
+class DictWithShape(dict):
+    @property
+    def shape(self):
+        return self["crossattn"].shape
 
 
-class MulticondLearnedConditioning:
-    def __init__(self, shape, batch):
-        self.shape = shape
-        self.batch = batch
+def each(change, *conds):
+    """``change`` of the tensors of ``conds``, entry by entry where they are dicts."""
+    if isinstance(conds[0], dict):
+        return DictWithShape({key: change(*(cond[key] for cond in conds)) for key in conds[0]})
+    return change(*conds)
+
+
+def cat(*conds):
+    return each(lambda *tensors: torch.cat(tensors), *conds)
+
+
+def lengthened(cond, length):
+    """``cond`` with the last vector of its text repeated up to ``length`` tokens; vectors by row stay."""
+    return each(lambda t: t if t.ndim < 3 else torch.cat([t, t[:, -1:].expand(-1, length - t.shape[1], -1)], 1), cond)
+
+
+def _schedules(model, text, steps):
+    return [ScheduledPromptConditioning(steps, model.get_learned_conditioning([text])[0])]
+
+
+def get_learned_conditioning(model, prompts, steps):
+    return [_schedules(model, prompt, steps) for prompt in prompts]
 
 
 def get_multicond_learned_conditioning(model, prompts, steps):
     batch = []
     for prompt in prompts:
-        parts = []
-        for part in re.split(r"\bAND\b", prompt):
-            text, weight = re.fullmatch(r"(?s)(.*?)(?::\s*([\d.]+)\s*)?", part).groups()
-            cond = model.get_learned_conditioning([text.strip()])[0]
-            parts.append(ComposableScheduledPromptConditioning([ScheduledPromptConditioning(steps, cond)], float(weight or 1)))
-        batch.append(parts)
+        parts = [re.fullmatch(r"(?s)(.*?)(?::\s*([\d.]+)\s*)?", part).groups() for part in re.split(r"\bAND\b", prompt)]
+        batch.append([ComposableScheduledPromptConditioning(_schedules(model, t.strip(), steps), float(w or 1)) for t, w in parts])
     return MulticondLearnedConditioning((len(prompts),), batch)
-
-
-def get_learned_conditioning(model, prompts, steps):
-    return [[ScheduledPromptConditioning(steps, model.get_learned_conditioning([prompt])[0])] for prompt in prompts]
 
 
 def reconstruct_multicond_batch(cond, step):
@@ -54,6 +64,6 @@ def reconstruct_cond_batch(uncond, step):
     return stack_conds([schedules[0].cond for schedules in uncond])
 
 
-def stack_conds(rows):
-    longest = max(row.shape[0] for row in rows)
-    return torch.stack([torch.cat([row, row[-1:].expand(longest - row.shape[0], -1)]) for row in rows])
+def stack_conds(conds):
+    longest = max(cond.shape[1] for cond in conds)
+    return cat(*(lengthened(cond, longest) for cond in conds))

@@ -1,7 +1,7 @@
 """Callbacks by category. An exception in one is noted and the next one runs."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import field, make_dataclass
 from typing import Any
 
 from modules import errors
@@ -11,38 +11,19 @@ CATEGORIES = (
     "before_reload",
     "script_unloaded",
     "before_ui",
-    "ui_settings",
     "model_loaded",
     "cfg_denoiser",
     "cfg_denoised",
     "cfg_after_cfg",
-    "infotext_pasted",
 )
 BACKWARDS = ("script_unloaded", "before_ui")
 callbacks: dict[str, list[tuple[str, Any]]] = {category: [] for category in CATEGORIES}
 
-
-class CFGDenoiserParams:
-    def __init__(self, x, image_cond, sigma, sampling_step, total_sampling_steps, text_cond, text_uncond, denoiser=None):
-        self.x, self.image_cond, self.sigma = x, image_cond, sigma
-        self.sampling_step, self.total_sampling_steps = sampling_step, total_sampling_steps
-        self.text_cond, self.text_uncond = text_cond, text_uncond
-        self.denoiser = denoiser
-
-
-@dataclass
-class CFGDenoisedParams:
-    x: Any
-    sampling_step: int
-    total_sampling_steps: int
-    inner_model: Any
-
-
-@dataclass
-class AfterCFGCallbackParams:
-    x: Any
-    sampling_step: int
-    total_sampling_steps: int
+_steps = ["sampling_step", "total_sampling_steps"]
+_by_whom = ("denoiser", Any, field(default=None))
+CFGDenoiserParams = make_dataclass("CFGDenoiserParams", ["x", "image_cond", "sigma", *_steps, "text_cond", "text_uncond", _by_whom])
+CFGDenoisedParams = make_dataclass("CFGDenoisedParams", ["x", *_steps, "inner_model"])
+AfterCFGCallbackParams = make_dataclass("AfterCFGCallbackParams", ["x", *_steps])
 
 
 def _registrar(category):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import make_dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import gradio as gr
 
@@ -29,39 +28,21 @@ MOMENTS = (
 )
 
 
-@dataclass
-class PostSampleArgs:
-    samples: Any
-
-
-@dataclass
-class PostprocessImageArgs:
-    image: Any
+PostSampleArgs = make_dataclass("PostSampleArgs", ["samples"])
+PostprocessImageArgs = make_dataclass("PostprocessImageArgs", ["image"])
 
 
 class Script:
-    name = None
-    section = None
+    name = section = filename = infotext_fields = paste_field_names = controls = None
     create_group = True
-    alwayson = False
-    filename = None
+    alwayson = is_txt2img = is_img2img = False
     args_from = args_to = 0
-    infotext_fields = None
-    paste_field_names = None
-    controls = None
-    is_txt2img = is_img2img = False
-
-    def title(self):
-        raise NotImplementedError
 
     def show(self, is_img2img):
         return True
 
     def ui(self, is_img2img):
         return None
-
-    def run(self, p, *args):
-        pass
 
     def elem_id(self, item_id):
         tab = f"{'img2img' if self.is_img2img else 'txt2img'}_" if self.show(True) == self.show(False) else ""
@@ -77,7 +58,6 @@ for _moment in MOMENTS:
     setattr(Script, _moment, _nothing)
 
 scripts_data: list[SimpleNamespace] = []
-scripts_txt2img = scripts_img2img = None
 _basedir = None
 
 
@@ -150,10 +130,16 @@ class ScriptRunner:
         return next((s for s in self.scripts if s.title().lower() == title.lower()), None)
 
     def run(self, p, *args):
-        if not args or not args[0]:
-            return None
-        script = self.selectable_scripts[args[0] - 1]
-        return script.run(p, *args[script.args_from : script.args_to])
+        script = self.selectable_scripts[args[0] - 1] if args and args[0] else None
+        return script and script.run(p, *args[script.args_from : script.args_to])
+
+    def set_named_arg(self, args, script_name, arg_elem_id, value):
+        script = next((s for s in self.scripts if s.name == script_name), None)
+        at = next((i for i, control in enumerate(script.controls if script else ()) if control.elem_id == arg_elem_id), None)
+        if at is None:
+            raise RuntimeError(f"{script_name} has no {arg_elem_id}")
+        at += script.args_from
+        return (*args[:at], value, *args[at + 1 :])
 
     def _dispatch(self, moment, p, *before, **given):
         for script in self.alwayson_scripts:

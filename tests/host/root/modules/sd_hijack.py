@@ -1,5 +1,6 @@
 """The attention kernel that the user chose, put on the class of all attention layers."""
 
+import sys
 from types import SimpleNamespace
 
 import torch.nn.functional as F
@@ -27,11 +28,12 @@ def attention(self, x, context=None, mask=None, **kwargs):
 
 def apply_optimizations(name="sdp"):
     global current_optimizer
-    from ldm.modules.attention import CrossAttention
-
     current_optimizer = next(optimizer for optimizer in optimizers if optimizer.name == name)
-    _plain.setdefault(CrossAttention, CrossAttention.forward)
-    CrossAttention.forward = attention
+    for module in ("ldm.modules.attention", "sgm_twin"):
+        if module in sys.modules:
+            owner = sys.modules[module].CrossAttention
+            _plain.setdefault(owner, owner.forward)
+            owner.forward = attention
 
 
 def undo():

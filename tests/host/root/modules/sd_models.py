@@ -1,4 +1,4 @@
-"""Models of the double: a tiny U-Net of the real `ldm` classes and trivial text and pictures around it."""
+"""Models of the double: a tiny U-Net of the real classes and trivial text and pictures around it."""
 
 import zlib
 from types import SimpleNamespace
@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from modules import script_callbacks
+from modules import script_callbacks, sd_hijack
+from modules.prompt_parser import DictWithShape
 
 WORD_LENGTH, WIDTH = 5, 16
 
@@ -22,28 +23,40 @@ class Wrapper(nn.Module):
     def forward(self, x, t, c_concat, c_crossattn):
         if self.conditioning_key == "hybrid":
             x = torch.cat([x, c_concat], 1)
+        if isinstance(c_crossattn, dict):
+            return self.diffusion_model(x, timesteps=t, context=c_crossattn["crossattn"], y=c_crossattn["vector"])
         return self.diffusion_model(x, t, context=c_crossattn)
 
 
 class Model(nn.Module):
-    def __init__(self, unet, name, conditioning_key="crossattn"):
+    """kind: ``sd1`` | ``sd2`` | ``sdxl`` | ``sd3``. width: of its text. Computes in its U-Net's precision."""
+
+    def __init__(self, unet, name, conditioning_key="crossattn", kind="sd1", width=WIDTH):
         super().__init__()
         self.model = Wrapper(unet, conditioning_key)
-        self.is_sd1, self.is_sd2, self.is_sdxl, self.is_sd3 = True, False, False, False
+        for other in ("sd1", "sd2", "sdxl", "sd3"):
+            setattr(self, f"is_{other}", kind == other)
         self.cond_stage_key = "edit" if conditioning_key == "edit" else "txt"
         self.parameterization = "eps"
-        self.sd_checkpoint_info = SimpleNamespace(name=name, title=name)
+        self.sd_checkpoint_info = SimpleNamespace(name=name, title=name, filename=f"{name}.safetensors")
         self.applied_token_merged_ratio = 0
         self.lowvram = False
+        self.width = width
 
     def apply_model(self, x, t, cond):
-        return self.model(x, t, cond["c_concat"], cond["c_crossattn"])
+        dtype = next((p.dtype for p in self.parameters()), x.dtype)
+        text, image = cond["c_crossattn"], cond["c_concat"]
+        text = DictWithShape({k: v.to(dtype) for k, v in text.items()}) if isinstance(text, dict) else text.to(dtype)
+        return self.model(x.to(dtype), t, image.to(dtype), text).to(x.dtype)
 
     def get_learned_conditioning(self, texts):
-        """[texts, tokens, WIDTH]; more than three words take twice the tokens."""
-        generator = [torch.Generator().manual_seed(zlib.crc32(text.encode())) for text in texts]
-        lengths = [WORD_LENGTH * (1 + (len(text.split()) > 3)) for text in texts]
-        return [torch.randn(n, WIDTH, generator=g) for n, g in zip(lengths, generator)]
+        """For each text [1, tokens, width]; more than three words take twice the tokens. SDXL's have a vector, too."""
+        conds = []
+        for text in texts:
+            generator = torch.Generator().manual_seed(zlib.crc32(text.encode()))
+            cond = torch.randn(1, WORD_LENGTH * (1 + (len(text.split()) > 3)), self.width, generator=generator)
+            conds.append(DictWithShape(crossattn=cond, vector=cond[:, 0, :WIDTH]) if self.is_sdxl else cond)
+        return conds
 
 
 class ModelData:
@@ -63,13 +76,24 @@ class ModelData:
 model_data = ModelData()
 
 
-def switch_to(model, tell=True):
-    """Make ``model`` the current one; a model that was kept in memory comes back without the callback."""
-    model_data.sd_model = model
+def switch_to(model, trash=False):
+    """Make ``model`` the current one. One that was kept in memory comes back without the callback. trash: give up the old one."""
+    old, model_data.sd_model = model_data.sd_model, model
+    if trash:
+        model_data.loaded_sd_models.remove(old)
+        old.to("meta")
     if model not in model_data.loaded_sd_models:
         model_data.loaded_sd_models.append(model)
-    if tell:
         script_callbacks.dispatch("model_loaded", model)
+
+
+def load_into(model, weights, name):
+    """Another checkpoint of the same architecture: other weights in the same object, its classes hijacked anew."""
+    sd_hijack.undo()
+    model.model.diffusion_model.load_state_dict(weights)
+    model.sd_checkpoint_info = SimpleNamespace(name=name, title=name, filename=f"{name}.safetensors")
+    sd_hijack.apply_optimizations()
+    script_callbacks.dispatch("model_loaded", model)
 
 
 def apply_token_merging(model, ratio):

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from modules import prompt_parser, sd_samplers_common, shared
+from modules.prompt_parser import cat, each
 from modules.script_callbacks import AfterCFGCallbackParams, CFGDenoisedParams, CFGDenoiserParams, dispatch
 
 
@@ -13,17 +14,13 @@ class CFGDenoiser(nn.Module):
 
     def __init__(self, sampler):
         super().__init__()
-        self.sampler = sampler
-        self.p = None
-        self.step = 0
-        self.steps = self.total_steps = None
-        self.image_cfg_scale = None
+        self.sampler, self.p, self.step = sampler, None, 0
+        self.steps = self.total_steps = self.image_cfg_scale = None
 
     def predict(self, x, sigma, cond):
         """Denoised rows. The timestep falls with sigma."""
-        model = shared.sd_model
-        scale = (1 + sigma.view(-1, 1, 1, 1) ** 2).rsqrt()
-        return x - model.apply_model(x * scale, sigma / 14.0 * 999, cond) * sigma.view(-1, 1, 1, 1) * 0.1
+        sigma_ = sigma.view(-1, 1, 1, 1)
+        return x - shared.sd_model.apply_model(x * (1 + sigma_**2).rsqrt(), sigma / 14.0 * 999, cond) * sigma_ * 0.1
 
     def combine_denoised(self, x_out, conds_list, uncond, cond_scale):
         unconditional = x_out[-uncond.shape[0] :]
@@ -41,7 +38,7 @@ class CFGDenoiser(nn.Module):
         opts = shared.opts
         if opts.skip_early_cond != 0 and self.step / self.total_steps <= opts.skip_early_cond:
             return True
-        return (self.step % 2 or opts.s_min_uncond_all) and s_min_uncond > 0 and sigma[0] < s_min_uncond and not edit
+        return bool((self.step % 2 or opts.s_min_uncond_all) and s_min_uncond > 0 and sigma[0] < s_min_uncond and not edit)
 
     def forward(self, x, sigma, uncond, cond, cond_scale, s_min_uncond, image_cond):
         if shared.state.interrupted or shared.state.skipped:
@@ -51,40 +48,35 @@ class CFGDenoiser(nn.Module):
         edit = shared.sd_model.cond_stage_key == "edit" and self.image_cfg_scale not in (None, 1.0)
         conds_list, text = prompt_parser.reconstruct_multicond_batch(cond, self.step)
         negative = prompt_parser.reconstruct_cond_batch(uncond, self.step)
-        counts = [len(parts) for parts in conds_list]
-        batch = len(conds_list)
+        counts, batch = torch.tensor([len(parts) for parts in conds_list]), len(conds_list)
 
         def rows(tensor, last=None):
-            repeated = tensor.repeat_interleave(torch.tensor(counts), 0)
-            last = tensor if last is None else last
-            return torch.cat([repeated, *([tensor] if edit else []), last])
+            return torch.cat([tensor.repeat_interleave(counts, 0), *([tensor] if edit else []), tensor if last is None else last])
 
-        given = image_cond if image_cond is not None else torch.zeros(batch, 5, 1, 1)
+        steps = shared.state.sampling_step, shared.state.sampling_steps
         told = {"denoiser": self} if self.tells_denoiser else {}
-        step = shared.state.sampling_step, shared.state.sampling_steps
-        params = CFGDenoiserParams(
-            rows(x), rows(given, torch.zeros_like(given) if edit else None), rows(sigma), *step, text, negative, **told
-        )
+        image_in = rows(image_cond, torch.zeros_like(image_cond) if edit else None)
+        params = CFGDenoiserParams(rows(x), image_in, rows(sigma), *steps, text, negative, **told)
         dispatch("cfg_denoiser", params)
         x_in, sigma_in, image_in, text, negative = params.x, params.sigma, params.image_cond, params.text_cond, params.text_uncond
 
-        skips = bool(self._skips_uncond(sigma, s_min_uncond, edit))
+        skips = self._skips_uncond(sigma, s_min_uncond, edit)
         if skips:
             # Not the image rows: the host forgets them.
             x_in, sigma_in = x_in[:-batch], sigma_in[:-batch]
         if shared.opts.pad_cond_uncond and text.shape[1] != negative.shape[1]:
             longest = max(text.shape[1], negative.shape[1])
-            text, negative = (torch.cat([t, t[:, -1:].expand(-1, longest - t.shape[1], -1)], 1) for t in (text, negative))
+            text, negative = prompt_parser.lengthened(text, longest), prompt_parser.lengthened(negative, longest)
         x_out = self._predict_all(x_in, sigma_in, image_in, text, negative, batch, skips, edit)
         if skips:
             x_out = torch.cat([x_out, torch.stack([x_out[parts[0][0]] for parts in conds_list])])
-        dispatch("cfg_denoised", CFGDenoisedParams(x_out, *step, self.predict))
+        dispatch("cfg_denoised", CFGDenoisedParams(x_out, *steps, self.predict))
         if edit:
             denoised = self._combine_edit(x_out, cond_scale)
         else:
             denoised = self.combine_denoised(x_out, conds_list, negative, 1.0 if skips else cond_scale)
         self.sampler.last_latent = shared.state.current_latent = denoised
-        after = AfterCFGCallbackParams(denoised, *step)
+        after = AfterCFGCallbackParams(denoised, *steps)
         dispatch("cfg_after_cfg", after)
         self.step += 1
         return after.x
@@ -94,18 +86,17 @@ class CFGDenoiser(nn.Module):
         if skips:
             groups = [text]
         elif text.shape[1] == negative.shape[1]:
-            groups = [torch.cat([text, *([negative] if edit else []), negative])]
+            groups = [cat(text, *([negative] if edit else []), negative)]
         else:
             groups = [text, negative]
-        size = batch * (2 if together and (skips or len(groups) > 1) else 1)
-        if together and (len(groups) == 1 or skips):
-            size = x.shape[0]
+        whole = together and len(groups) == 1
+        size = x.shape[0] if whole else batch * (2 if together else 1)
         outputs, offset = [], 0
         for group in groups:
             for begin in range(0, group.shape[0], size):
-                part = group[begin : begin + size]
+                part = each(lambda tensor, begin=begin: tensor[begin : begin + size], group)
                 rows = slice(offset, offset + part.shape[0])
-                image_part = image if together and len(groups) == 1 else image[rows]
-                outputs.append(self.predict(x[rows], sigma[rows], {"c_crossattn": part, "c_concat": image_part}))
+                given = {"c_crossattn": part, "c_concat": image if whole else image[rows]}
+                outputs.append(self.predict(x[rows], sigma[rows], given))
                 offset += part.shape[0]
         return torch.cat(outputs)

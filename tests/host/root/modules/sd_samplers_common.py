@@ -6,6 +6,20 @@ import torch
 
 from modules import shared
 
+# Evaluations of each step, by how many timesteps a pass has.
+SAMPLERS = {
+    "Euler": lambda n: [1] * n,
+    "Euler a": lambda n: [1] * n,
+    "LCM": lambda n: [1] * n,
+    "Heun": lambda n: [2] * (n - 1) + [1],
+    "DDIM": lambda n: [1] * (n - 1),
+    "PLMS": lambda n: [2] + [1] * (n - 2),
+    "UniPC": lambda n: [2] + [1] * (n - 2),
+}
+# Whose number of timesteps is that of a range of 1000.
+TIMESTEPS = ("DDIM", "PLMS", "UniPC")
+NOISY = ("Euler a", "LCM")
+
 
 class InterruptedException(BaseException):
     pass
@@ -27,7 +41,9 @@ def apply_refiner(denoiser):
     switch = getattr(p, "refiner_model", None)
     if switch is None or sd_models.model_data.sd_model is switch or denoiser.step / denoiser.total_steps < p.refiner_switch_at:
         return False
-    sd_models.switch_to(switch)
+    sd_models.switch_to(switch, trash=getattr(p, "refiner_trashes", False))
+    p.setup_conds()
+    denoiser.sampler.sampler_extra_args.update(cond=p.c, uncond=p.uc)
     return True
 
 
@@ -36,51 +52,47 @@ def sigmas_of(steps):
 
 
 class Sampler:
-    """name: ``Euler``, ``Heun`` (two evaluations a step) or ``DDIM`` (one less than its steps)."""
+    """name: one of `SAMPLERS`."""
 
     def __init__(self, name):
         from modules.sd_samplers_cfg_denoiser import CFGDenoiser
 
-        self.name = name
-        self.last_latent = None
-        self.sampler_extra_args = {}
+        self.name, self.last_latent, self.sampler_extra_args = name, None, {}
         self.model_wrap_cfg = CFGDenoiser(self)
 
-    def initialize(self, p):
-        self.model_wrap_cfg.p = p
-        self.model_wrap_cfg.step = 0
-        self.model_wrap_cfg.image_cfg_scale = getattr(p, "image_cfg_scale", None)
-
     def sample(self, p, x, conditioning, unconditional, image_conditioning=None):
-        sigmas = sigmas_of(p.steps)
+        count = len(range(0, 1000, 1000 // p.steps)) if self.name in TIMESTEPS else p.steps
+        sigmas = sigmas_of(count)
         return self._run(p, x * sigmas[0], sigmas, p.steps, conditioning, unconditional, image_conditioning)
 
     def sample_img2img(self, p, x, noise, conditioning, unconditional, steps=None, image_conditioning=None):
         steps, begin = setup_img2img_steps(p, steps)
-        sigmas = sigmas_of(steps)[steps - begin - 1 :]
+        sigmas = sigmas_of(steps)[steps - begin - (self.name not in TIMESTEPS) :]
         return self._run(p, x + noise * sigmas[0], sigmas, begin + 1, conditioning, unconditional, image_conditioning)
 
     def _run(self, p, x, sigmas, steps, cond, uncond, image_cond):
-        self.initialize(p)
         denoiser = self.model_wrap_cfg
+        denoiser.p, denoiser.step, denoiser.image_cfg_scale = p, 0, getattr(p, "image_cfg_scale", None)
         denoiser.steps = shared.state.sampling_steps = steps
         denoiser.total_steps = steps * (2 if self.name == "Heun" else 1)
         extra = {"cond": cond, "uncond": uncond, "image_cond": image_cond, "cond_scale": p.cfg_scale, "s_min_uncond": p.s_min_uncond}
-        self.sampler_extra_args = extra
-        self.last_latent = x
+        self.sampler_extra_args, self.last_latent = extra, x
         try:
-            return self._loop(x, sigmas[1:] if self.name == "DDIM" else sigmas, denoiser, extra)
+            return self._loop(x, sigmas, denoiser, extra)
         except InterruptedException:
             return self.last_latent
 
     def _loop(self, x, sigmas, denoiser, extra):
-        for i in range(len(sigmas) - 1):
-            now, then = sigmas[i], sigmas[i + 1]
+        evaluations = SAMPLERS[self.name](len(sigmas) - 1)
+        for i, count in enumerate(evaluations):
+            now, then = sigmas[i], sigmas[i + 1] if i + 1 < len(evaluations) else sigmas[-1]
             direction = (x - denoiser(x, now.expand(x.shape[0]), **extra)) / now
             # Late, as in the host: after the step's first evaluation.
             shared.state.sampling_step = i
-            if self.name == "Heun" and then > 0:
+            if count == 2:
                 ahead = x + direction * (then - now)
                 direction = (direction + (ahead - denoiser(ahead, then.expand(x.shape[0]), **extra)) / then) / 2
             x = x + direction * (then - now)
+            if self.name in NOISY:
+                x = x + then * 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(i))
         return x

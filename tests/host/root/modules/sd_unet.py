@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 current_unet = None
-_plain = None
+_plain = {}
 
 
 class _Torch:
@@ -16,30 +16,33 @@ class _Torch:
         return getattr(torch, name)
 
     def cat(self, tensors, dim=0):
-        if len(tensors) == 2 and tensors[0].shape[-2:] != tensors[1].shape[-2:]:
+        if tensors[0].ndim == 4 and tensors[0].shape[-2:] != tensors[1].shape[-2:]:
             tensors = [F.interpolate(tensors[0], tensors[1].shape[-2:], mode="nearest"), tensors[1]]
         return torch.cat(tensors, dim)
 
 
 def install(unet_class):
     """Wrap the class's forward, as the host does."""
-    global _plain
-    if _plain is not None:
+    if unet_class in _plain:
         return
-    _plain = unet_class.forward
-    sys.modules[unet_class.__module__].th = _Torch()
+    plain = _plain[unet_class] = unet_class.forward
+    _set_torch(unet_class, _Torch())
 
     def forward(self, x, timesteps=None, context=None, *args, **kwargs):
-        if current_unet is not None:
-            return current_unet.forward(x, timesteps, context, *args, **kwargs)
-        return _plain(self, x, timesteps, context, *args, **kwargs)
+        run = plain.__get__(self) if current_unet is None else current_unet.forward
+        return run(x, timesteps, context, *args, **kwargs)
 
     unet_class.forward = forward
 
 
-def uninstall(unet_class):
-    global _plain, current_unet
-    if _plain is not None:
-        unet_class.forward = _plain
-        sys.modules[unet_class.__module__].th = torch
-    _plain = current_unet = None
+def uninstall():
+    while _plain:
+        unet_class, forward = _plain.popitem()
+        unet_class.forward = forward
+        _set_torch(unet_class, torch)
+
+
+def _set_torch(unet_class, new):
+    """Under the name by which the class's file knows it."""
+    names = vars(sys.modules[unet_class.__module__])
+    names["th" if "th" in names else "torch"] = new

@@ -23,9 +23,7 @@ class Options:
     def set(self, key, value, is_api=False, run_callbacks=True):
         if key not in self.defaults:
             raise KeyError(key)
-        changed = getattr(self, key) != value
         self.data[key] = value
-        return changed
 
 
 class State:
@@ -48,9 +46,6 @@ class State:
     def skip(self):
         self.skipped = True
 
-    def end(self):
-        self.job = ""
-
 
 opts = Options(
     {
@@ -64,8 +59,6 @@ opts = Options(
         "upcast_attn": False,
         "sd_unet": "Automatic",
         "img2img_fix_steps": False,
-        "live_preview_content": "Prompt",
-        "send_seed": True,
     }
 )
 state = State()

@@ -1,3 +1,0 @@
-import threading
-
-queue_lock = threading.RLock()

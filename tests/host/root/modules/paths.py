@@ -1,2 +1,0 @@
-# Set by the harness.
-data_path = ""
