@@ -1,0 +1,5 @@
+"""Entry point of the comparison in the Script menu: the work is in lib_accel/webui."""
+
+from lib_accel.webui.ab import AccelAB
+
+__all__ = ["AccelAB"]

@@ -1,0 +1,182 @@
+"""The script "Accel A/B": order of the runs, what is shown, kept, counted and told; failures and interruptions."""
+
+import json
+
+import gradio as gr
+import numpy as np
+import pytest
+from harness import PROJECT, pixels
+
+ON = {"enabled": True, "preset": "Custom", "auto": False, "merging.ratio": 0.6}
+
+
+def compare(host, repeats=1, warm_up=True, gain=4, tab="txt2img", accel=ON, **fields):
+    p = host.p(tab, accel, **fields)
+    script = host.script(tab, "Accel A/B")
+    args = list(p.script_args)
+    args[0] = p.scripts.selectable_scripts.index(script) + 1
+    args[script.args_from : script.args_to] = [repeats, warm_up, gain]
+    p.script_args = tuple(args)
+    host.shared.state.begin("job")
+    return p.scripts.run(p, *p.script_args)
+
+
+@pytest.fixture
+def jobs(host, monkeypatch):
+    """The jobs that the script starts, in order: (accelerated, saved)."""
+    started = []
+    run = host.processing.process_images
+
+    def process_images(p):
+        started.append((p.accel_axes["enabled"], not getattr(p, "do_not_save_samples", False)))
+        return run(p)
+
+    monkeypatch.setattr(host.processing, "process_images", process_images)
+    return started
+
+
+@pytest.mark.parametrize("tab", ["txt2img", "img2img"])
+def test_both_pictures_are_the_jobs_own_with_their_own_png_info(host, tab):
+    plain, fast = host.job(tab), host.job(tab, ON)
+    done = compare(host, tab=tab)
+    sheet, *shown = pixels(done)
+    assert [np.array_equal(a, b) for a, b in zip(shown, [*pixels(plain), *pixels(fast)])] == [True, True]
+    assert done.index_of_first_image == 1 and len(done.infotexts) == 3
+    assert done.infotexts[1] == plain.infotexts[0]
+    assert "Accel" not in done.infotexts[1]
+    assert "Accel: Custom" in done.infotexts[2] and "Accel merging ratio: 0.6" in done.infotexts[2]
+    assert "Script" not in done.infotexts[2]
+    assert "merging on 3 of 7 layers" in done.comments
+    assert sheet.shape[1] > 3 * shown[0].shape[1]
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_accordion_need_not_be_ticked(host, enabled):
+    done = compare(host, accel=ON | {"enabled": enabled})
+    assert "merging on 3 of 7 layers for 5 of 5 steps" in done.comments
+    assert "Pictures: PSNR" in done.comments
+
+
+def test_order_alternates_and_only_the_first_run_of_each_is_saved(host, jobs):
+    done = compare(host, repeats=2)
+    assert jobs == [(False, True), (True, True), (True, False), (False, False), (False, False), (True, False)]
+    assert done.comments.count("(median of ") == 2
+    assert "Not counted, to warm up: plain " in done.comments
+    assert "Ratio " in done.comments
+    jobs.clear()
+    done = compare(host, repeats=1, warm_up=False)
+    assert jobs == [(False, True), (True, True)]
+    assert "Not warmed up: the first run of each is counted" in done.comments
+
+
+def test_the_sheet_tells_what_was_found_and_with_what(host):
+    from modules.infotext_utils import parse_generation_parameters
+
+    told = parse_generation_parameters(compare(host, repeats=2, gain=8).infotexts[0])
+    assert told["Script"] == "Accel A/B"
+    assert (told["Accel A/B repeats"], told["Accel A/B warm up first"], told["Accel A/B amplify the difference"]) == ("2", "True", "8")
+    assert "Ratio " in told["Accel A/B result"] and told["Accel"] == "Custom"
+
+
+def test_every_picture_of_batches_is_compared(host):
+    done = compare(host, batch_size=2, n_iter=2)
+    assert len(done.images) == len(done.infotexts) == 1 + 4 + 4
+    assert [f"Picture {i}: PSNR" in done.comments for i in (1, 2, 3, 4)] == [True] * 4
+    assert done.comments.count("for 10 of 10 steps") == 1
+
+
+def test_the_seed_is_fixed_once_and_the_hosts_job_stays_as_it_was(host):
+    p = host.p("txt2img", ON, seed=-1)
+    before = dict(vars(p))
+    script = host.script("txt2img", "Accel A/B")
+    host.shared.state.begin("job")
+    done = script.run(p, 1, False, 4)
+    assert {key: vars(p)[key] for key in before} == before and p.extra_generation_params == {}
+    seeds = [text.split("Seed: ")[1].split(",")[0] for text in done.infotexts]
+    assert seeds[0] != "-1" and len(set(seeds)) == 1
+
+
+def test_identical_pictures_are_called_identical(host):
+    done = compare(host, accel={"enabled": True, "preset": "Custom"})
+    assert "Pictures: identical." in done.comments
+
+
+def test_what_accel_refuses_is_told_and_both_pictures_are_plain(host):
+    done = compare(host, accel={"enabled": True, "merging.ratio": 7})
+    assert "Accel is off for this job: merging.ratio is 7; it must be a number from 0 to 1." in done.comments
+    assert "Pictures: identical." in done.comments
+
+
+def test_bad_values_of_the_script_cost_nothing(host):
+    done = compare(host, repeats="many", gain=99)
+    assert "Accel A/B: Repeats is 'many'; it must be a whole number from 1 to 20. 2 was used." in done.comments
+    assert "Accel A/B: Amplify the difference is 99; it must be a whole number from 1 to 32. 4 was used." in done.comments
+    assert len(done.images) == 3
+
+
+@pytest.mark.parametrize(("at", "kept"), [(2, 1), (4, 2)])
+def test_an_interruption_keeps_what_was_drawn_and_counts_no_unfinished_run(host, monkeypatch, at, kept):
+    run, count = host.processing.process_images, []
+
+    def process_images(p):
+        count.append(p)
+        if len(count) == at:
+            host.callbacks.on_cfg_denoiser(lambda params: host.shared.state.interrupt())
+        return run(p)
+
+    monkeypatch.setattr(host.processing, "process_images", process_images)
+    done = compare(host, repeats=3)
+    assert len(count) == at
+    assert len(done.images) >= kept and len(done.images) == len(done.infotexts)
+    if at == 2:
+        assert "accelerated: stopped early; its picture is unfinished" in done.comments or len(done.images) == 1
+        assert "Ratio" not in done.comments
+    else:
+        assert "stopped early" not in done.comments
+
+
+@pytest.mark.parametrize(("breaks", "left"), [(True, "plain"), (False, "accelerated")])
+def test_a_side_that_fails_is_told_and_the_other_one_is_kept(host, monkeypatch, breaks, left):
+    run, count = host.processing.process_images, []
+
+    def process_images(p):
+        count.append(p)
+        if p.accel_axes["enabled"] is breaks:
+            raise RuntimeError("out of memory")
+        return run(p)
+
+    monkeypatch.setattr(host.processing, "process_images", process_images)
+    # The double lets no noted exception pass otherwise.
+    monkeypatch.setattr(host.runners["txt2img"], "tolerant", True)
+    done = compare(host, repeats=2)
+    host.errors.reports.clear()
+    assert "failed: RuntimeError: out of memory" in done.comments and f"{left}: " in done.comments
+    assert len(done.images) == len(done.infotexts) == 1
+    assert len(count) == 1 + 3
+
+
+def test_without_any_picture_the_error_is_the_hosts_to_show(host, monkeypatch):
+    monkeypatch.setattr(host.processing, "process_images", lambda p: 1 / 0)
+    with pytest.raises(RuntimeError, match="plain failed: ZeroDivisionError"):
+        compare(host)
+    host.errors.reports.clear()
+
+
+def test_every_label_and_hint_is_in_the_chinese_localization(host):
+    from lib_accel.webui import ab
+
+    words = json.loads((PROJECT / "localizations" / "zh_CN.json").read_text(encoding="utf-8"))
+    assert {ab.TITLE, ab.INTRODUCTION, *ab.RULES, *ab.HINTS.values()} <= set(words)
+    with gr.Blocks():
+        labels = [component.label for component in host.script("txt2img", "Accel A/B").ui(False)]
+    assert labels == list(ab.RULES)
+
+
+def test_the_difference_picture_is_amplified_and_never_wraps_around(host):
+    from PIL import Image
+
+    from lib_accel.webui.ab_result import difference_picture
+
+    a, b = (Image.fromarray(np.full((2, 2, 3), value, np.uint8)) for value in (10, 100))
+    assert np.asarray(difference_picture(a, b, 2)).max() == 180
+    assert np.asarray(difference_picture(b, a, 9)).min() == 255
