@@ -38,7 +38,7 @@ def _forget() -> None:
 
 
 class Host:
-    """One host from start to end. extension: whether ours is installed. version: (1, 10), (1, 9) or (1, 7)."""
+    """One host from start to end. extension: whether ours is installed. version: (1, 7) to (1, 10)."""
 
     def __init__(self, data: Path, extension: bool = True, version: tuple[int, int] = (1, 10)) -> None:
         _forget()
@@ -61,11 +61,7 @@ class Host:
     def _of_version(self, version: tuple[int, int]) -> None:
         from modules.sd_samplers_cfg_denoiser import CFGDenoiser
 
-        missing = {
-            (1, 9): ["process_before_every_sampling"],
-            (1, 8): ["process_before_every_sampling"],
-            (1, 7): ["process_before_every_sampling", "post_sample"],
-        }.get(version, [])
+        missing = ["process_before_every_sampling"] * (version < (1, 10)) + ["post_sample"] * (version < (1, 8))
         CFGDenoiser.tells_denoiser = version >= (1, 8)
         for moment in missing:
             delattr(self.scripts.Script, moment)
