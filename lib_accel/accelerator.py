@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,14 +16,13 @@ from .backends import backend_for
 from .choosing import refuse_meetings, runner_of, wanted_sites
 from .copies import clean_copies, drop_clean_copies
 from .dropping import OpenCall, choose_plan
-from .layout import Row, RowPlan
-from .methods.base import HostTraits, Moment, Runner, UNetCall
+from .hosting import HostSide
+from .methods.base import HostTraits, UNetCall
 from .report import Report
 from .sites import PARTS, Site, find_unet, held_unet, is_compiled
 from .threads import is_inside
 from .thresholds import Thresholds
 from .timing import Stopwatch
-from .whereabouts import Whereabouts
 
 # Since torch 2.3. Before that a compiled U-Net is known by its own marks alone.
 _is_tracing = getattr(torch.compiler, "is_compiling", bool)
@@ -37,7 +35,7 @@ def accelerator_of(unet: nn.Module) -> Accelerator | None:
     return _ACCELERATORS.get(unet)
 
 
-class Accelerator:
+class Accelerator(HostSide):
     """Methods applied to one U-Net, from its making until `remove`. At most one per U-Net: a new one replaces the old.
 
     model: see `find_unet`. methods: settings objects such as `TokenMerging`. traits: what the host does inside its attention layers.
@@ -49,12 +47,12 @@ class Accelerator:
     def __init__(self, model: Any, *methods: Any, traits: HostTraits | None = None, auto: bool | Thresholds | None = None) -> None:
         unet = find_unet(model)
         self._backend = backend_for(unet)
-        self._runners: list[Runner] = [runner_of(m) for m in methods]
-        refuse_meetings(self._runners)
+        runners = [runner_of(m) for m in methods]
+        refuse_meetings(runners)
         self._traits = traits or HostTraits()
         self._sites: list[Site] = self._backend.find_sites(unet)
         self._finest = min((site.level for site in self._sites), default=0)
-        self._where = Whereabouts(model)
+        super().__init__(model, runners)
         self._auto = AutoChoice(_auto_default() if auto is None else auto, self._traits.fused_kernel())
         self._watch = Stopwatch()
         self._calls = self._rows = self._rows_run = 0
@@ -80,42 +78,7 @@ class Accelerator:
             self._handles = []
         _ACCELERATORS[unet] = self
 
-    # -- what a host tells -------------------------------------------------------------------------------------------------
-
-    def step(
-        self,
-        index: int,
-        total: int,
-        rows: Sequence[Row] | None = None,
-        guidance: float | None = None,
-        sigma: float | None = None,
-    ) -> None:
-        """The U-Net calls that follow belong to step ``index`` (from 0) of ``total``. ValueError when out of range.
-
-        rows: all rows of the step in the order in which its U-Net calls take them, whatever the number of calls; None: unknown.
-        guidance: the guidance scale. sigma: the noise level, relative to the picture. None: unknown.
-        """
-        self._where.tell(index, total, rows, guidance, sigma)
-
-    def row_plan(self) -> RowPlan | None:
-        """Which rows of the step told last are to run, None for all; for hosts that drop rows before they batch.
-
-        Whoever asks carries it out, combines what is left unguided, and tells the step again with the rows that run. Hosts that do not ask
-        need not: the U-Net's own hooks cut and fill whatever a single call can do without.
-        """
-        moment = self._where.at_step()
-        return None if moment is None else choose_plan(self._active(moment), moment, by_host=True, tiles=self._where.tiles)[0]
-
-    def new_pass(self) -> None:
-        """The next U-Net call begins a pass (a new picture, a hires pass), whatever its step. What was kept for the last is freed."""
-        self._where.new_pass()
-        for runner in self._runners:
-            runner.reset()
-
-    @property
-    def rows_taken(self) -> int:
-        """How many rows the U-Net calls of the step told last held so far."""
-        return self._where.rows_taken
+    # -- its end --------------------------------------------------------------------------------------------------------------
 
     def sweep(self) -> None:
         """Take out whatever an interrupted U-Net call left on the layers."""
@@ -225,13 +188,6 @@ class Accelerator:
         self._arming = Arming(call, self._unet())
         self._arming.arm(wanted_sites(self._unet(), self._sites, active, self._finest, self._traits, self._auto, sample))
         return given
-
-    def _active(self, moment: Moment) -> list[Runner]:
-        """The methods at work at ``moment``; a new pass begins for all of them here."""
-        if moment.step.new_pass:
-            for runner in self._runners:
-                runner.reset()
-        return [r for r in self._runners if moment.step.within(r.window) and not r.account.failed]
 
     # -- the account -------------------------------------------------------------------------------------------------------
 

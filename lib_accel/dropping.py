@@ -57,11 +57,12 @@ def blaming(runner: Runner) -> Iterator[None]:
 
 
 def choose_plan(
-    runners: Iterable[Runner], moment: Moment, by_host: bool = False, tiles: bool = False
+    runners: Iterable[Runner], moment: Moment, by_host: bool = False, tiles: bool = False, adds_direction: bool = False
 ) -> tuple[RowPlan | None, Runner | None]:
     """The first plan that one of ``runners`` has for ``moment``, and whose it is. Every runner is told that the call begins.
 
     by_host: the host drops the rows and combines what is left, so plans that only a host, or only our hooks, can carry out are told apart.
+    adds_direction: such a host also adds what a method would put into the dropped rows.
     tiles: whether calls hold parts of pictures, of which some would be guided and others not.
     """
     chosen: tuple[RowPlan | None, Runner | None] = (None, None)
@@ -69,9 +70,12 @@ def choose_plan(
         plan = None
         with blaming(runner):
             plan = runner.begin(moment)
-        if plan is None or chosen[0] is not None:
+        if plan is None or chosen[0] is not None or moment.dropped:
             continue
-        if by_host and runner.changes_fill:
+        if moment.guided_because:
+            runner.account.note(GUIDANCE_KEPT + moment.guided_because)
+            continue
+        if by_host and runner.changes_fill and not adds_direction:
             continue
         if not by_host and not plan.exact:
             runner.account.note(GUIDANCE_KEPT + "with AND prompts only the host can combine what is left")

@@ -21,6 +21,7 @@ class MethodAccount:
         self.tokens_run = 0
         self.reasons: dict[str, set[str]] = {}
         self.failed: str | None = None
+        self.off: str | None = None
         self.notes: set[str] = set()
         self.dropped_steps: set[tuple[int, int]] = set()
         self.rows_dropped = 0
@@ -64,6 +65,7 @@ class MethodAccount:
             "tokens_run": self.tokens_run,
             "stood_down": {reason: len(sites) for reason, sites in sorted(self.reasons.items())},
             "failed": self.failed,
+            "off": self.off,
             "notes": sorted(self.notes),
             "unguided_steps": len(self.dropped_steps),
             "evaluations_saved": self.rows_dropped,
@@ -111,7 +113,7 @@ def _method_clause(method: dict[str, Any], whole: dict[str, Any]) -> str:
     if method["cache_bytes"]:
         more.append(f"{method['cache_bytes'] / 2**20:.1f} MiB kept")
     clause += (", " if effects and more else " " if more else "") + ", ".join(more)
-    notes = list(method["notes"])
+    notes = list(method["notes"]) + ([f"off: {method['off']}"] if method["off"] else [])
     notes += [f"{reason} ({count} layers)" for reason, count in method["stood_down"].items()]
     if method["failed"]:
         notes.append(f"switched off after an error: {method['failed']}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,6 +16,17 @@ from .schedule import Step, StepClock, timestep_value
 from .sites import held_unet
 
 
+@dataclass(frozen=True)
+class Told:
+    """What a host said of a step besides its place and rows; see `Accelerator.step`."""
+
+    guidance: float | None = None
+    sigma: float | None = None
+    settled: int = 0
+    guided_because: str | None = None
+    dropped: bool = False
+
+
 class Whereabouts:
     """The steps, rows and noise levels of one U-Net's calls. The model is held weakly."""
 
@@ -22,13 +34,13 @@ class Whereabouts:
         self._clock = StepClock()
         self._pipeline = PipelineView(model) if hasattr(model, "scheduler") and held_unet(model) is not model else None
         self._noise = NoiseView(model)
-        self._told: tuple[float | None, float | None] = (None, None)
+        self._told = Told()
         self.passes = 0
 
-    def tell(self, index: int, total: int, rows: Sequence[Row] | None, guidance: float | None, sigma: float | None) -> None:
+    def tell(self, index: int, total: int, rows: Sequence[Row] | None, told: Told) -> None:
         """The host's word on the calls that follow; see `Accelerator.step`."""
         self._clock.tell(index, total, None if rows is None else tuple(rows))
-        self._told = (guidance, sigma)
+        self._told = told
 
     def new_pass(self) -> None:
         """The next call begins a pass."""
@@ -67,10 +79,12 @@ class Whereabouts:
 
     def _moment(self, step: Step, layout: Layout, timestep: Any, sample: torch.Tensor | None) -> Moment:
         self.passes += step.new_pass
-        guidance, sigma = self._told if self._clock.told else (None, None)
+        told = self._told if self._clock.told else Told()
 
         def noise() -> Noise:
             read = self._pipeline.read if self._pipeline else timestep_value
-            return self._noise.at(None if timestep is None else read(timestep), sigma)
+            return self._noise.at(None if timestep is None else read(timestep), told.sigma)
 
-        return Moment(step, layout, (self.passes, step.index), guidance, self._noise.kind, noise, sample)
+        place = (self.passes, step.index)
+        more = (told.settled, told.guided_because, told.dropped)
+        return Moment(step, layout, place, told.guidance, self._noise.kind, noise, sample, *more)

@@ -41,7 +41,8 @@ class Moment:
 
     rows: all of them, before any is dropped. pass_and_step: (number of the pass, step index). guidance: the guidance scale, None when
     nobody told it. predicts: ``epsilon`` | ``v`` | ``sample``. noise: asks for the noise level, for which a GPU may have to be waited for.
-    sample: the latents [rows, channels, h, w]; None when a host asks.
+    sample: the latents [rows, channels, h, w]; None when a host asks. settled: the step from which on the prompts stay as they are.
+    guided_because: why no row may be dropped now (a clause); None: they may. dropped: the host has dropped what it was told to.
     """
 
     step: Step
@@ -51,6 +52,9 @@ class Moment:
     predicts: str
     noise: Callable[[], Noise]
     sample: torch.Tensor | None = None
+    settled: int = 0
+    guided_because: str | None = None
+    dropped: bool = False
 
 
 class HostTraits:
@@ -115,7 +119,7 @@ class Runner:
     needs_tokens = False
     # Whether observe wants to see what layers return.
     observes = False
-    # Whether it adds something of its own to rows that it dropped: a host that drops rows itself cannot do that.
+    # Whether it adds something of its own to rows that it dropped; a host that drops rows itself has to ask for it (`direction`).
     changes_fill = False
 
     def __init__(self, config: Any) -> None:
@@ -142,6 +146,10 @@ class Runner:
 
     def predicted(self, moment: Moment, prediction: torch.Tensor, mine: bool) -> None:
         """What the U-Net predicted [rows, ...], dropped rows filled. mine: by this method's plan; then those may be changed in place."""
+
+    def direction(self, moment: Moment, image: int) -> torch.Tensor | None:
+        """The guidance direction that picture ``image`` goes on with in a step whose rows a host drops: noise [channels, h, w], float32."""
+        return None
 
     def block_tokens(self, call: UNetCall, site: Site, x: torch.Tensor) -> None:
         """A block of this method's sites is about to run on the raw tokens ``x`` [B, N, C] (before its first norm)."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from ..layout import GUIDANCE_KEPT, Layout, RowPlan, RowStore, without_guidance
+from ..layout import GUIDANCE_KEPT, Layout, Row, RowPlan, RowStore, without_guidance
 from ..noise import Noise
 from ..settings import SettingError, check, setting
 from ..sites import Site
@@ -37,7 +37,13 @@ class GuidanceSkip:
     that the pipeline, the model or the host tells; where nobody does, ``similar`` never switches and a direction is used as it is.
     """
 
-    when: str = setting("similar", "choice", "Skip guidance", "when guidance is skipped", choices=("similar", "after", "outside"))
+    when: str = setting(
+        "similar",
+        "choice",
+        "When",
+        "similar: once both predictions agree; outside: an interval of sigma",
+        choices=("similar", "after", "outside"),
+    )
     threshold: float = setting(0.994, "number", "Similarity", "higher: guidance is skipped later", 0, 1)
     after: float = setting(0.5, "number", "Guided part", "higher: guidance is skipped later", 0, 1, above_low=True)
     sigma_low: float = setting(0.28, "number", "Lowest guided sigma", "higher: guidance ends earlier", 0)
@@ -83,11 +89,13 @@ class GuidanceSkipRunner(Runner):
             self._step, self._skips = moment.pass_and_step, self._decide(moment)
             self._predictions.clear()
         self.changes_fill = self.config.reuse and self._last_guided is not None and moment.guidance != 1
-        if not self._skips:
+        if not self._skips or moment.dropped:
             return None
         plan, reason = without_guidance(moment.rows)
         if reason:
             self.account.note(GUIDANCE_KEPT + reason)
+        elif plan is not None and moment.guidance == 1:
+            self.account.note("at guidance scale 1, where it changes nothing")
         return plan
 
     def predicted(self, moment: Moment, prediction: torch.Tensor, mine: bool) -> None:
@@ -98,6 +106,10 @@ class GuidanceSkipRunner(Runner):
             for row in moment.rows:
                 # Separate calls: whichever half comes last completes the picture.
                 self._compare(moment, row.image)
+
+    def direction(self, moment: Moment, image: int) -> torch.Tensor | None:
+        kept = self._directions.get("direction", Layout([Row("uncond", image)])) if self.changes_fill else None
+        return None if kept is None else self._fading(moment) * kept[0]
 
     # -- when --------------------------------------------------------------------------------------------------------------
 
@@ -154,11 +166,14 @@ class GuidanceSkipRunner(Runner):
         """Into the filled rows, such that a host's u + w * (c - u) gives c + (w - 1) * fading * direction for every w."""
         if not self.changes_fill:
             return
-        fading = self.config.decay ** (moment.step.index - self._last_guided) * (_noise_of(moment).per_epsilon or 1.0)
+        fading = self._fading(moment) * (_noise_of(moment).per_epsilon or 1.0)
         for index, row in enumerate(moment.rows):
             direction = self._directions.get("direction", Layout([row])) if row.role == "uncond" else None
             if direction is not None and direction.shape[2:] == prediction.shape[2:]:
                 prediction[index, : direction.shape[1]] -= (fading * direction[0]).to(prediction)
+
+    def _fading(self, moment: Moment) -> float:
+        return self.config.decay ** (moment.step.index - self._last_guided)
 
     def _unknown_units(self, kind: str) -> None:
         self._units_unknown = True

@@ -103,8 +103,8 @@ class TGateRunner(Runner):
 
     def begin(self, moment: Moment) -> RowPlan | None:
         self.account.keeps(self._caches.nbytes)
-        self._index, self._where = moment.step.index, self._place(moment.step)
-        if self._where != AFTER or not self.config.drop_guidance:
+        self._index, self._where = moment.step.index, self._place(moment)
+        if self._where != AFTER or not self.config.drop_guidance or moment.dropped:
             return None
         plan, reason = without_guidance(moment.rows, self.config.after_gate)
         if reason:
@@ -135,9 +135,10 @@ class TGateRunner(Runner):
         elif action == "reuse":
             self._caches.keep(key, call.rows, out, [row for row in call.rows if self._caches.lacks(key, row, layer.tokens)])
 
-    def _place(self, step: Step) -> str:
-        """Where ``step`` lies. The step before the gate keeps; if it was not seen, the first one after the gate does in its place."""
-        before, last = self._compare(step)
+    def _place(self, moment: Moment) -> str:
+        """Where ``moment`` lies. The step before the gate keeps; if it was not seen, the first one after the gate does in its place."""
+        step = moment.step
+        before, last = self._compare(step, moment.settled)
         if before and not last:
             return BEFORE
         if self._kept_at is None or step.index <= self._kept_at:
@@ -145,13 +146,22 @@ class TGateRunner(Runner):
             return AT_GATE
         return AFTER
 
-    def _compare(self, step: Step) -> tuple[bool, bool]:
-        """Whether ``step`` comes before the gate, and whether it is known to be the last that does."""
+    def _compare(self, step: Step, settled: int) -> tuple[bool, bool]:
+        """Whether ``step`` comes before the gate, and whether it is known to be the last that does.
+
+        settled: the step from which on the prompts stay as they are. What is kept is kept from there on.
+        """
         settings = self.config
         if step.total is None and settings.gate_step is None:
             return step.fraction < settings.gate or settings.gate >= 1, False
         gate = settings.gate_step if settings.gate_step is not None else max(1, first_step(settings.gate, step.total))
-        if step.total is not None and gate >= step.total:
+        never = step.total is not None and gate >= step.total
+        if settled >= gate and not never:
+            gate = settled + 1
+            never = step.total is not None and gate >= step.total
+            where = "never: they change to the end" if never else f"step {gate + 1}"
+            self.account.note(f"the gate waits for the last change of the prompts, {where}")
+        if never:
             return True, False
         return step.index < gate, step.index == gate - 1
 
