@@ -37,9 +37,11 @@ def distance(picture: Image.Image, reference: Image.Image) -> Distance:
     return Distance(float(peak_signal_noise_ratio(b, a)), float(ssim))
 
 
-def labelled_grid(cells: list[tuple[Image.Image, list[str]]], footer: list[str]) -> Image.Image:
-    """Pictures side by side, the lines of each below it, ``footer`` lines below all of them."""
-    font = _font(FONT_SIZE)
+def labelled_grid(
+    cells: list[tuple[Image.Image, list[str]]], footer: list[str], font: ImageFont.ImageFont | ImageFont.FreeTypeFont | None = None
+) -> Image.Image:
+    """Pictures side by side, the lines of each below it, ``footer`` lines below all of them. font: instead of Pillow's own."""
+    font = font or _font(FONT_SIZE)
     line = font.getbbox("Ag")[3] + 5
     width = max(max(picture.width for picture, _ in cells), 300)
     wrap = max(20, int(width / (font.getlength("abcdefghij klmnop") / 17)))

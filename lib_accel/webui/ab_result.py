@@ -8,10 +8,11 @@ import statistics
 from typing import Any
 
 import numpy as np
+from modules import images
 from PIL import Image
 
 from ..cli.fidelity import detail_ratio, tone_shift
-from ..cli.pictures import Distance, distance, labelled_grid
+from ..cli.pictures import FONT_SIZE, Distance, distance, labelled_grid
 from .ab_runs import ACCELERATED, PLAIN, Side
 
 KEY = "Accel A/B"
@@ -142,7 +143,9 @@ def _sheet(sides: dict[str, Side], apart: list[Distance], gain: int, opts: Any) 
     }
     cells = [(_stacked(pictures), [name, *filter(None, labels[name])]) for name, pictures in columns.items()]
     footer = [line for line in (accelerated.account, f"The first {rows} of {len(apart)} pictures." if rows < len(apart) else None) if line]
-    return labelled_grid(cells, footer)
+    # Pillow's own font is a small bitmap in the version that the host pins.
+    font = getattr(images, "get_font", lambda size: None)(FONT_SIZE)
+    return labelled_grid(cells, footer, font)
 
 
 def _seconds(side: Side) -> str:
@@ -163,7 +166,5 @@ def _stacked(pictures: list[Image.Image]) -> Image.Image:
 def _save(sheet: Image.Image, info: str, p: Any, whole: Any, opts: Any) -> None:
     if not getattr(opts, "grid_save", False):
         return
-    from modules import images
-
     prompt, seed = (next(iter(getattr(whole, name, None) or [None]), None) for name in ("all_prompts", "all_seeds"))
     images.save_image(sheet, p.outpath_grids, "accel_ab", extension=opts.grid_format, prompt=prompt, seed=seed, info=info, grid=True, p=p)

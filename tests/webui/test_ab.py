@@ -78,6 +78,16 @@ def test_the_sheet_tells_what_was_found_and_with_what(host):
     assert "Ratio " in told["Accel A/B result"] and told["Accel"] == "Custom"
 
 
+def test_the_sheet_is_saved_as_the_hosts_grids_are(host):
+    from modules import images
+
+    host.shared.opts.data.update(grid_save=True, grid_format="png")
+    done = compare(host, outpath_grids="grids")
+    ((sheet, path, name, more),) = images.saved
+    assert sheet is done.images[0] and (path, name) == ("grids", "accel_ab")
+    assert more["info"] == done.infotexts[0] and more["extension"] == "png" and more["grid"]
+
+
 def test_every_picture_of_batches_is_compared(host):
     done = compare(host, batch_size=2, n_iter=2)
     assert len(done.images) == len(done.infotexts) == 1 + 4 + 4

@@ -48,6 +48,9 @@ _cpu = torch.device("cpu")
 errors = _module("errors", reports=_reports, report=_report, display=_display)
 script_loading = _module("script_loading", loaded_scripts=_loaded, load_module=_load_module)
 devices = _module("devices", cpu=_cpu, device=_cpu, autocast=lambda disable=False: nullcontext(), torch_gc=lambda: None)
+# What was saved: (picture, folder, name, more).
+_saved: list[tuple] = []
+images = _module("images", saved=_saved, save_image=lambda image, path, basename, **more: _saved.append((image, path, basename, more)))
 # Set by the harness.
 paths = _module("paths", data_path="")
 hypernetworks = _module("hypernetworks")
