@@ -20,6 +20,8 @@ from sample_model import training
 
 # (from this progress on, crop side in pixels, crops per step)
 STAGES = ((0.0, 64, 4), (0.4, 96, 3), (0.80, 128, 2), (0.92, 256, 1))
+# Weights that were trained before have no use for the smallest crops.
+LATER_STAGES = ((0.0, 96, 3), (0.45, 128, 2), (0.8, 256, 1))
 KL_WEIGHT = 3e-4
 EDGE_WEIGHT = 0.5
 
@@ -117,7 +119,7 @@ def main(argv: list | None = None) -> int:
         # Everything random comes from seed and step, so a resumed run continues as if it had never stopped.
         rng = np.random.default_rng((options.seed, budget.step))
         torch.manual_seed(options.seed * 1_000_003 + budget.step)
-        _, side, count = [stage for stage in STAGES if stage[0] <= budget.progress][-1]
+        _, side, count = [stage for stage in (STAGES if fresh else LATER_STAGES) if stage[0] <= budget.progress][-1]
         for group in optimizer.param_groups:
             group["lr"] = training.learning_rate(options.rate, budget.progress, budget.step)
         with torch.autocast(device.type, torch.bfloat16):

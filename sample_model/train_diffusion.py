@@ -2,8 +2,9 @@
 
     python -m sample_model.train_diffusion --autoencoder runs/autoencoder/vae --out runs/diffusion --minutes 65
 
-First on scenes of half size (16x16 latents), where a step costs a fifth and what to draw where is learnt; then on
-whole ones (32x32), where outlines and textures get their final shape. Writes a complete diffusers folder.
+The text encoder learns to read first (`reading`). Then both learn on windows around the objects (`bands`), where a step
+costs a quarter and words and outlines are learnt, at last on whole scenes (32x32 latents). All the while a linear layer
+on the U-Net's features has to name what lies where (`labels`). Writes a complete diffusers folder.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import numpy as np
 import torch
 
 from lib_accel.sample import captions, networks
-from lib_accel.sample.architecture import SCHEDULER, TOKENS
-from sample_model import latents, training
+from lib_accel.sample.architecture import SCHEDULER
+from sample_model import bands, labels, latents, reading, training
 from sample_model.attention import PlainAttention
 from sample_model.build_tokenizer import build
 from sample_model.folder import write_model
@@ -27,6 +28,9 @@ SNR_LIMIT = 5.0
 # Even the noisiest timestep lets the mean of a whole picture shine through. A model that trusts it reads "grey" from the pure
 # noise that drawing starts from; a random offset hides the mean, and the words have to say which background it is.
 OFFSET_NOISE = 0.15
+LABEL_WEIGHT, READING_WEIGHT = 0.02, 0.005  # beside an error of the noise of 0.02; both fall to nothing at this progress:
+LESSONS_END = 0.85
+SIDE = 32  # latent pixels of a whole scene
 
 
 def noise_levels() -> torch.Tensor:
@@ -38,11 +42,37 @@ def noise_levels() -> torch.Tensor:
     return torch.cumprod(1 - betas, 0).float()
 
 
-def batch_of_captions(indices: np.ndarray, seed: int, rng: np.random.Generator) -> list:
+class Windows:
+    """The cached latents of training scenes with their label maps, whole or cut to windows of equal shape.
+
+    data: (scenes, 4, 32, 32) float16 latents of the first scenes of the training set that belongs to `seed`.
+    """
+
+    def __init__(self, data: np.ndarray, seed: int):
+        self.data = data
+        self.scenes = [latents.training_scene(seed, index) for index in range(len(data))]
+        self.maps = np.stack([labels.label_maps(scene, SIDE) for scene in self.scenes])
+        kinds = np.array([bands.kind_of(scene) for scene in self.scenes])
+        self.indices = {kind: np.flatnonzero(kinds == kind) for kind in bands.KINDS if (kinds == kind).any()}
+
+    def draw(self, rng: np.random.Generator, pixels: int, whole: bool) -> tuple[list, torch.Tensor, torch.Tensor]:
+        """Scenes, their latents (rows, 4, h, w) float32 and label maps (rows, 4, h, w): `pixels` latent pixels in all."""
+        kinds = list(self.indices)
+        kind = kinds[rng.choice(len(kinds), p=np.array([len(self.indices[kind]) for kind in kinds]) / len(self.scenes))]
+        pool = np.arange(len(self.scenes)) if whole else self.indices[kind]
+        size = SIDE * SIDE if whole else bands.WIDTH * (bands.WIDTH if kind == "single" else SIDE)
+        chosen = rng.choice(pool, min(max(1, pixels // size), len(pool)), replace=False)
+        places = [(slice(None), slice(None)) if whole else bands.window(self.scenes[index], SIDE, rng) for index in chosen]
+        clean = np.stack([self.data[index][:, rows, columns] for index, (rows, columns) in zip(chosen, places)])
+        maps = np.stack([self.maps[index][:, rows, columns] for index, (rows, columns) in zip(chosen, places)])
+        return [self.scenes[index] for index in chosen], torch.from_numpy(clean.astype(np.float32)), torch.from_numpy(maps).long()
+
+
+def batch_of_captions(drawn: list, rng: np.random.Generator) -> list:
     """One fresh caption per scene; some are left empty, some disturbed."""
     texts = []
-    for index in indices:
-        text = captions.caption(latents.training_scene(seed, int(index)), rng)
+    for scene in drawn:
+        text = captions.caption(scene, rng)
         draw = rng.random()
         if draw < EMPTY_SHARE:
             text = ""
@@ -52,7 +82,7 @@ def batch_of_captions(indices: np.ndarray, seed: int, rng: np.random.Generator) 
     return texts
 
 
-def loss_of(unet, text_encoder, tokens: torch.Tensor, clean: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
+def loss_of(unet, context: torch.Tensor, clean: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
     """Min-SNR weighted error of the predicted noise for one batch of clean latents (rows, 4, h, w)."""
     rows = clean.shape[0]
     # One timestep from each of `rows` equal slices: the loss of a batch then wobbles less than with free draws.
@@ -62,7 +92,6 @@ def loss_of(unet, text_encoder, tokens: torch.Tensor, clean: torch.Tensor, level
     noise = torch.randn(clean.shape) + OFFSET_NOISE * torch.randn(*clean.shape[:2], 1, 1)
     noise = noise.to(clean.device)
     noisy = left.sqrt() * clean + (1 - left).sqrt() * noise
-    context = text_encoder(tokens)[0]
     predicted = unet(noisy, times, context).sample.float()
     snr = left / (1 - left)
     weight = (snr.clamp(max=SNR_LIMIT) / snr).view(-1)
@@ -77,11 +106,11 @@ def parse_options(argv: list | None):
     parser.add_argument("--steps", type=int, help="length in steps instead: the same seed then gives the same weights")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rate", type=float, default=1.2e-3, help="highest learning rate")
-    parser.add_argument("--half-share", type=float, default=0.6, help="share of the budget on scenes of half size")
-    parser.add_argument("--half-batch", type=int, default=24)
-    parser.add_argument("--full-batch", type=int, default=10)
-    parser.add_argument("--half-scenes", type=int, default=3000)
-    parser.add_argument("--full-scenes", type=int, default=1200)
+    parser.add_argument("--window-share", type=float, default=0.5, help="share of the budget on windows around the objects")
+    parser.add_argument("--window-rows", type=int, default=32, help="windows per step, half as many of two objects")
+    parser.add_argument("--whole-rows", type=int, default=10, help="whole scenes per step")
+    parser.add_argument("--scenes", type=int, default=4000, help="how many scenes are drawn and encoded")
+    parser.add_argument("--reading-steps", type=int, default=400, help="steps in which the text encoder learns alone")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--save-every", type=int, default=250, help="steps between two checkpoints")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
@@ -100,7 +129,12 @@ def main(argv: list | None = None) -> int:
     autoencoder = AutoencoderKL.from_pretrained(str(options.autoencoder), local_files_only=True, low_cpu_mem_usage=False).to(device).eval()
     build(options.out / "tokenizer")
     tokenizer = networks.build_tokenizer(options.out / "tokenizer")
-    modules = {"unet": networks.build_unet().to(device), "text_encoder": networks.build_text_encoder(tokenizer).to(device)}
+    modules = {"unet": networks.build_unet(), "text_encoder": networks.build_text_encoder(tokenizer)}
+    modules |= {"labels": labels.LabelHead(), "reading": reading.ReadingHead()}
+    for module in modules.values():
+        module.to(device)
+    if not options.resume:
+        reading.pretrain(modules["text_encoder"], modules["reading"], tokenizer, options.reading_steps, options.seed, device)
     if device.type == "cpu":
         modules["unet"].set_attn_processor(PlainAttention())
     parameters = [parameter for module in modules.values() for parameter in module.parameters()]
@@ -110,33 +144,39 @@ def main(argv: list | None = None) -> int:
     checkpoint = options.out / "checkpoint.pt"
     if options.resume:
         training.load_checkpoint(checkpoint, modules, average, optimizer, budget)
-    levels, data, running = noise_levels().to(device), {}, None
+    listener = labels.Listener(modules["unet"])
+    windows = Windows(latents.cached_latents(options.out, autoencoder, options.scenes, 8 * SIDE, options.seed, device), options.seed)
+    levels, running = noise_levels().to(device), {}
     while not budget.done:
-        half = budget.progress < options.half_share
-        side, rows, count = (128, options.half_batch, options.half_scenes) if half else (256, options.full_batch, options.full_scenes)
-        if side not in data:
-            data = {side: latents.cached_latents(options.out, autoencoder, count, side, options.seed, device)}
+        whole = budget.progress >= options.window_share
         # Everything random comes from seed and step, so a resumed run continues as if it had never stopped.
         rng = np.random.default_rng((options.seed, 11, budget.step))
         torch.manual_seed(options.seed * 1_000_003 + budget.step)
-        indices = np.sort(rng.choice(count, rows, replace=False))
-        texts = batch_of_captions(indices, options.seed, rng)
-        tokens = tokenizer(texts, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt").input_ids
-        clean = torch.from_numpy(data[side][indices].astype(np.float32)).to(device)
+        pixels = options.whole_rows * SIDE**2 if whole else options.window_rows * bands.WIDTH**2
+        drawn, clean, maps = windows.draw(rng, pixels, whole)
+        texts = batch_of_captions(drawn, rng)
+        tokens, lengths = reading.tokens_of(tokenizer, texts, device)
+        lesson = max(0.0, 1 - budget.progress / LESSONS_END)
         for group in optimizer.param_groups:
             group["lr"] = training.learning_rate(options.rate, budget.progress, budget.step, warm_up=200)
         with torch.autocast(device.type, torch.bfloat16):
-            loss = loss_of(modules["unet"], modules["text_encoder"], tokens.to(device), clean, levels)
+            context = modules["text_encoder"](tokens)[0]
+            losses = {"noise": loss_of(modules["unet"], context, clean.to(device), levels)}
+            losses["labels"] = modules["labels"].loss(listener.features, maps.to(device))
+            losses["reading"] = modules["reading"].loss(context, texts, lengths)
+            loss = losses["noise"] + lesson * (LABEL_WEIGHT * losses["labels"] + READING_WEIGHT * losses["reading"])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         budget.tick()
         average.update(modules, budget.step)
-        running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
+        for name, value in losses.items():
+            running[name] = 0.98 * running.get(name, value.item()) + 0.02 * value.item()
         if budget.step % 50 == 0:
+            side = 8 * (SIDE if whole else bands.WIDTH)
             training.log_line(
-                options.out / "log.jsonl", step=budget.step, minutes=budget.seconds / 60, progress=budget.progress, side=side, loss=running
+                options.out / "log.jsonl", step=budget.step, minutes=budget.seconds / 60, progress=budget.progress, side=side, **running
             )
         if budget.step % options.save_every == 0 or budget.done:
             training.save_checkpoint(checkpoint, modules, average, optimizer, budget, {})

@@ -64,7 +64,7 @@ def test_the_unet_resumes_as_if_never_stopped_and_the_model_draws(tmp_path, monk
     from lib_accel.sample import load_pipeline, networks
 
     networks.build_autoencoder().save_pretrained(str(tmp_path / "vae"))
-    sizes = ["--half-batch", "2", "--full-batch", "1", "--half-scenes", "3", "--full-scenes", "2"]
+    sizes = ["--window-rows", "2", "--whole-rows", "1", "--scenes", "4", "--reading-steps", "1"]
     arguments = ["--autoencoder", str(tmp_path / "vae"), *sizes, "--steps", "4", "--save-every", "2", "--device", "cpu", "--out"]
     assert train_diffusion.main([*arguments, str(tmp_path / "whole")]) == 0
     with monkeypatch.context() as context, pytest.raises(StoppedError):
