@@ -6,7 +6,18 @@ The portable core: knows nothing of the WebUI and imports torch alone.
 from .accelerator import Accelerator
 from .api import accelerated, apply_patch, is_patched, patch_report, remove_patch
 from .layout import Row, RowPlan
-from .methods import AgentAttention, GuidanceSkip, HostTraits, TGate, TokenDownsampling, TokenMerging
+from .methods import (
+    AgentAttention,
+    GuidanceSkip,
+    HeatMaps,
+    HostTraits,
+    ImageEdit,
+    PromptToPrompt,
+    TGate,
+    TokenDownsampling,
+    TokenMerging,
+)
+from .prompt_edit import Edit, LocalBlend, Refine, Replace, Reweight
 from .settings import SettingError
 from .sites import UnsupportedModelError
 from .thresholds import Thresholds
@@ -16,8 +27,16 @@ __version__ = "0.1.0"
 __all__ = [
     "Accelerator",
     "AgentAttention",
+    "Edit",
     "GuidanceSkip",
+    "HeatMaps",
     "HostTraits",
+    "ImageEdit",
+    "LocalBlend",
+    "PromptToPrompt",
+    "Refine",
+    "Replace",
+    "Reweight",
     "Row",
     "RowPlan",
     "SettingError",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from .copies import clean_copies, drop_clean_copies
 from .dropping import OpenCall, choose_plan
 from .hosting import HostSide
 from .methods.base import HostTraits, UNetCall
+from .methods.heat_maps import maps_of
 from .report import Report
 from .sites import PARTS, Site, find_unet, held_unet, is_compiled
 from .threads import is_inside
@@ -195,6 +197,18 @@ class Accelerator(HostSide):
     def sites(self) -> tuple[Site, ...]:
         """The U-Net's transformer blocks, in order of execution."""
         return tuple(self._sites)
+
+    def running(self, kind: type) -> Any:
+        """The runner of the method whose settings are a ``kind`` (such as `PromptToPrompt`); None when there is none."""
+        return next((runner for runner in self._runners if isinstance(runner.config, kind)), None)
+
+    def heat_maps(self, words: Sequence[str | int]) -> dict[str | int, torch.Tensor]:
+        """Word -> [images, h, w], where each picture's cross-attention looked for it: the mean over layers and steps of this pass.
+
+        For accelerators with `HeatMaps`, or with a `PromptToPrompt` that has ``tokens``; ValueError for others, WordError for unknown
+        words.
+        """
+        return maps_of(self._runners, words)
 
     def report(self) -> Report:
         """What was done so far, as a snapshot."""

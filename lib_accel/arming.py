@@ -187,7 +187,7 @@ class LayerForward:
             args, kwargs = given.with_tokens(*tokens_and_context)
             return self.original(*args, **kwargs)
 
-        layer = LayerAtWork(self.part, self._layer(), given.x, given.x, own, given.has_context)
+        layer = LayerAtWork(self.part, self._layer(), given.x, given.x, own, given.has_context, given.context)
         for runner in runners:
             served = runner.serve(call, self.site, layer)
             if served is not None:

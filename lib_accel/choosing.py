@@ -26,6 +26,9 @@ def refuse_meetings(runners: list[Runner]) -> None:
     """SettingError when two methods would reduce or compute the same part in the same part of a pass."""
     for position, one in enumerate(runners):
         for other in runners[position + 1 :]:
+            if one.exclusive or other.exclusive:
+                # Where one of them acts is known at every step; the other stands down there.
+                continue
             meet = max(one.window[0], other.window[0]) < min(one.window[1], other.window[1])
             parts = (one.reduces & other.reduces) | (one.computes & other.computes)
             if meet and parts:
@@ -54,5 +57,21 @@ def wanted_sites(
                 parts.setdefault(part, []).append(runner)
             if runner.needs_tokens:
                 watchers.append(runner)
+        for part, at_work in parts.items():
+            parts[part] = _alone(site, part, at_work)
         if parts:
             yield site, parts, watchers
+
+
+def _alone(site: Site, part: str, runners: list[Runner]) -> list[Runner]:
+    """``runners`` of one layer, without those that an exclusive one keeps from changing it."""
+    owner = next((runner for runner in runners if runner.exclusive), None)
+    if owner is None:
+        return runners
+    kept = []
+    for runner in runners:
+        if runner is not owner and part in runner.reduces | runner.computes:
+            runner.account.stood_down(f"{owner.account.name} edits this layer", site.name)
+        else:
+            kept.append(runner)
+    return kept

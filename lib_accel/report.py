@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from .settings import changed
+from .settings import changed, described
 
 
 class MethodAccount:
@@ -55,7 +55,7 @@ class MethodAccount:
     def as_dict(self) -> dict[str, Any]:
         return {
             "method": self.name,
-            "settings": dataclasses.asdict(self.config),
+            "settings": described(self.config),
             "changed": changed(self.config),
             "layers": len(self.layers),
             "layers_by_effect": {effect: len(sites) for effect, sites in sorted(self.effects.items())},

@@ -22,11 +22,14 @@ def setting(
     infotext: str | None = None,
     above_low: bool = False,
     optional: bool = False,
+    step: float = 0.01,
 ) -> Any:
     """A dataclass field with its description.
 
-    kind: ``number`` | ``integer`` | ``flag`` | ``choice`` | ``window``. low, high: inclusive bounds of numbers. choices: allowed values.
+    kind: ``number`` | ``integer`` | ``flag`` | ``choice`` | ``window`` | ``text``. low, high: inclusive bounds of numbers. choices:
+    allowed values.
     above_low: ``low`` itself is not allowed. optional: None is allowed too.
+    step: how finely a number is set with a slider.
     infotext: name in PNG info (letters, digits, spaces, ``-`` and ``/``). hint: one line, what higher or on means.
     """
     metadata = {
@@ -38,6 +41,7 @@ def setting(
         "choices": choices,
         "above_low": above_low,
         "optional": optional,
+        "step": step,
         "infotext": infotext or f"Accel {label.lower()}",
     }
     return dataclasses.field(default=default, metadata=metadata)
@@ -94,7 +98,13 @@ def _window(name: str, value: Any, rule: Any) -> tuple[float, float]:
     return (float(value[0]), float(value[1]))
 
 
-_RULES = {"number": _number, "integer": _integer, "flag": _flag, "choice": _choice, "window": _window}
+def _text(name: str, value: Any, rule: Any) -> str:
+    if not isinstance(value, str):
+        raise SettingError(f"{name} is {value!r}; it must be a text.")
+    return value
+
+
+_RULES = {"number": _number, "integer": _integer, "flag": _flag, "choice": _choice, "window": _window, "text": _text}
 
 
 def _is_finite(value: float) -> bool:
@@ -121,4 +131,10 @@ def _range(rule: Any) -> str:
 
 def changed(config: Any) -> dict[str, Any]:
     """The fields of ``config`` that differ from their defaults, by name."""
-    return {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if getattr(config, f.name) != f.default}
+    defaults = {f.name: f.default for f in dataclasses.fields(config)}
+    return {name: value for name, value in described(config).items() if value != defaults[name]}
+
+
+def described(config: Any) -> dict[str, Any]:
+    """The described fields of ``config`` by name; what has no description (aligned prompts, tensors) is no setting."""
+    return {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.metadata}

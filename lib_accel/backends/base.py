@@ -18,13 +18,14 @@ class LayerCall:
 
     x: [rows, tokens, C] the tokens. own: why the layer must run as it is on these tokens, or None. with_tokens: the call's
     (args, kwargs) with other tokens in x's place and, if given, with a context that keys and values are taken from. has_context: whether it
-    was given a context (a text) of other tokens.
+    was given a context (a text) of other tokens. context: [rows, K, C] that context, or None.
     """
 
     x: Any
     own: str | None
     with_tokens: Callable[..., tuple[tuple, dict]]
     has_context: bool = False
+    context: torch.Tensor | None = None
 
 
 class Backend:
@@ -88,7 +89,8 @@ class Backend:
             replaced = tuple(tokens if value is x else value for value in args)
             return replaced, {k: tokens if v is x else v for k, v in kwargs.items()}
 
-        return LayerCall(x, own, with_tokens, context is not None and context is not x)
+        has_context = context is not None and context is not x
+        return LayerCall(x, own, with_tokens, has_context, context if has_context else None)
 
     def agent_obstacle(self, attn: nn.Module) -> str | None:
         """Why ``attn``'s computation cannot be replaced by agent attention, or None."""

@@ -3,8 +3,20 @@
 from .agent_attention import AgentAttention
 from .base import HostTraits
 from .guidance_skip import GuidanceSkip
+from .heat_maps import HeatMaps
+from .prompt_to_prompt import ImageEdit, PromptToPrompt
 from .tgate import TGate
 from .token_downsampling import TokenDownsampling
 from .token_merging import TokenMerging
 
-__all__ = ["AgentAttention", "GuidanceSkip", "HostTraits", "TGate", "TokenDownsampling", "TokenMerging"]
+__all__ = [
+    "AgentAttention",
+    "GuidanceSkip",
+    "HeatMaps",
+    "HostTraits",
+    "ImageEdit",
+    "PromptToPrompt",
+    "TGate",
+    "TokenDownsampling",
+    "TokenMerging",
+]

@@ -83,7 +83,7 @@ class LayerAtWork:
 
     part: ``attn1`` | ``attn2`` | ``ff``. module: the layer. tokens: [B, N, C] as the layer was given them. x: [B, M, C], the same after
     merging. own: runs the layer's own forward on (tokens) or on (tokens, context that keys and values are taken from). has_context:
-    whether it was given a context of other tokens, a text.
+    whether it was given a context of other tokens, a text. context: [B, K, C] that context, or None.
     """
 
     part: str
@@ -92,6 +92,7 @@ class LayerAtWork:
     x: torch.Tensor
     own: Callable[..., torch.Tensor]
     has_context: bool = False
+    context: torch.Tensor | None = None
 
 
 class Reduction(Protocol):
@@ -115,6 +116,8 @@ class Runner:
     computes: frozenset[str] = frozenset()
     # Parts whose tokens this method reduces. Two methods may not meet in one.
     reduces: frozenset[str] = frozenset()
+    # Whether no other method may reduce or compute the parts that this one wants: its tokens are paired with those of other rows.
+    exclusive = False
     # Whether block_tokens wants to see what a block is given.
     needs_tokens = False
     # Whether observe wants to see what layers return.
