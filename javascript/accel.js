@@ -17,7 +17,8 @@
 
     // Called by gradio with the values of all inputs; the first is the place for the sizes.
     window.accelSizes = function (tab, values) {
-        const sizes = {width: numberOf(`${tab}_width`), height: numberOf(`${tab}_height`), steps: numberOf(`${tab}_steps`), hires: hires(tab)};
+        const sizes = {hires: hires(tab), guidance: numberOf(`${tab}_cfg_scale`)};
+        for (const name of ["width", "height", "steps"]) sizes[name] = numberOf(`${tab}_${name}`);
         return [JSON.stringify(sizes), ...values.slice(1)];
     };
 
@@ -31,7 +32,7 @@
 
     function matters(target, tab) {
         const ours = `#script_${tab}_accel_enabled`;
-        const theirs = [`#${tab}_width`, `#${tab}_height`, `#${tab}_steps`, `#${tab}_hr`, `#${tab}_hr_scale`];
+        const theirs = [`#${tab}_width`, `#${tab}_height`, `#${tab}_steps`, `#${tab}_hr`, `#${tab}_hr_scale`, `#${tab}_cfg_scale`];
         return target.closest && target.closest([ours, ...theirs].join(","));
     }
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .families import FAMILIES
-from .knobs import GROUPS, KNOBS, METHOD_GROUPS, knob_named
+from .knobs import GROUPS, KNOBS, METHOD_GROUPS, WINDOWED_GROUPS, knob_named
 from .presets import PRESETS, preset
 from .schedule import Window
 from .settings import SettingError
@@ -30,10 +30,13 @@ class Settings(Mapping[str, Any]):
         self._values = {name: knob.default for name, knob in KNOBS.items()}
         for name, value in (given or {}).items():
             self._values[name] = knob_named(name).read(value)
-        for group in METHOD_GROUPS:
+        for group in WINDOWED_GROUPS:
             start, end = self.window(group)
             if self[f"{group}.on"] and start >= end:
                 raise SettingError(f"{group}.start is {start:g} and {group}.end is {end:g}; the start must be before the end.")
+        low, high = self["guidance.sigma_low"], self["guidance.sigma_high"]
+        if self["guidance.on"] and self["guidance.when"] == "outside" and low >= high:
+            raise SettingError(f"guidance.sigma_low is {low:g} and guidance.sigma_high is {high:g}; the first must be below the second.")
 
     def __getitem__(self, name: str) -> Any:
         return self._values[name]
@@ -70,7 +73,7 @@ def preset_values(name: str, family: str, own: OwnPresets | None = None) -> dict
         for field, value in vars(method).items():
             if field == "window":
                 values[f"{group}.start"], values[f"{group}.end"] = value
-            else:
+            elif f"{group}.{field}" in KNOBS:
                 values[f"{group}.{field}"] = value
     return values
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .methods import AgentAttention, TokenDownsampling, TokenMerging
+from .methods import AgentAttention, GuidanceSkip, TGate, TokenDownsampling, TokenMerging
 from .settings import SettingError, checked, setting
 
 
@@ -23,16 +23,20 @@ class Job:
     preset: str = setting("balanced", "name", "Preset", "which knobs to use; changing one makes it Custom")
     first_pass: bool = setting(True, "flag", "First pass", "off: only the hires pass is faster; the composition stays")
     auto: bool = setting(True, "flag", "Only where it pays", "off: also at sizes where it costs more time than it saves")
+    drop_at_one: bool = setting(
+        True, "flag", "No negative prompt at CFG scale 1", "on: half the work for LCM, Turbo and Lightning; the picture stays the same"
+    )
 
 
 @dataclass(frozen=True)
 class HiresPass:
     """What happens in the hires pass."""
 
-    profile: str = setting("same", "choice", "Profile", "own: the three settings below", choices=("same", "off", "own"))
+    profile: str = setting("same", "choice", "Profile", "own: the settings below", choices=("same", "off", "own"))
     agents: bool = setting(False, "flag", "Use agents", "on: faster, may move what the first pass laid out")
     merging_ratio: float = setting(0.5, "number", "Merging ratio", "higher: faster, less detail; 0: none", 0, 1)
     downsampling_factor: int = setting(1, "integer", "Downsampling factor", "higher: faster, less detail; 1: none", 1, 8)
+    gate: float = setting(1.0, "number", "Gate", "T-GATE's; lower: faster, less of the prompt's detail; 1: none", 0.01, 1)
 
 
 @dataclass(frozen=True)
@@ -46,13 +50,25 @@ class LeastTokens:
 
 @dataclass(frozen=True)
 class Group:
-    """Settings that belong together. method: whether they are those of a method, which can be on or off."""
+    """Settings that belong together. method: whether they are those of a method, which can be on or off. only: the fields that are
+    settings of a job; none: all."""
 
     name: str
     title: str
     hint: str
     described_by: type
     method: bool = False
+    only: tuple[str, ...] = ()
+
+    @property
+    def windowed(self) -> bool:
+        """Whether the method acts in a part of the pass that is set."""
+        return "window" in self.described_by.__dataclass_fields__
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields that are settings of a job, the window left out."""
+        return self.only or tuple(field for field in self.described_by.__dataclass_fields__ if field != "window")
 
 
 GROUPS = (
@@ -60,10 +76,28 @@ GROUPS = (
     Group("agents", "Agents", "on: self-attention through few agent tokens", AgentAttention, method=True),
     Group("merging", "Merging", "on: similar tokens share their attention", TokenMerging, method=True),
     Group("downsampling", "Downsampling", "on: every token asks, fewer answer", TokenDownsampling, method=True),
+    # Before T-GATE: at guidance scale 1 the prompt's own row is the one that stays.
+    Group(
+        "guidance",
+        "Guidance skip",
+        "on: the negative prompt is left out where it matters little",
+        GuidanceSkip,
+        method=True,
+        only=("when", "threshold", "after", "sigma_low", "sigma_high", "reuse", "every"),
+    ),
+    Group(
+        "tgate",
+        "T-GATE",
+        "on: after the gate no negative prompt, and cross-attention from a cache",
+        TGate,
+        method=True,
+        only=("gate", "drop_guidance", "cache", "after_gate"),
+    ),
     Group("hires", "Hires pass", "", HiresPass),
     Group("least", "Least tokens", "", LeastTokens),
 )
 METHOD_GROUPS = tuple(group.name for group in GROUPS if group.method)
+WINDOWED_GROUPS = tuple(group.name for group in GROUPS if group.windowed)
 
 _FLAGS = {"true": True, "on": True, "yes": True, "1": True, "false": False, "off": False, "no": False, "0": False}
 # What None is called where only words can be shown.
@@ -162,6 +196,10 @@ def _knobs_of(group: Group) -> list[Knob]:
         if group.name and label != group.title:
             label = label.removeprefix(group.title + " ")
             label = f"{group.title}: {label[0].lower()}{label[1:]}"
+        rule = {**rule, "optional": False}
+        if rule.get("above_low"):
+            # The least that a slider can be set to.
+            rule |= {"low": rule["step"], "above_low": False}
         return Knob(name, group.name, label, hint, default, rule)
 
     knobs = []
@@ -169,6 +207,8 @@ def _knobs_of(group: Group) -> list[Knob]:
         knobs.append(knob("on", group.title, group.hint, False, {"kind": "flag"}))
     for field in dataclasses.fields(group.described_by):
         rule = field.metadata
+        if rule["kind"] != "window" and field.name not in group.fields:
+            continue
         if rule["kind"] != "window":
             knobs.append(knob(field.name, rule["label"], rule["hint"], field.default, rule))
             continue

@@ -1,4 +1,4 @@
-"""A look ahead: which steps of a pass run whole, merged or with agents, and how much self-attention that saves.
+"""A look ahead: which steps of a pass run whole, merged, with agents or unguided, and how much self-attention that saves.
 
 An estimate from token counts alone, for the finest level that has attention; what was really done is the report's to say.
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .job_settings import Settings
-from .methods import AgentAttention, TokenDownsampling, TokenMerging
+from .methods import AgentAttention, GuidanceSkip, TGate, TokenDownsampling, TokenMerging
 from .ops.levels import grid_at
 from .passes import methods_for
 from .schedule import first_step
@@ -21,9 +21,9 @@ LEAST = {AgentAttention: "least.agents", TokenMerging: "least.merging", TokenDow
 
 @dataclass(frozen=True)
 class PassPreview:
-    """steps: for each step the kinds at work (``agents``, ``merging``, ``downsampling``), none where it runs whole.
-    saved: fraction of the pass's self-attention work at the finest level that is not done, 0 to 1. idle: kinds that the size makes
-    stand down."""
+    """steps: for each step the kinds at work (``agents``, ``merging``, ``downsampling``, ``gated``: cross-attention from a cache,
+    ``unguided``), none where it runs whole. saved: fraction of the pass's self-attention work at the finest level that is not done, 0 to
+    1. idle: kinds that the size makes stand down. later: whether more steps may turn out unguided while the pass runs."""
 
     place: str
     width: int
@@ -31,19 +31,44 @@ class PassPreview:
     steps: tuple[tuple[str, ...], ...]
     saved: float
     idle: tuple[str, ...] = ()
+    later: bool = False
 
 
-def preview_pass(settings: Settings, place: str, family: str, width: int, height: int, steps: int) -> PassPreview:
-    """What ``settings`` would do in a pass of ``steps`` steps at ``width`` x ``height`` pixels."""
-    methods, _ = methods_for(settings, place)
+def preview_pass(
+    settings: Settings, place: str, family: str, width: int, height: int, steps: int, scale: float | None = None
+) -> PassPreview:
+    """What ``settings`` would do in a pass of ``steps`` steps at ``width`` x ``height`` pixels. scale: the guidance scale."""
+    chosen, _ = methods_for(settings, place, scale)
+    methods = [m for m in chosen if type(m) in LEAST]
+    rows = [m for m in chosen if type(m) not in LEAST]
     h, w = grid_at(height // 8, width // 8, FINEST.get(family, 0))
     least = {type(m): settings[LEAST[type(m)]] if settings["auto"] else 0 for m in methods}
     acting = [m for m in methods if h * w >= least[type(m)]]
     at_work = [[m for m in acting if _acts(m, step, steps)] for step in range(steps)]
-    saved = sum(1 - _cost(now) for now in at_work) / max(steps, 1)
-    kinds = tuple(tuple(_kind(m) for m in now) for now in at_work)
+    of_rows = [_without_rows(rows, step, steps, scale if settings["drop_at_one"] else None) for step in range(steps)]
+    costs = [_cost(now) * (0.5 if "unguided" in also else 1) for now, also in zip(at_work, of_rows)]
+    kinds = tuple(tuple(_kind(m) for m in now) + also for now, also in zip(at_work, of_rows))
     idle = tuple(dict.fromkeys(_kind(m) for m in methods if m not in acting))
-    return PassPreview(place, width, height, kinds, saved, idle)
+    later = scale != 1 and any(isinstance(m, GuidanceSkip) and m.when != "after" for m in rows)
+    return PassPreview(place, width, height, kinds, sum(1 - cost for cost in costs) / max(steps, 1), idle, later)
+
+
+def _without_rows(methods: list[Any], step: int, steps: int, scale: float | None) -> tuple[str, ...]:
+    """What is known beforehand of the rows of ``step``: gated, unguided."""
+    kinds: dict[str, None] = {}
+    for method in methods:
+        if isinstance(method, TGate):
+            gate = max(1, first_step(method.gate, steps))
+            if gate <= step and gate < steps:
+                kinds |= {"gated": None} | ({"unguided": None} if method.drop_guidance else {})
+        elif scale == 1:
+            kinds["unguided"] = None
+        elif method.when == "after" and method.after < 1:
+            first = first_step(method.after, steps)
+            refreshed = method.every and (step - first + 1) % method.every == 0
+            if step >= first and not refreshed:
+                kinds["unguided"] = None
+    return tuple(kinds)
 
 
 def _acts(method: Any, step: int, steps: int) -> bool:

@@ -44,7 +44,7 @@ class GuidanceSkip:
         "similar: once both predictions agree; outside: an interval of sigma",
         choices=("similar", "after", "outside"),
     )
-    threshold: float = setting(0.994, "number", "Similarity", "higher: guidance is skipped later", 0, 1)
+    threshold: float = setting(0.994, "number", "Similarity", "higher: guidance is skipped later", 0, 1, step=0.001)
     after: float = setting(0.5, "number", "Guided part", "higher: guidance is skipped later", 0, 1, above_low=True)
     sigma_low: float = setting(0.28, "number", "Lowest guided sigma", "higher: guidance ends earlier", 0)
     sigma_high: float = setting(5.42, "number", "Highest guided sigma", "lower: guidance begins later", 0)

@@ -14,18 +14,20 @@ from modules.ui_components import InputAccordion
 
 from ..infotext import shown_preset
 from ..job_settings import CUSTOM, METHOD_KNOBS, NOT_IN_PRESETS, preset_values
-from ..knobs import KNOBS, METHOD_GROUPS, Knob
+from ..knobs import KNOBS, WINDOWED_GROUPS, Knob
 from . import filling, preview
 
 # Folded groups of knobs: (title, names). Every knob but the two on top is in exactly one.
 FOLDS = (
-    ("Whole job", ("first_pass", "auto")),
+    ("Whole job", ("first_pass", "auto", "drop_at_one")),
     ("Agents", tuple(n for n in KNOBS if n.startswith("agents.") and not n.endswith((".start", ".end")))),
     (
         "Merging and downsampling",
         tuple(n for n in KNOBS if n.startswith(("merging.", "downsampling.")) and not n.endswith((".start", ".end"))),
     ),
-    ("Stages: the part of the steps in which each method acts", tuple(f"{g}.{end}" for g in METHOD_GROUPS for end in ("start", "end"))),
+    ("Stages: the part of the steps in which each method acts", tuple(f"{g}.{end}" for g in WINDOWED_GROUPS for end in ("start", "end"))),
+    ("T-GATE", tuple(n for n in KNOBS if n.startswith("tgate."))),
+    ("Guidance skip", tuple(n for n in KNOBS if n.startswith("guidance."))),
     ("Hires pass", tuple(n for n in KNOBS if n.startswith("hires."))),
     ("From how many tokens on", tuple(n for n in KNOBS if n.startswith("least."))),
 )
@@ -109,4 +111,4 @@ def _component(knob: Knob, value: Any, elem_id: str) -> Any:
     low, high = knob.rule["low"], knob.rule["high"]
     if high is None:
         return gr.Number(minimum=low, precision=0 if knob.kind == "integer" else None, **given)
-    return gr.Slider(low, high, step=1 if knob.kind == "integer" else 0.01, **given)
+    return gr.Slider(low, high, step=1 if knob.kind == "integer" else knob.rule.get("step", 0.01), **given)
