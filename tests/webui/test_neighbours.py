@@ -1,0 +1,284 @@
+"""What other extensions and the host's own features do to the same model while a job of ours runs, one test for each way."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from harness import pixels, same
+from torch import nn
+from traces import differences, fingerprint
+
+ON = {"enabled": True, "preset": "Custom", "auto": False, "merging.ratio": 0.5}
+AGENTS = {"enabled": True, "preset": "Custom", "auto": False, "agents.ratio": 0.3, "agents.end": 1}
+DONE = "merging on 3 of 7 layers for 5 of 5 steps"
+
+
+def unet_of(host):
+    return host.shared.sd_model.model.diffusion_model
+
+
+def blocks(host):
+    return [module for module in unet_of(host).modules() if type(module).__name__ == "BasicTransformerBlock"]
+
+
+def test_classes_keep_their_names_while_we_act(host):
+    """Regional Prompter and PAG find attention layers by the name of their class."""
+    before = [type(module) for module in unet_of(host).modules()]
+    seen = []
+    handle = unet_of(host).middle_block.register_forward_hook(lambda *_: seen.append([type(m) for m in unet_of(host).modules()]))
+    host.job(accel=AGENTS)
+    handle.remove()
+    assert len(seen) == 5 and all(types == before for types in seen)
+
+
+def test_the_users_kernel_runs_wherever_we_do_not_replace_the_computation(host):
+    from ldm.modules.attention import CrossAttention
+
+    chosen, seen = CrossAttention.forward, []
+
+    def kernel(self, x, context=None, mask=None, **kwargs):
+        seen.append(x.shape[1])
+        return chosen(self, x, context, mask, **kwargs)
+
+    CrossAttention.forward = kernel
+    host.job()
+    plain = list(seen)
+    seen.clear()
+    assert DONE in host.job(accel=ON).comments
+    assert len(seen) == len(plain) and sum(seen) < sum(plain)
+    seen.clear()
+    host.job(accel=AGENTS)
+    # Three layers of five steps are computed by agents, all others by the kernel.
+    assert len(seen) == len(plain) - 3 * 5
+
+
+def test_attention_forwards_of_others_come_and_go(start):
+    """Regional Prompter sets and deletes the forward of every cross-attention layer; IP-Adapter leaves one that only passes on."""
+    without = start(extension=False).job()
+    host = start()
+    neighbour = type(host.script("txt2img", "Neighbour"))
+
+    def leave_one(self, p, *args, **told):
+        for block in blocks(host):
+            for layer in (block.attn1, block.attn2):
+                layer.forward = lambda *a, layer=layer, **k: type(layer).forward(layer, *a, **k)
+
+    def take_away(self, p, *args, **told):
+        for block in blocks(host):
+            for layer in (block.attn1, block.attn2):
+                vars(layer).pop("forward", None)
+
+    neighbour.process_batch = leave_one
+    plain = host.job(accel=ON)
+    assert DONE in plain.comments
+    assert same(host.job(), without)
+    neighbour.postprocess_batch = take_away
+    assert same(host.job(accel=ON), plain)
+    assert not any("forward" in vars(module) for module in unet_of(host).modules())
+    neighbour.process_batch = lambda self, p, *args, **told: None
+    assert same(host.job(), without)
+
+
+def test_controlnets_reference_runs_blocks_twice_through_forwards_that_it_keeps(start):
+    """It keeps each block's inner forward, calls it with a context of its own, and puts it back as an attribute of the block."""
+    bank = {}
+
+    def reference(host):
+        for block in blocks(host):
+            block.kept = block._forward
+
+            def forward(x, context=None, block=block):
+                if len(bank.setdefault(id(block), [])) == 0:
+                    bank[id(block)].append(x)
+                    return block.kept(x, context)
+                both = torch.cat([block.norm1(x), block.norm1(bank[id(block)].pop())], 1)
+                x = block.attn1(block.norm1(x), context=both) + x
+                x = block.attn2(block.norm2(x), context=context) + x
+                return block.ff(block.norm3(x)) + x
+
+            block._forward = forward
+
+    def twice(host):
+        unet = unet_of(host)
+
+        def forward(*args, **kwargs):
+            type(unet).forward(unet, *args, **kwargs)
+            return type(unet).forward(unet, *args, **kwargs)
+
+        unet.forward = forward
+
+    def end(host):
+        del unet_of(host).forward
+        for block in blocks(host):
+            block._forward = block.kept
+
+    host = start(extension=False)
+    reference(host), twice(host)
+    without = host.job()
+    bank.clear()
+    host = start()
+    reference(host), twice(host)
+    on = host.job(accel=ON)
+    assert "for 5 of 5 steps" in on.comments and "5 steps, 5 U-Net calls" in on.comments
+    assert "error" not in on.comments
+    assert same(host.job(), without)
+    end(host)
+    assert DONE in host.job(accel=ON).comments
+
+
+def test_a_token_more_between_the_sampler_and_the_unet(start):
+    """ControlNet marks every conditioning with one token, and takes it off in the U-Net's forward that it put in place."""
+
+    def mark(params):
+        for name in ("text_cond", "text_uncond"):
+            text = getattr(params, name)
+            setattr(params, name, torch.cat([torch.ones_like(text[:, :1]), text], 1))
+
+    def marked(host):
+        host.callbacks.on_cfg_denoiser(mark)
+        unet = unet_of(host)
+        unet.forward = lambda x, timesteps=None, context=None, **more: type(unet).forward(unet, x, timesteps, context[:, 1:], **more)
+        return host
+
+    without = marked(start(extension=False)).job()
+    assert same(without, start(extension=False).job())
+    host = marked(start())
+    assert same(host.job(), without)
+    done = host.job(accel=ON | {"merging.plan_every": 2})
+    assert DONE in done.comments and "another extension" not in done.comments
+
+
+def test_hooks_that_rewrite_what_attention_is_given(host):
+    """Token Downsampling (ToDo) puts its context into the arguments of every finest layer."""
+
+    def fewer(module, args, kwargs):
+        return args, {**kwargs, "context": args[0][:, ::2]}
+
+    blocks(host)[0].attn1.register_forward_pre_hook(fewer, with_kwargs=True)
+    done = host.job(accel=ON)
+    assert "of 7 layers for 5 of 5 steps" in done.comments and "error" not in done.comments
+
+
+def test_lora_by_the_class_of_linear_layers(start):
+    """The host's LoRA replaces Linear.forward and puts weights in place when a layer is called: projections must be called."""
+    plain = nn.Linear.forward
+
+    def with_lora(self, x):
+        key = self.weight.shape
+        generator = torch.Generator().manual_seed(key[0] * 1000 + key[1])
+        return plain(self, x) + F.linear(x, torch.randn(key, generator=generator) * 0.05)
+
+    def in_weights(unet):
+        for module in unet.modules():
+            if type(module) is nn.Linear:
+                generator = torch.Generator().manual_seed(module.weight.shape[0] * 1000 + module.weight.shape[1])
+                module.weight.data += torch.randn(module.weight.shape, generator=generator) * 0.05
+
+    host = start()
+    nn.Linear.forward = with_lora
+    try:
+        by_class = host.job(accel=AGENTS)
+    finally:
+        nn.Linear.forward = plain
+    assert "agents on 3, merging on 3 of 7 layers for 5 of 5 steps" in by_class.comments
+    host = start()
+    in_weights(unet_of(host))
+    merged = host.job(accel=AGENTS)
+    assert abs(pixels(by_class)[0].astype(int) - pixels(merged)[0]).max() <= 1
+    host = start()
+    assert not same(host.job(accel=AGENTS), merged)
+
+
+@pytest.mark.parametrize("granularity", ["whole", "parts"])
+def test_weights_that_are_brought_in_when_a_part_is_called(start, granularity):
+    """medvram brings in the whole U-Net when it is called, lowvram one stage after the other."""
+    without = start(extension=False).job(accel=None)
+    expected = start().job(accel=AGENTS)
+    host = start()
+    unet = unet_of(host)
+    host.shared.sd_model.lowvram = True
+    before = fingerprint(unet)
+    parts = [unet] if granularity == "whole" else [unet.time_embed, *unet.input_blocks, unet.middle_block, *unet.output_blocks, unet.out]
+    kept, inside, handles = {}, [], []
+
+    def send_away(part):
+        for parameter in part.parameters():
+            kept[parameter] = parameter.data
+            parameter.data = torch.full_like(parameter.data, float("nan"))
+
+    def bring_in(part, args):
+        for other in inside:
+            send_away(other)
+        inside[:] = [part]
+        for parameter in part.parameters():
+            parameter.data = kept.pop(parameter, parameter.data)
+
+    for part in parts:
+        send_away(part)
+        handles.append(part.register_forward_pre_hook(bring_in))
+    on, off = host.job(accel=AGENTS), host.job()
+    for handle in handles:
+        handle.remove()
+    assert same(on, expected) and same(off, without)
+    assert differences(before, fingerprint(unet)) == set()
+
+
+def test_as_many_parts_of_a_prompt_as_each_picture_has(host):
+    done = host.job(accel=ON | {"merging.plan_every": 3}, prompt=["a AND b AND c", "d"], batch_size=2)
+    assert DONE in done.comments and "another extension" not in done.comments
+
+
+@pytest.mark.parametrize(("sampler", "calls"), [("Euler a", 10), ("LCM", 10), ("PLMS", 10), ("UniPC", 10), ("DDIM", 9), ("Heun", 19)])
+def test_stages_by_sampler(start, sampler, calls):
+    fields = {"steps": 10, "sampler_name": sampler}
+    without = start(extension=False).job(**fields)
+    host = start()
+    half = host.job(accel=ON | {"merging.end": 0.5}, **fields)
+    assert f"for {5 if calls < 19 else 10} of {calls} steps" in half.comments
+    assert same(host.job(**fields), without)
+
+
+def test_inner_jobs_end_the_hosts_token_merging_for_later_batches(start):
+    """Then ours acts in them, and the account tells both."""
+    pytest.importorskip("tomesd")
+    host = start()
+
+    def inner(p):
+        q = host.p("img2img", seed=9)
+        host.processing.process_images(q)
+
+    neighbour = host.module("Neighbour").Neighbour
+    done = []
+    neighbour.inner = staticmethod(lambda p: done.append(1) or (len(done) == 1 and inner(p)))
+    account = host.job(accel=ON, n_iter=2, token_merging_ratio=0.5).comments
+    assert "the WebUI's own token merging is on" in account
+    assert not host.errors.reports
+
+
+def test_our_values_set_by_name_from_another_script(host):
+    p = host.p(accel=ON)
+    runner = host.runners["txt2img"]
+    ratio = host.script().elem_id("merging_ratio")
+    p.script_args = runner.set_named_arg(p.script_args, "accel", "script_txt2img_accel_enabled-checkbox", True)
+    p.script_args = runner.set_named_arg(p.script_args, "accel", ratio, 0.25)
+    host.shared.state.begin("job")
+    done = host.processing.process_images(p)
+    assert "Accel merging ratio: 0.25" in done.infotexts[0]
+
+
+def test_a_host_without_the_plot(host):
+    from lib_accel.webui import axes
+
+    host.scripts.scripts_data[:] = [data for data in host.scripts.scripts_data if not data.path.endswith("xyz_grid.py")]
+    axes.add()
+
+
+def test_errors_in_a_models_own_forward_are_the_hosts(host):
+    models_own = RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+    block = blocks(host)[0]
+    handle = block.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(models_own))
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        host.job(accel=ON)
+    handle.remove()
+    from lib_accel.webui.session import SESSION
+
+    assert "ended by an error" in SESSION.last["line"]
