@@ -62,7 +62,7 @@ def _merged(reports: list[dict[str, Any]]) -> dict[str, Any]:
     """Reports of the same place (the batches of a job, or the parts of a pass between two checkpoints) as one."""
     whole = dict(reports[0])
     for other in reports[1:]:
-        for count in ("unet_calls", "passes", "steps", "seconds"):
+        for count in ("unet_calls", "rows", "rows_run", "passes", "steps", "seconds"):
             whole[count] += other[count]
         whole["sites"] = max(whole["sites"], other["sites"])
         whole["stood_down"] = sorted({*whole["stood_down"], *other["stood_down"]})
@@ -72,11 +72,14 @@ def _merged(reports: list[dict[str, Any]]) -> dict[str, Any]:
             if same is None:
                 methods.append(method)
                 continue
-            for count in ("steps", "layer_calls", "tokens_in", "tokens_run"):
+            for count in ("steps", "layer_calls", "tokens_in", "tokens_run", "unguided_steps", "evaluations_saved"):
                 same[count] += method[count]
-            same["layers"] = max(same["layers"], method["layers"])
+            for most in ("layers", "cache_bytes"):
+                same[most] = max(same[most], method[most])
+            same["notes"] = sorted({*same["notes"], *method["notes"]})
             for counts in ("layers_by_effect", "stood_down"):
                 same[counts] = {k: max(same[counts].get(k, 0), method[counts].get(k, 0)) for k in {**same[counts], **method[counts]}}
-            same["failed"] = same["failed"] or method["failed"]
+            for word in ("failed", "off"):
+                same[word] = same[word] or method[word]
         whole["methods"] = methods
     return whole

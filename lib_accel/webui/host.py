@@ -53,6 +53,11 @@ def obstacle(p: Any) -> str | None:
     return None
 
 
+def spares_memory(p: Any) -> bool:
+    """Whether the host moves the model in parts between main memory and the GPU (medvram, lowvram)."""
+    return bool(getattr(p.sd_model, "lowvram", False))
+
+
 def has_blocks(unet: Any) -> bool:
     """Whether there is any transformer block of a kind that can be changed (SD3 has none)."""
     return any(named(module, "BasicTransformerBlock") for module in unet.modules())

@@ -7,7 +7,7 @@ job, on or off, sweeps first. One session serves the process; both tabs and the 
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..accelerator import Accelerator
@@ -15,12 +15,14 @@ from ..arming import in_words, strict
 from ..families import family_of
 from ..infotext import REPORT_KEY
 from ..job_settings import Settings
+from ..methods import TGate
 from ..passes import methods_for
 from ..sites import UnsupportedModelError
 from ..thresholds import Thresholds
-from . import host
+from . import host, neighbours
 from .job import LEAST, Job, job_of
-from .rows import rows_of
+from .steps import OF_ROWS, Steps
+from .unguided import shield_from_host
 
 
 @dataclass
@@ -32,8 +34,7 @@ class OpenPass:
     accelerator: Accelerator | None = None
     unet: Any = None
     checkpoint: Any = None
-    rows: int | None = None
-    trusts_rows: bool = True
+    steps: Steps | None = None
     watched: list[Any] = field(default_factory=list)
 
 
@@ -93,22 +94,18 @@ class Session:
                 # Hosts before 1.10 make it after the pass was opened.
                 self._watch(now, denoiser)
             self._follow_model(now, p, denoiser.step)
-            if now.accelerator is not None:
-                rows = rows_of(denoiser, params) if now.trusts_rows else None
-                now.rows = None if rows is None else len(rows)
-                now.accelerator.step(denoiser.step, max(int(denoiser.total_steps), 1), rows)
+            if now.steps is not None:
+                now.steps.begin(denoiser, params)
+            shield_from_host(denoiser, params)
         except Exception as error:
             self._give_up(error)
 
     def after_step(self) -> None:
         """The step's U-Net calls are over (`on_cfg_after_cfg`)."""
         now = self._open
-        if now is None or now.accelerator is None or now.rows is None:
-            return
-        if now.accelerator.rows_taken != now.rows:
-            now.trusts_rows = False
-            now.job.account.note(now.place, "another extension changes the batch: nothing is kept from step to step")
-            now.accelerator.new_pass()
+        surprise = now.steps.end() if now is not None and now.steps is not None else None
+        if surprise:
+            now.job.account.note(now.place, surprise)
 
     def model_loaded(self) -> None:
         """The host loaded a checkpoint: a pass that is open goes on with it at its next step."""
@@ -129,15 +126,21 @@ class Session:
             account.note(now.place, "0 of 0 layers: this model has no transformer blocks that Accel knows")
             return
         settings = now.job.settings_for(family_of(now.unet, p.steps))
-        methods, why_none = methods_for(settings, now.place)
+        methods, why_none = methods_for(settings, now.place, getattr(p, "cfg_scale", None))
         if why_none:
             account.note(now.place, why_none)
             return
+        if neighbours.regional_prompter(p, now.unet) and any(isinstance(method, OF_ROWS) for method in methods):
+            methods = tuple(method for method in methods if not isinstance(method, OF_ROWS))
+            account.note(now.place, "every row is run, and no cross-attention kept: Regional Prompter is at work")
+        if host.spares_memory(p):
+            methods = tuple(replace(method, offload=True) if isinstance(method, TGate) else method for method in methods)
         try:
             now.accelerator = Accelerator(p.sd_model, *methods, traits=host.traits(), auto=_thresholds(settings))
         except UnsupportedModelError as error:
             account.note(now.place, f"0 of 0 layers: {error}")
             return
+        now.steps = Steps(now.accelerator, methods, settings["drop_at_one"])
         self._made.add(now.accelerator)
 
     def _follow_model(self, now: OpenPass, p: Any, step: int) -> None:
@@ -172,6 +175,11 @@ class Session:
 
     def _detach(self, now: OpenPass) -> None:
         accelerator, now.accelerator = now.accelerator, None
+        steps, now.steps = now.steps, None
+        if steps is not None:
+            steps.restore()
+            for note in sorted(steps.notes):
+                now.job.account.note(now.place, note)
         if accelerator is None:
             return
         try:

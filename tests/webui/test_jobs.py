@@ -91,9 +91,9 @@ def test_every_row_is_labelled_whatever_the_batching(host, batching):
 
     told = Accelerator.step
 
-    def step(self, index, total, rows=None):
+    def step(self, index, total, rows=None, **more):
         seen.append([row.key for row in rows] if rows is not None else None)
-        told(self, index, total, rows)
+        told(self, index, total, rows, **more)
 
     Accelerator.step = step
     try:
@@ -249,9 +249,9 @@ def test_what_our_own_code_breaks_costs_no_job(start, monkeypatch):
     monkeypatch.setenv("ACCEL_STRICT", "0")
     without = start(extension=False).job()
     host = start()
-    from lib_accel.webui import session
+    from lib_accel.webui import steps
 
-    monkeypatch.setattr(session, "rows_of", lambda *args: 1 / 0)
+    monkeypatch.setattr(steps, "rows_of", lambda *args: 1 / 0)
     done = host.job(accel=ON)
     assert "everything stood down after an error: ZeroDivisionError" in done.comments
     assert same(done, without)
