@@ -1,4 +1,4 @@
-"""Prompts as rows of text: AND with weights; one schedule each, so that nothing changes with the step.
+"""Prompts as rows of text: AND with weights, ``[a:b:when]`` and ``[a|b]``.
 
 Text is a tensor [rows, tokens, width], or for SDXL a dict of tensors by row.
 """
@@ -35,8 +35,25 @@ def lengthened(cond, length):
     return each(lambda t: t if t.ndim < 3 else torch.cat([t, t[:, -1:].expand(-1, length - t.shape[1], -1)], 1), cond)
 
 
+def _texts(text, steps):
+    """[(last step, text)] of ``[a:b:when]`` and ``[a|b]``, one of them in a prompt."""
+    found = re.search(r"\[([^\[\]|:]*)(?::([^\[\]|:]*):([\d.]+)|\|([^\[\]|:]*))\]", text)
+    if not found:
+        return [(steps, text)]
+    first, then, when, other = found.groups()
+    before, after = text[: found.start()], text[found.end() :]
+    if when is None:
+        return [(step, before + (first, other)[(step - 1) % 2] + after) for step in range(1, steps + 1)]
+    last = int(float(when) * steps) if "." in when else int(when)
+    return [(last, before + first + after), (steps, before + then + after)]
+
+
 def _schedules(model, text, steps):
-    return [ScheduledPromptConditioning(steps, model.get_learned_conditioning([text])[0])]
+    return [ScheduledPromptConditioning(last, model.get_learned_conditioning([words])[0]) for last, words in _texts(text, steps)]
+
+
+def _now(schedules, step):
+    return next((entry for entry in schedules if step <= entry.end_at_step), schedules[0]).cond
 
 
 def get_learned_conditioning(model, prompts, steps):
@@ -56,12 +73,12 @@ def reconstruct_multicond_batch(cond, step):
     conds, rows = [], []
     for parts in cond.batch:
         conds.append([(len(rows) + k, part.weight) for k, part in enumerate(parts)])
-        rows += [part.schedules[0].cond for part in parts]
+        rows += [_now(part.schedules, step) for part in parts]
     return conds, stack_conds(rows)
 
 
 def reconstruct_cond_batch(uncond, step):
-    return stack_conds([schedules[0].cond for schedules in uncond])
+    return stack_conds([_now(schedules, step) for schedules in uncond])
 
 
 def stack_conds(conds):
