@@ -24,17 +24,29 @@ class Architecture:
     pooled: int = 0
 
 
-ARCHITECTURES = {
+@dataclass(frozen=True)
+class Transformer:
+    """PixArt's shape: blocks of one width on one grid. context: width of the text; sample: latent side that it was trained for."""
+
+    layers: int
+    heads: int
+    head_dim: int
+    context: int
+    sample: int
+
+
+ARCHITECTURES: dict[str, Architecture | Transformer] = {
     "sd15": Architecture((320, 640, 1280, 1280), (1, 1, 1, 0), None, 8, 768),
     "sd21": Architecture((320, 640, 1280, 1280), (1, 1, 1, 0), 64, None, 1024, linear=True),
     "sdxl": Architecture((320, 640, 1280), (0, 2, 10), 64, None, 2048, linear=True, pooled=2816),
+    "pixart": Transformer(28, 16, 72, 4096, 128),
 }
 
 
 def build_unet(name: str, backend: str, seed: int = 0, device: str = "cpu") -> nn.Module:
     """The U-Net of architecture ``name`` for ``backend`` (``ldm`` | ``diffusers``), random weights, eval mode, in float32.
 
-    device: ``cpu``, or ``meta`` for the shapes alone. ``ldm`` knows no SDXL: CommandError.
+    device: ``cpu``, or ``meta`` for the shapes alone. ``ldm`` knows neither SDXL nor PixArt: CommandError.
     """
     torch.manual_seed(seed)
     with torch.device(device):
@@ -48,11 +60,11 @@ def build_unet(name: str, backend: str, seed: int = 0, device: str = "cpu") -> n
     return unet
 
 
-def _ldm_unet(shape: Architecture) -> nn.Module:
+def _ldm_unet(shape: Architecture | Transformer) -> nn.Module:
     from ldm.modules.diffusionmodules.openaimodel import UNetModel
 
-    if shape.pooled:
-        raise CommandError("--backend is 'ldm'; it has no SDXL U-Net, take diffusers.")
+    if isinstance(shape, Transformer) or shape.pooled:
+        raise CommandError("--backend is 'ldm'; it has no SDXL U-Net and no PixArt, take diffusers.")
     resolutions = [2**level for level, depth in enumerate(shape.depths) if depth]
     return UNetModel(
         image_size=32,
@@ -73,7 +85,9 @@ def _ldm_unet(shape: Architecture) -> nn.Module:
     )
 
 
-def _diffusers_unet(shape: Architecture) -> nn.Module:
+def _diffusers_unet(shape: Architecture | Transformer) -> nn.Module:
+    if isinstance(shape, Transformer):
+        return _pixart(shape)
     from diffusers import UNet2DConditionModel
 
     down = tuple("CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in shape.depths)
@@ -95,4 +109,20 @@ def _diffusers_unet(shape: Architecture) -> nn.Module:
         use_linear_projection=shape.linear,
         layers_per_block=2,
         **extra,
+    )
+
+
+def _pixart(shape: Transformer) -> nn.Module:
+    from diffusers import PixArtTransformer2DModel
+
+    return PixArtTransformer2DModel(
+        num_attention_heads=shape.heads,
+        attention_head_dim=shape.head_dim,
+        in_channels=4,
+        out_channels=8,
+        num_layers=shape.layers,
+        norm_num_groups=32,
+        cross_attention_dim=shape.heads * shape.head_dim,
+        caption_channels=shape.context,
+        sample_size=shape.sample,
     )

@@ -16,9 +16,11 @@ from ..families import family_of
 from ..presets import PRESETS
 from ..sites import find_unet
 from .architectures import ARCHITECTURES, build_unet
+from .composing import Composer, macs_of_pass
 from .errors import CommandError
 from .measuring import machine, measure
 from .models import open_pipeline
+from .peers import PEERS
 from .variants import METHODS, Variant, parse_variant
 from .workloads import as_hosts_run_it, work_for
 
@@ -35,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[2], help="rows of a U-Net call (2: one guided picture)")
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, help="default: float16 on a GPU, else float32")
     parser.add_argument("--whole", action="store_true", help="time whole generations instead of single U-Net calls")
+    parser.add_argument("--compose", action="store_true", help="with --whole: compose generations from timed steps of every kind")
     parser.add_argument("--steps", type=int, default=20, help="with --whole: steps of a generation")
     parser.add_argument("--guidance", type=float, default=5.0, help="with --whole: scale, 1 or less for none")
     parser.add_argument("--runs", type=int, default=5, help="counted runs of each variant")
@@ -44,9 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=["plain", "agent", "merging"],
         metavar="VARIANT",
         help=f"plain, presets ({', '.join(PRESETS)}), methods ({', '.join(METHODS)}) such as merging:ratio=0.5, "
-        "joined by + and placed in the pass by @0.5, peers (tomesd) and limits (no-self-attention)",
+        f"joined by + and placed in the pass by @0.5, peers and limits ({', '.join(PEERS)})",
     )
     parser.add_argument("--auto", action="store_true", help="methods act only where this machine's table says that they pay")
+    parser.add_argument("--macs", action="store_true", help="also count multiply-adds, with --arch")
     parser.add_argument("--memory", action="store_true", help="also take the peak memory, in one more run of each variant")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's)")
@@ -88,6 +92,10 @@ def _check(args: argparse.Namespace) -> None:
     for size in args.size:
         if size < 64 or size % multiple:
             raise CommandError(f"--size is {size}; it must be a multiple of {multiple} from 64 on.")
+    if args.compose and not (args.whole and args.model is None):
+        raise CommandError("--compose is given; it goes with --whole and --arch.")
+    if args.macs and args.model is not None:
+        raise CommandError("--macs is given; it goes with --arch (for a model on disk see `info`).")
     numbers = [("batch", batch, 1024) for batch in args.batch] + [("steps", args.steps, 1000), ("runs", args.runs, 1000)]
     if args.threads is not None:
         numbers.append(("threads", args.threads, 1024))
@@ -132,15 +140,34 @@ def _measure(args: argparse.Namespace, model: Any, variants: list[Variant], size
     warm_size = size if args.device.startswith("cuda") else min(size, WARM_UP_SIZE)
     warm_up = work_for(model, warm_size, batch, dtype, args.device, steps and min(steps, 2), args.guidance)
     label = f"{size} px, batch {batch}, {str(dtype).removeprefix('torch.')}"
-    return measure(model, work, warm_up, variants, args.runs, args.device if args.memory else None, label)
+    composer = Composer(work) if args.compose else None
+    spend = composer.seconds if composer else None
+    rows = measure(model, work, warm_up, variants, args.runs, args.device if args.memory else None, label, spend)
+    for row, variant in zip(rows, variants):
+        if composer:
+            row["steps"] = composer.seconds_by_step.get(row["variant"], [])
+        if args.macs:
+            row["macs"] = _macs(args, variant, size, batch)
+    return rows
+
+
+def _macs(args: argparse.Namespace, variant: Variant, size: int, batch: int) -> float | None:
+    """Multiply-adds of the work under ``variant``, relative to plain; None where they cannot be counted."""
+    unet = build_unet(args.arch or "sd15", "diffusers", device="meta")
+    steps = args.steps if args.whole else 1
+    return macs_of_pass(unet, size, batch, variant, steps, args.whole and args.guidance > 1)
 
 
 def table(result: dict[str, Any]) -> str:
     """The results as a Markdown table; the ratio is the first variant's time over this one's."""
     s, m = result["settings"], result["machine"]
     of = f"generations of {s['steps']} steps, guidance {s['guidance']}" if s["whole"] == "True" else "single U-Net calls"
+    if s.get("compose") == "True":
+        of += ", composed (each kind of step timed, times how often it occurs)"
     memory = any(row["peak_mib"] is not None for row in result["rows"])
+    macs = any("macs" in row for row in result["rows"])
     head = ["size", "batch", "dtype", "variant", "min s", "median s", "spread", "ratio (min)", "ratio (median)"]
+    head += ["MACs"] if macs else []
     head += ["peak MiB"] if memory else []
     lines = [
         f"{result['what']}; {of}; {m['device']}, {m['threads']} threads, torch {m['torch']}, {m['date']}",
@@ -149,8 +176,13 @@ def table(result: dict[str, Any]) -> str:
         f"|{' --- |' * len(head)}",
     ]
     for row in result["rows"]:
-        cells = [str(row["size"]), str(row["batch"]), row["dtype"], row["variant"], f"{row['min']:.3g}", f"{row['median']:.3g}"]
-        cells += [f"{row['spread']:.0%}", f"{row['ratio_of_min']:.2f}", f"{row['ratio_of_median']:.2f}"]
-        cells += [f"{row['peak_mib']:.0f}"] if memory else []
+        cells = [str(row["size"]), str(row["batch"]), row["dtype"], row["variant"]]
+        if row.get("not_run"):
+            cells += [f"not run: {row['not_run']}".replace("|", "/")] + [""] * (len(head) - 5)
+        else:
+            cells += [f"{row['min']:.3g}", f"{row['median']:.3g}", f"{row['spread']:.0%}"]
+            cells += [f"{row['ratio_of_min']:.2f}", f"{row['ratio_of_median']:.2f}"]
+            cells += ["-" if row.get("macs") is None else f"{row['macs']:.1%}"] if macs else []
+            cells += ["-" if row["peak_mib"] is None else f"{row['peak_mib']:.0f}"] if memory else []
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -7,7 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..sites import named
+
 TEXT_TOKENS = 77
+PIXART_TEXT_TOKENS = 120
 
 
 class UNetInputs:
@@ -19,14 +22,21 @@ class UNetInputs:
     def __init__(self, unet: nn.Module, size: int, batch: int, dtype: torch.dtype, device: str, seed: int = 0) -> None:
         generator = torch.Generator().manual_seed(seed)
         self.batch, self._device, self._is_diffusers = batch, device, hasattr(unet, "down_blocks")
+        self._is_pixart = named(unet, "PixArtTransformer2DModel")
 
         def noise(*dims: int) -> torch.Tensor:
             return torch.randn(dims, generator=generator).to(device, dtype)
 
         channels, width = _widths(unet)
         self.latents = noise(batch, channels, size // 8, size // 8)
-        self._text = noise(batch, TEXT_TOKENS, width)
+        self._text = noise(batch, PIXART_TEXT_TOKENS if self._is_pixart else TEXT_TOKENS, width)
         self._extra: dict[str, Any] = {}
+        if self._is_pixart:
+            # As its pipeline calls it: always with a mask, and with the size of the picture where the model asks for it.
+            conditions = {"resolution": torch.full((batch, 2), float(size)), "aspect_ratio": torch.ones(batch, 1)}
+            self._extra["added_cond_kwargs"] = {key: value.to(device, dtype) for key, value in conditions.items()}
+            self._extra["encoder_attention_mask"] = torch.ones(batch, PIXART_TEXT_TOKENS, device=device, dtype=dtype)
+            return
         if not self._is_diffusers:
             if getattr(unet, "num_classes", None) is not None:
                 self._extra = {"y": noise(batch, _first_linear(unet.label_emb).in_features)}
@@ -46,11 +56,15 @@ class UNetInputs:
         if self._is_diffusers:
             return unet(x, timestep, self._text, **self._extra).sample
         steps = torch.full((self.batch,), float(timestep), device=self._device)
+        if self._is_pixart:
+            return unet(x, self._text, steps, **self._extra).sample
         return unet(x, steps, context=self._text, **self._extra)
 
 
 def _widths(unet: nn.Module) -> tuple[int, int]:
     """Channels of the latents, width of the text."""
+    if named(unet, "PixArtTransformer2DModel"):
+        return unet.config.in_channels, unet.config.caption_channels
     if hasattr(unet, "down_blocks"):
         return unet.config.in_channels, unet.config.cross_attention_dim
     text = next(module for name, module in unet.named_modules() if name.endswith("attn2.to_k"))

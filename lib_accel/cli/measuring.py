@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from ..arming import in_words
+from .errors import CommandError
 from .variants import Variant
 
 MIB = 1 << 20
@@ -34,43 +36,82 @@ def timed(work: Callable[[], Any]) -> float:
 
 
 def measure(
-    model: Any, work: Work, warm_up: Work, variants: Sequence[Variant], runs: int, memory: str | None = None, label: str = ""
+    model: Any,
+    work: Work,
+    warm_up: Work,
+    variants: Sequence[Variant],
+    runs: int,
+    memory: str | None = None,
+    label: str = "",
+    spend: Callable[[Variant, Any], float] | None = None,
 ) -> list[dict[str, Any]]:
     """Time ``work`` under every variant in turn, ``runs`` times after one uncounted ``warm_up`` each. A row of numbers per variant.
 
     Every other turn goes backwards: whoever goes first may find the processor cool or the caches cold. memory: a device whose peak is
-    taken in one more, uncounted, run of each variant; None takes none. Ratios are the first variant's time over this one's.
+    taken in one more, uncounted, run of each variant; None takes none. spend: (variant, accelerator) -> seconds, instead of timing
+    ``work``. Ratios are the first variant's time over this one's. A peer that does not run has ``not_run``, the reason, and no numbers.
     """
     seconds: dict[str, list[float]] = {variant.name: [] for variant in variants}
     accounts: dict[str, str] = {}
     peaks: dict[str, float] = {}
+    not_run: dict[str, str] = {}
+
+    def under(variant: Variant, run: Callable[[Any], Any]) -> Any:
+        """What ``run`` makes of the accelerator of ``variant``; None when that is a peer that does not run."""
+        try:
+            with variant.on(model) as accelerator:
+                result = run(accelerator)
+        except Exception as error:
+            if getattr(variant, "peer", None) is None or variant is variants[0]:
+                raise
+            not_run[variant.name] = _reason(error)
+            print(f"  {label}: {variant.name} not run: {not_run[variant.name]}", flush=True)
+            return None
+        accounts[variant.name] = "" if accelerator is None else str(accelerator.report())
+        return result
+
     with torch.no_grad():
         for turn in range(runs + 1):
             for variant in variants if turn % 2 == 0 else reversed(variants):
-                with variant.on(model) as accelerator:
-                    spent = timed(partial(work if turn else warm_up, accelerator))
-                accounts[variant.name] = "" if accelerator is None else str(accelerator.report())
-                if turn:
+                if variant.name in not_run:
+                    continue
+                if turn and spend is not None:
+                    spent = under(variant, partial(spend, variant))
+                else:
+                    spent = under(variant, lambda a, turn=turn: timed(partial(work if turn else warm_up, a)))
+                if turn and spent is not None:
                     seconds[variant.name].append(spent)
                     print(f"  {label}, turn {turn} of {runs}: {variant.name} {spent:.3g} s", flush=True)
         for variant in variants if memory else ():
-            with variant.on(model) as accelerator:
-                peaks[variant.name] = peak_bytes(partial(work, accelerator), memory) / MIB
+            if variant.name not in not_run:
+                peak = under(variant, lambda a: peak_bytes(partial(work, a), memory))
+                peaks[variant.name] = None if peak is None else peak / MIB
     first = seconds[variants[0].name]
     return [
-        {
-            "variant": name,
-            "seconds": times,
-            "min": min(times),
-            "median": statistics.median(times),
-            "spread": max(times) / min(times) - 1,
-            "ratio_of_min": min(first) / min(times),
-            "ratio_of_median": statistics.median(first) / statistics.median(times),
-            "peak_mib": peaks.get(name),
-            "account": accounts[name],
-        }
+        {"variant": name, **_numbers(first, [] if name in not_run else times), "peak_mib": peaks.get(name)}
+        | {"account": accounts.get(name, ""), "not_run": not_run.get(name)}
         for name, times in seconds.items()
     ]
+
+
+def _reason(error: Exception) -> str:
+    """Why a peer does not run."""
+    if isinstance(error, ModuleNotFoundError):
+        return f"the package {error.name} is not installed"
+    return str(error) if isinstance(error, CommandError) else in_words(error)
+
+
+def _numbers(first: list[float], times: list[float]) -> dict[str, Any]:
+    if not times:
+        return {"seconds": [], **dict.fromkeys(("min", "median", "spread", "ratio_of_min", "ratio_of_median"))}
+    return {
+        "seconds": times,
+        "min": min(times),
+        "median": statistics.median(times),
+        "spread": max(times) / min(times) - 1,
+        "ratio_of_min": min(first) / min(times),
+        "ratio_of_median": statistics.median(first) / statistics.median(times),
+    }
 
 
 def peak_bytes(work: Callable[[], Any], device: str) -> int:

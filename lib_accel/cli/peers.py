@@ -1,15 +1,17 @@
-"""What accelerations are compared with: the host's own attention, another library, and the limit of what can be won."""
+"""What accelerations are compared with: the host's own attention, other libraries, and the limits of what can be won."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch.nn.functional as F
 from torch import nn
 
 from ..sites import find_unet
+from .limits import LIMITS
+from .step_caches import STEP_CACHES
 
 
 def sdpa_forward(self, x, context=None, mask=None, **kwargs):
@@ -51,15 +53,4 @@ def tomesd_merging(model: Any) -> Iterator[None]:
         tomesd.remove_patch(target)
 
 
-@contextmanager
-def no_self_attention(model: Any) -> Iterator[None]:
-    """The limit of whatever spares self-attention: its layers return their input."""
-    with ExitStack() as stack:
-        for name, layer in find_unet(model).named_modules():
-            if name.endswith(".attn1"):
-                layer.forward = lambda x, *args, **kwargs: x
-                stack.callback(layer.__dict__.pop, "forward")
-        yield
-
-
-PEERS = {"tomesd": tomesd_merging, "no-self-attention": no_self_attention}
+PEERS = {"tomesd": tomesd_merging, **STEP_CACHES, **LIMITS}

@@ -42,37 +42,48 @@ def single_call(unet: nn.Module, size: int, batch: int, dtype: torch.dtype, devi
     return lambda accelerator: inputs(unet)
 
 
-def generation(unet: nn.Module, size: int, batch: int, dtype: torch.dtype, device: str, steps: int, guidance: float) -> Work:
-    """A whole pass as pipelines make it, without text encoder and autoencoder: ``steps`` of an Euler sampler, guided above 1.
+class Sampling:
+    """A pass as pipelines make it, without text encoder and autoencoder: ``steps`` of an Euler sampler, guided above 1.
 
-    batch: rows of a U-Net call; with guidance a picture takes two, so it is even. Returns the latents.
+    batch: rows of a U-Net call; with guidance a picture takes two, so it is even.
     """
-    from diffusers import EulerDiscreteScheduler
 
-    guided = guidance > 1
-    inputs = UNetInputs(unet, size, batch, dtype, device)
-    scheduler = EulerDiscreteScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1)
+    def __init__(self, unet: nn.Module, size: int, batch: int, dtype: torch.dtype, device: str, steps: int, guidance: float) -> None:
+        from diffusers import EulerDiscreteScheduler
 
-    def run(accelerator: Any) -> torch.Tensor:
-        scheduler.set_timesteps(steps, device=device)
-        pictures = batch // 2 if guided else batch
-        latents = inputs.latents[:pictures] * scheduler.init_noise_sigma
-        for index, timestep in enumerate(scheduler.timesteps):
-            if accelerator is not None:
-                accelerator.step(index, steps, Layout.guided(batch) if guided else None)
-            given = scheduler.scale_model_input(torch.cat([latents] * 2) if guided else latents, timestep)
-            predicted = inputs(unet, given, timestep)
-            if guided:
-                without, with_text = predicted.chunk(2)
-                predicted = without + guidance * (with_text - without)
-            latents = scheduler.step(predicted, timestep, latents).prev_sample.to(dtype)
+        self.steps, self.guidance, self._unet, self._batch = steps, guidance, unet, batch
+        self._dtype, self._device = dtype, device
+        self._inputs = UNetInputs(unet, size, batch, dtype, device)
+        self._scheduler = EulerDiscreteScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1)
+
+    def begin(self) -> torch.Tensor:
+        """The latents that a pass begins with. Any step may follow."""
+        self._scheduler.set_timesteps(self.steps, device=self._device)
+        pictures = self._batch // 2 if self.guidance > 1 else self._batch
+        return self._inputs.latents[:pictures] * self._scheduler.init_noise_sigma
+
+    def step(self, accelerator: Any, index: int, latents: torch.Tensor) -> torch.Tensor:
+        """The latents after step ``index``."""
+        guided, timestep = self.guidance > 1, self._scheduler.timesteps[index]
+        if accelerator is not None:
+            accelerator.step(index, self.steps, Layout.guided(self._batch) if guided else None)
+        given = self._scheduler.scale_model_input(torch.cat([latents] * 2) if guided else latents, timestep)
+        predicted = self._inputs(self._unet, given, timestep)[:, : latents.shape[1]]
+        if guided:
+            without, with_text = predicted.chunk(2)
+            predicted = without + self.guidance * (with_text - without)
+        return self._scheduler.step(predicted, timestep, latents).prev_sample.to(self._dtype)
+
+    def __call__(self, accelerator: Any) -> torch.Tensor:
+        """The whole pass; its latents."""
+        latents = self.begin()
+        for index in range(self.steps):
+            latents = self.step(accelerator, index, latents)
         return latents
-
-    return run
 
 
 def pipeline_run(pipeline: Any, size: int, batch: int, steps: int, guidance: float) -> Work:
-    """A whole generation of a real pipeline, text encoder and autoencoder included. batch: rows of a U-Net call, as in `generation`."""
+    """A whole generation of a real pipeline, text encoder and autoencoder included. batch: rows of a U-Net call, as in `Sampling`."""
     guided = guidance > 1
     pipeline.set_progress_bar_config(disable=True)
 
@@ -96,5 +107,5 @@ def work_for(model: Any, size: int, batch: int, dtype: torch.dtype, device: str,
     if steps is None:
         return single_call(unet, size, batch, dtype, device)
     if unet is model:
-        return generation(unet, size, batch, dtype, device, steps, guidance)
+        return Sampling(unet, size, batch, dtype, device, steps, guidance)
     return pipeline_run(model, size, batch, steps, guidance)

@@ -71,8 +71,8 @@ def test_whole_generations(backend, tmp_path, capsys):
 def test_a_generation_is_finite_and_guided():
     unet = build_unet("tiny", "diffusers")
     with torch.no_grad():
-        weak, strong = (workloads.generation(unet, 64, 2, torch.float32, "cpu", 3, guidance)(None) for guidance in (1.5, 9))
-        alone = workloads.generation(unet, 64, 2, torch.float32, "cpu", 3, 0)(None)
+        weak, strong = (workloads.Sampling(unet, 64, 2, torch.float32, "cpu", 3, guidance)(None) for guidance in (1.5, 9))
+        alone = workloads.Sampling(unet, 64, 2, torch.float32, "cpu", 3, 0)(None)
     assert weak.shape == (1, 4, 8, 8) and alone.shape == (2, 4, 8, 8)
     assert torch.isfinite(strong).all() and not torch.equal(weak, strong)
 

@@ -1,0 +1,95 @@
+"""Limits and peers: what they do to a U-Net, that they leave nothing behind, and what is said of those that do not run."""
+
+import json
+import sys
+
+import pytest
+import torch
+from traces import fingerprint
+
+from lib_accel.cli.architectures import ARCHITECTURES, Architecture, build_unet
+from lib_accel.cli.errors import CommandError
+from lib_accel.cli.inputs import UNetInputs
+from lib_accel.cli.main import main
+from lib_accel.cli.peers import PEERS
+from lib_accel.cli.workloads import Sampling
+
+TINY = Architecture((32, 64), (1, 0), None, 4, 24)
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    monkeypatch.setitem(ARCHITECTURES, "tiny", TINY)
+
+
+@pytest.fixture
+def unet():
+    return build_unet("tiny", "diffusers")
+
+
+def bench(words):
+    return main(["bench", "--arch", "tiny", "--size", "64", "--runs", "1", *words.split()])
+
+
+@pytest.mark.parametrize("name", ["no-self-attention", "no-cross-attention", "half-the-rows", "pyramid-attention", "deepcache", "tomesd"])
+def test_a_peer_changes_the_result_and_leaves_nothing_behind(name, unet):
+    if name in ("tomesd", "deepcache"):
+        pytest.importorskip({"deepcache": "DeepCache"}.get(name, name))
+    sampling = Sampling(unet, 64, 2, torch.float32, "cpu", 6, 5.0)
+    before = fingerprint(unet)
+    with torch.no_grad():
+        plain = sampling(None)
+        with PEERS[name](unet):
+            assert not torch.equal(sampling(None), plain)
+        assert name == "tomesd" or fingerprint(unet) == before
+        assert torch.equal(sampling(None), plain)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_half_the_rows_runs_the_second_half_and_returns_it_for_all(unet, rows):
+    seen = []
+    unet.conv_in.register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
+    with torch.no_grad():
+        inputs = UNetInputs(unet, 64, rows, torch.float32, "cpu")
+        whole = inputs(unet)
+        with PEERS["half-the-rows"](unet):
+            half = inputs(unet)
+    assert seen == [rows, rows - rows // 2]
+    assert half.shape == whole.shape
+    torch.testing.assert_close(half[-1], whole[-1])
+    if rows == 2:
+        assert torch.equal(half[0], half[1])
+
+
+def test_a_peer_that_keeps_things_asks_for_whole_generations(unet):
+    with torch.no_grad(), pytest.raises(CommandError, match="only whole generations"), PEERS["pyramid-attention"](unet):
+        UNetInputs(unet, 64, 2, torch.float32, "cpu")(unet)
+
+
+def test_peers_that_do_not_run_are_told_with_the_reason_and_cost_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "DeepCache", None)
+    path = tmp_path / "peers.json"
+    assert bench(f"--whole --steps 3 --json {path} --variants plain faster-cache half-the-rows") == 0
+    plain, failing, limit = json.loads(path.read_text())["rows"]
+    assert failing["not_run"] and failing["seconds"] == [] and failing["min"] is None
+    assert plain["not_run"] is limit["not_run"] is None and limit["min"] > 0
+    out = capsys.readouterr().out
+    assert f"| faster-cache | not run: {failing['not_run']} |" in out
+    lines = [line for line in out.splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in lines}) == 1
+
+
+def test_a_missing_package_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "DeepCache", None)
+    assert bench("--whole --steps 2 --variants plain deepcache") == 0
+    assert "| deepcache | not run: the package DeepCache is not installed |" in capsys.readouterr().out
+
+
+def test_ldm_unets_are_not_for_diffusers_hooks(capsys):
+    assert bench("--backend ldm --whole --steps 2 --variants plain pyramid-attention") == 0
+    assert "not run: it knows diffusers' U-Nets only" in capsys.readouterr().out
+
+
+def test_what_all_ratios_are_against_must_run(capsys):
+    assert bench("--variants pyramid-attention plain") == 2
+    assert "only whole generations" in capsys.readouterr().err
