@@ -18,6 +18,7 @@ from .methods import (
     TokenMerging,
 )
 from .prompt_edit import Edit, LocalBlend, Refine, Replace, Reweight
+from .prompt_edit.editing import edit_images
 from .settings import SettingError
 from .sites import UnsupportedModelError
 from .thresholds import Thresholds
@@ -47,6 +48,7 @@ __all__ = [
     "UnsupportedModelError",
     "accelerated",
     "apply_patch",
+    "edit_images",
     "is_patched",
     "patch_report",
     "remove_patch",

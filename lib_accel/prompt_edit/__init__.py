@@ -26,7 +26,7 @@ Streams of one batch may have different numbers of chunks: `mix` pads the shorte
 texts that a host padded further. `WordError` (a `SettingError`) names the words that a prompt has. Other AND parts than the first take
 part in a local blend through columns of their own: `AlignedBlend.columns[image, part]`.
 
-`lib_accel.edit_images` does all of it for diffusers' pipelines.
+`lib_accel.edit_images` (`editing`) does all of it for diffusers' pipelines.
 """
 
 from ..settings import SettingError

@@ -38,7 +38,7 @@ class LocalBlend:
     def __post_init__(self) -> None:
         for name in ("source", "edited", "subtract"):
             words = getattr(self, name)
-            words = (words,) if isinstance(words, (str, int)) else tuple(words)
+            words = tuple(words) if isinstance(words, (tuple, list)) else (words,)
             if any(isinstance(word, bool) or not isinstance(word, (str, int)) for word in words):
                 raise SettingError(f"LocalBlend.{name} is {words!r}; it must be words, or numbers of words.")
             object.__setattr__(self, name, words)
@@ -46,13 +46,18 @@ class LocalBlend:
             raise SettingError("LocalBlend.source is (); it must be one word of the source prompt or more.")
         check(self)
 
-    def aligned(self, prompts: Sequence[PromptTokens]) -> AlignedBlend:
-        """For a batch whose image 0 has the source prompt, ``prompts[0]``, and whose others are edited. WordError."""
-        columns = {(0, 0): WordColumns(_positions(prompts[0], self.source, "source"), self._subtracted(prompts[0]))}
+    def aligned(self, prompts: Sequence[PromptTokens], strict: bool = True) -> AlignedBlend:
+        """For a batch whose image 0 has the source prompt, ``prompts[0]``, and whose others are edited. WordError.
+
+        strict: every word of ``edited`` and ``subtract`` must be in some prompt; not so for a part of a larger set of edits.
+        """
+        for words, among in ((self.edited, prompts[1:]), (self.subtract, prompts)) if strict else ():
+            for word in words:
+                if among and not any(prompt.has(word) for prompt in among):
+                    among[0].find(word)
+        columns = {(0, 0): WordColumns(_positions(prompts[0], self.source), self._subtracted(prompts[0]))}
         for image, prompt in enumerate(prompts[1:], 1):
             columns[image, 0] = WordColumns(self._positions_in(prompt), self._subtracted(prompt))
-        if self.subtract and not any(one.subtract for one in columns.values()):
-            prompts[0].find(next(iter(self.subtract)))
         return AlignedBlend(columns, self.threshold, self.subtract_threshold, self.start)
 
     def _positions_in(self, prompt: PromptTokens) -> tuple[int, ...]:
@@ -60,7 +65,7 @@ class LocalBlend:
         if not words:
             wanted = ", ".join(map(repr, self.edited or self.source))
             raise WordError(f"LocalBlend.edited is {wanted}; the prompt {prompt.text!r} has the words {', '.join(prompt.words)}.")
-        return _positions(prompt, words, "edited")
+        return _positions(prompt, words)
 
     def _subtracted(self, prompt: PromptTokens) -> tuple[int, ...]:
         return tuple(position for word in self.subtract if prompt.has(word) for position in prompt.find(word))
@@ -136,5 +141,5 @@ def composite(edited: Any, source: Any, mask: torch.Tensor, width: int = 4) -> A
     return Image.fromarray((old + soft * (new - old) + 0.5).clip(0, 255).astype(np.uint8))
 
 
-def _positions(prompt: PromptTokens, words: Sequence[str | int], name: str) -> tuple[int, ...]:
+def _positions(prompt: PromptTokens, words: Sequence[str | int]) -> tuple[int, ...]:
     return tuple(position for word in words for position in prompt.find(word))
