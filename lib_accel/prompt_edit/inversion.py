@@ -76,8 +76,9 @@ def ddim(pipe: Any) -> Iterator[None]:
         pipe.scheduler = own
 
 
-def invert(pipe: Any, how: str, latents: torch.Tensor, given: dict[str, torch.Tensor], steps: int, guidance: float, size: tuple[int, int])
--> Inverted:
+def invert(
+    pipe: Any, how: str, latents: torch.Tensor, given: dict[str, torch.Tensor], steps: int, guidance: float, size: tuple[int, int]
+) -> Inverted:
     """``latents`` [1, channels, h, w] of a picture back to noise, inside `ddim`. SettingError for an unknown ``how`` (`INVERSIONS`).
 
     given: embeddings of the source prompt; see `text.embeddings`. guidance: the scale of the edits to come (null-text fits it). size:

@@ -64,7 +64,7 @@ def test_streams_give_the_same_as_texts():
 def test_windows_are_the_published_switches(case):
     total = case["num_steps"]
     tokenizer = prompts.Words(77, triceratops=4)
-    source, *targets = (tokenizer(text) for text in case["prompts"])
+    _, *targets = (tokenizer(text) for text in case["prompts"])
     switches = []
     for target in targets:
         windows = token_windows(target, case["cross_replace_steps"], missing_ok=True)
