@@ -58,9 +58,12 @@ def host_skips_uncond(denoiser: Any, params: Any) -> bool:
 
 
 def guidance_of(denoiser: Any) -> float | None:
-    """The scale by which the host guides in this step."""
+    """The scale by which the host guides in this step; None where there is no such number: with weights of AND prompts that do not add
+    up to 1 the negative prompt counts at every scale."""
     scale = _given(denoiser).get("cond_scale")
-    return None if scale is None else float(scale) * getattr(denoiser, "cond_scale_miltiplier", 1.0)
+    if scale is None or any(abs(sum(part.weight for part in parts) - 1) > 1e-6 for parts in _images(denoiser) or ()):
+        return None
+    return float(scale) * getattr(denoiser, "cond_scale_miltiplier", 1.0)
 
 
 def sigma_of(denoiser: Any, params: Any) -> float | None:

@@ -14,6 +14,7 @@ from .unguided import Unguided, why_guided
 # What may leave rows out, or keeps something for them from step to step.
 OF_ROWS = (TGate, GuidanceSkip)
 LEFT_TO_HOST = "guidance was left to the WebUI where it skips the negative prompt itself (NGMS, Skip Early CFG)"
+AND_WEIGHTS = "guidance at scale 1 was kept: the weights of the AND prompts do not add up to 1"
 CHANGED_BATCH = "another extension changes the batch"
 
 
@@ -47,6 +48,8 @@ class Steps:
             "settled": settled_from(denoiser, total),
             "guided_because": why_guided(denoiser, parts),
         }
+        if told["guidance"] is None and self._drops_at_one and denoiser.p.cfg_scale == 1:
+            self.notes.add(AND_WEIGHTS)
         self._accelerator.step(index, total, rows, **told)
         if not any(row.role == "uncond" for row in rows):
             self.notes.add(LEFT_TO_HOST)
