@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .. import methods as techniques
 from .. import sample
 from ..api import accelerated
 from ..presets import PRESETS, preset
@@ -20,9 +19,11 @@ from .bench import DTYPES
 from .errors import CommandError
 from .measuring import machine, timed
 from .models import open_pipeline
+from .variants import METHODS as SETTINGS_OF
+from .variants import parse_variant
 
-METHODS = {name: getattr(techniques, name) for name in techniques.__all__ if name not in ("HostTraits",)}
-SHOWN = 6  # pictures per variant in the grid
+METHODS = {method.__name__: method for method in SETTINGS_OF.values()}
+SHOWN = 5  # pictures per variant in the grid
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--method", nargs="*", default=list(METHODS), metavar="NAME", help=f"with their defaults: {', '.join(METHODS)} (all)"
     )
+    parser.add_argument("--variants", nargs="*", default=[], metavar="VARIANT", help="more, as for bench: tgate:gate=0.3, merging+tgate")
     parser.add_argument("--count", type=int, default=24, help="prompts of combinations that training never saw, one seed each (default 24)")
     parser.add_argument("--prompt", nargs="+", metavar="TEXT", help="your own prompts instead")
     parser.add_argument("--size", type=int, nargs="+", default=[256, 512], help="pixels a side, multiples of 8 (default 256 512)")
@@ -93,7 +95,12 @@ def _variants(args: argparse.Namespace) -> dict[str, tuple]:
         if name not in METHODS:
             raise CommandError(f"--method is {name!r}; it must be one of {', '.join(METHODS)}.")
         variants[name] = (METHODS[name](),)
-    return variants | {name.lower(): preset(name) for name in args.preset}
+    variants |= {name.lower(): preset(name) for name in args.preset}
+    for variant in map(parse_variant, args.variants):
+        if not variant.methods or variant.at is not None:
+            raise CommandError(f"--variants holds {variant.name!r}; here it takes presets and methods, for a whole pass.")
+        variants[variant.name] = variant.methods
+    return variants
 
 
 def draw(pipeline: Any, variants: dict[str, tuple], prompts: list[str], size: int, args: argparse.Namespace) -> dict[str, dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Variants: what a model is run with, written as words. ``plain``, a preset, methods with their settings, a peer.
 
     plain    balanced    merging:ratio=0.5,plan=block    agent:window=0-0.4+merging:ratio=0.4,window=0.4-1    balanced@0.5    tomesd
+    tgate:gate=0.4    guidance:when=after,after=0.5
 
 ``+`` joins methods. A method's window is the whole pass unless it is given. ``@`` says where in the pass a single U-Net call stands, as a
 fraction; without it, at the beginning.
@@ -27,6 +28,8 @@ METHODS = {
     "agent": techniques.AgentAttention,
     "merging": techniques.TokenMerging,
     "downsampling": techniques.TokenDownsampling,
+    "tgate": techniques.TGate,
+    "guidance": techniques.GuidanceSkip,
 }
 # Finer than any sampler's steps, so that a fraction falls where it says.
 POSITIONS = 1000
@@ -90,7 +93,7 @@ def _method(text: str, part: str) -> Any:
         known = ", ".join(("plain", *PRESETS, *METHODS, *PEERS))
         raise CommandError(f"variant is {text!r}; {name!r} must be one of {known}.")
     fields = [field.name for field in dataclasses.fields(METHODS[name])]
-    given: dict[str, Any] = {"window": (0.0, 1.0)}
+    given: dict[str, Any] = {"window": (0.0, 1.0)} if "window" in fields else {}
     for pair in filter(None, settings.split(",")):
         key, equals, value = pair.partition("=")
         if key not in fields or not equals:

@@ -52,9 +52,19 @@ def test_the_command(tmp_path, capsys):
     assert "| fast |" in capsys.readouterr().out
 
 
+def test_variants_are_those_of_bench(tmp_path):
+    words = f"--size 64 --steps 4 --count 1 --preset --method --variants merging:ratio=0.3+tgate:gate=0.5 --out {tmp_path}"
+    assert main(["quality", *words.split()]) == 0
+    (row,) = json.loads((tmp_path / "quality.json").read_text())["sizes"]["64"][1:]
+    assert row["name"] == "merging:ratio=0.3+tgate:gate=0.5"
+    assert "TokenMerging" in row["account"] and "TGate" in row["account"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["--variants", "half-the-rows"], ["--variants", "half-the-rows", "methods"]),
+        (["--variants", "fast@0.5"], ["--variants", "fast@0.5"]),
         (["--size", "100"], ["--size", "100", "multiple of 8"]),
         (["--count", "0"], ["--count", "0"]),
         (["--method", "Magic"], ["--method", "Magic", "TokenMerging"]),

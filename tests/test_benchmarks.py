@@ -1,0 +1,159 @@
+"""Suites, their runner, the pictures and README's table. Nothing is timed here."""
+
+import argparse
+import json
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from lib_accel.cli import bench, quality
+from lib_accel.cli.variants import parse_variant
+
+FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
+sys.path.insert(0, str(FOLDER))
+import plots  # noqa: E402
+import readme_table  # noqa: E402
+import run_suite  # noqa: E402
+
+SUITES = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted((FOLDER / "suites").glob("*.json"))}
+ROWS = {row["name"]: row for suite in SUITES.values() for row in suite["rows"]}
+MACHINE = {"device": "a CPU", "threads": "2", "torch": "2", "date": "2026-01-01"}
+
+
+def result(rows, **settings):
+    given = {"steps": "25", "guidance": "7.0", "whole": "False", "compose": "False"} | settings
+    return {"what": "sd15 (ldm), random weights", "settings": given, "machine": MACHINE, "rows": rows}
+
+
+def timed(variant, ratio, size=512, **more):
+    numbers = {
+        "seconds": [1 / ratio],
+        "min": 1 / ratio,
+        "median": 1 / ratio,
+        "spread": 0.0,
+        "ratio_of_min": ratio,
+        "ratio_of_median": ratio,
+    }
+    row = {"size": size, "batch": 2, "dtype": "float32", "variant": variant, **numbers, "peak_mib": None, "not_run": None}
+    return row | more
+
+
+def quality_result(points):
+    rows = [{"name": name, "ratio": ratio, "ssim": ssim} for name, (ratio, ssim) in points.items()]
+    return {"machine": MACHINE, "prompts": ["a"], "model": "m", "sizes": {"512": rows}}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_every_row_of_every_suite_is_a_command_that_is_accepted(name):
+    row = ROWS[name]
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    commands = {"bench": bench, "quality": quality}
+    commands[row["command"]].add_arguments(parser)
+    args = parser.parse_args(shlex.split(row["arguments"]))
+    if row["command"] == "bench":
+        bench._check(args)
+        assert args.variants[0] == "plain"
+        for variant in args.variants:
+            parse_variant(variant)
+    else:
+        quality._variants(args)
+
+
+def test_names_of_rows_are_unique_and_pictures_name_rows():
+    assert len(ROWS) == sum(len(suite["rows"]) for suite in SUITES.values())
+    for suite in SUITES.values():
+        names = {row["name"] for row in suite["rows"]}
+        assert all(plot["kind"] in plots.KINDS and set(plot["rows"]) <= names for plot in suite.get("plots", ()))
+
+
+def test_the_runner_runs_rows_and_reports_those_that_fail(tmp_path, monkeypatch, capsys):
+    rows = [
+        {"name": "tiny", "minutes": 1, "command": "bench", "arguments": "--arch sd15 --size 63"},
+        {"name": "good", "minutes": 1, "command": "bench", "arguments": "--variants plain"},
+    ]
+    (tmp_path / "it.json").write_text(json.dumps({"title": "It", "rows": rows}))
+    monkeypatch.setattr(run_suite, "SUITES", tmp_path)
+    ran = run_suite.subprocess.run
+
+    def run(command, **given):
+        if "--variants" in command:
+            Path(command[command.index("--json") + 1]).write_text(json.dumps(result([timed("plain", 1)])))
+            return run_suite.subprocess.CompletedProcess(command, 0, stderr="")
+        return ran(command, **given)
+
+    monkeypatch.setattr(run_suite.subprocess, "run", run)
+    assert run_suite.main(["it", "--results", str(tmp_path / "results")]) == 1
+    report = (tmp_path / "results" / "it.md").read_text()
+    assert "Not run: bench: --size is 63; it must be a multiple of 8 from 64 on." in report
+    assert "a CPU, 2 threads, torch 2, 2026-01-01" in report and "| 512 | 2 | float32 | plain |" in report
+    assert "python -m lib_accel bench --variants plain" in report
+    assert run_suite.main(["it", "--rows", "good", "--report-only", "--results", str(tmp_path / "results")]) == 0
+    capsys.readouterr()
+    assert run_suite.main(["it", "--dry-run"]) == 0
+    assert capsys.readouterr().out.count("python -m lib_accel bench") == 2
+
+
+def test_a_package_that_cannot_be_installed_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_suite, "PACKAGES", tmp_path)
+    row = {"name": "it", "command": "bench", "arguments": "", "needs": ["no such package ==1"]}
+    assert "no such package ==1 could not be installed" in run_suite.run_row(row, tmp_path)
+
+
+def test_readmes_table(tmp_path):
+    rows = [timed("plain", 1), timed("merging:ratio=0.5", 1.5), timed("half-the-rows", 2.0, not_run="why")]
+    (tmp_path / "sd15-cpu-512.json").write_text(json.dumps(result(rows)))
+    composed = result([timed("plain", 1), timed("balanced", 2.25)], whole="True", compose="True")
+    (tmp_path / "sd15-cpu-1024-whole.json").write_text(json.dumps(composed))
+    text = readme_table.table(tmp_path)
+    assert "| `TokenMerging(ratio=0.5)` | 1.50x | - |" in text
+    assert "| limit: half the rows | not run | - |" in text
+    assert "| Balanced, 25 steps, guidance 7 | - | 2.25x* |" in text
+    assert text.endswith("a CPU, 2 threads, float32, torch 2, 2026-01-01; * composed of timed steps of each kind.")
+    assert "AgentAttention" not in text
+    readme = f"before\n{readme_table.BEGIN}\nold\n{readme_table.END}\nafter\n"
+    replaced = readme_table.replaced(readme, "new")
+    assert replaced.startswith("before\n") and replaced.endswith("\nafter\n") and "old" not in replaced
+    assert readme_table.replaced(replaced, "new") == replaced
+    with pytest.raises(ValueError, match="README lacks"):
+        readme_table.replaced("nothing", "new")
+    with pytest.raises(SystemExit, match="no result in"):
+        readme_table.table(tmp_path / "empty")
+
+
+def test_readme_has_the_place_of_its_table_and_the_rows_exist():
+    readme = readme_table.README.read_text(encoding="utf-8")
+    assert readme.count(readme_table.BEGIN) == readme.count(readme_table.END) == 1
+    assert readme_table.COMMAND.split(" && ")[0] in readme
+    for _, kind, variant in readme_table.ROWS:
+        for size in readme_table.COLUMNS:
+            assert variant in shlex.split(ROWS[f"sd15-cpu-{size}{kind}"]["arguments"])
+
+
+def test_lines_of_a_plot_are_named_by_what_differs():
+    first = result([timed("plain", 1), timed("plain", 1, 1024), timed("merging", 1.2), timed("tomesd", 1, not_run="why")])
+    assert plots.lines_of([first], "ratio_of_min") == {"plain": [(512, 1), (1024, 1)], "merging": [(512, 1.2)]}
+    second = result([timed("plain", 1, batch=8)]) | {"what": "sdxl (diffusers), random weights"}
+    assert set(plots.lines_of([first, second], "min")) == {"sd15, plain, batch 2", "sd15, merging, batch 2", "sdxl, plain, batch 8"}
+
+
+def test_the_pareto_front_keeps_what_nothing_beats():
+    points = {"plain": [(1, 1)], "good": [(1.5, 0.9)], "worse": [(1.4, 0.8)], "as fast": [(1.5, 0.7)], "fastest": [(2, 0.5)]}
+    assert plots.pareto_front(points) == [(1, 1), (1.5, 0.9), (2, 0.5)]
+
+
+@pytest.mark.parametrize("kind", plots.KINDS)
+def test_pictures_are_drawn_from_results(kind, tmp_path):
+    pytest.importorskip("matplotlib")
+    made = quality_result({"plain": (1, 1), "fast": (2, 0.8)}) if kind == "pareto" else result([timed("plain", 1), timed("fast", 2)])
+    (tmp_path / "r.json").write_text(json.dumps(made))
+    assert plots.main([kind, str(tmp_path / "r.json"), "--out", str(tmp_path / "p.png")]) == 0
+    assert (tmp_path / "p.png").stat().st_size > 1000
+
+
+def test_no_picture_without_results_or_matplotlib(tmp_path, monkeypatch):
+    assert plots.draw("time", [tmp_path / "none.json"], tmp_path / "p.png") == "there is no result to draw"
+    (tmp_path / "r.json").write_text(json.dumps(result([timed("plain", 1)])))
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert plots.draw("time", [tmp_path / "r.json"], tmp_path / "p.png") == "matplotlib is not installed"
