@@ -1,6 +1,7 @@
 """The host's small modules, made here; the larger ones are files."""
 
 import importlib.util
+import re
 import sys
 import types
 from contextlib import nullcontext
@@ -51,6 +52,8 @@ devices = _module("devices", cpu=_cpu, device=_cpu, autocast=lambda disable=Fals
 # What was saved: (picture, folder, name, more).
 _saved: list[tuple] = []
 images = _module("images", saved=_saved, save_image=lambda image, path, basename, **more: _saved.append((image, path, basename, more)))
+_TAG = r"<\w+:[^>]+>"
+extra_networks = _module("extra_networks", parse_prompt=lambda prompt: (re.sub(_TAG, "", prompt), re.findall(_TAG, prompt)))
 # Set by the harness.
 paths = _module("paths", data_path="")
 hypernetworks = _module("hypernetworks")

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from modules import errors, infotext_utils, paths, prompt_parser, sd_models, sd_samplers_common, shared
+from modules import errors, extra_networks, infotext_utils, paths, prompt_parser, sd_models, sd_samplers_common, shared
 from modules.scripts import PostprocessImageArgs, PostSampleArgs
 
 
@@ -113,10 +113,13 @@ def ratio_of(p):
 
 
 def create_infotext(p, index=0):
-    params = {"Steps": p.steps, "Sampler": p.sampler_name, "CFG scale": p.cfg_scale, "Seed": p.seed, "Size": f"{p.width}x{p.height}"}
-    params |= {key: value for key, value in p.extra_generation_params.items() if value is not None}
+    # Lists are for the pictures of a batch, in their order.
+    own = {key: value[index] if isinstance(value, list) else value for key, value in p.extra_generation_params.items()}
+    prompt, seed = (p.all_prompts[index], p.all_seeds[index]) if isinstance(p.prompt, list) else (p.prompt, p.seed)
+    params = {"Steps": p.steps, "Sampler": p.sampler_name, "CFG scale": p.cfg_scale, "Seed": seed, "Size": f"{p.width}x{p.height}"}
+    params |= {key: value for key, value in own.items() if value is not None}
     words = [key if key == value else f"{key}: {infotext_utils.quote(value)}" for key, value in params.items()]
-    return f"{p.prompt}\n" + ", ".join(words)
+    return f"{prompt}\n" + ", ".join(words)
 
 
 def fix_seed(p):
@@ -141,7 +144,9 @@ def process_images(p):
 def process_images_inner(p):
     total = p.batch_size * p.n_iter
     p.all_prompts = [p.prompt] * total if isinstance(p.prompt, str) else list(p.prompt)
-    p.all_seeds = [p.seed + i for i in range(len(p.all_prompts))]
+    styles = getattr(p, "styles", None) or ()
+    p.all_prompts = [shared.prompt_styles.apply_styles_to_prompt(prompt, styles) for prompt in p.all_prompts]
+    p.all_seeds = p.seed if isinstance(p.seed, list) else [p.seed + i for i in range(len(p.all_prompts))]
     p.scripts.process(p)
     images, infotexts = [], []
     with torch.no_grad():
@@ -153,6 +158,7 @@ def process_images_inner(p):
             p.iteration = n
             batch = slice(n * p.batch_size, (n + 1) * p.batch_size)
             p.prompts, p.seeds = p.all_prompts[batch], p.all_seeds[batch]
+            p.prompts = [extra_networks.parse_prompt(prompt)[0] for prompt in p.prompts]
             p.negative_prompts = [p.negative_prompt] * len(p.prompts)
             told = {"batch_number": n, "prompts": p.prompts, "seeds": p.seeds, "subseeds": p.seeds}
             p.scripts.before_process_batch(p, **told)

@@ -48,6 +48,19 @@ def _texts(text, steps):
     return [(last, before + first + after), (steps, before + then + after)]
 
 
+def get_learned_conditioning_prompt_schedules(prompts, base_steps, hires_steps=None, use_old_scheduling=False):
+    return [[list(entry) for entry in _texts(prompt, base_steps)] for prompt in prompts]
+
+
+def parse_prompt_attention(text):
+    """[text, weight] of ``(words:1.2)`` and of what stands between; BREAK is one of weight -1."""
+    parts = []
+    for plain, inner, weight in re.findall(r"([^()]+)|\(([^()]*):([\d.]+)\)", text):
+        for number, part in enumerate(re.split(r"\s*\bBREAK\b\s*", plain or inner)):
+            parts += [["BREAK", -1]] * (number > 0) + [[part, float(weight or 1)]]
+    return parts or [["", 1.0]]
+
+
 def _schedules(model, text, steps):
     return [ScheduledPromptConditioning(last, model.get_learned_conditioning([words])[0]) for last, words in _texts(text, steps)]
 

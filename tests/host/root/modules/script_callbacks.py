@@ -7,7 +7,7 @@ from typing import Any
 from modules import errors
 
 BEFORE_JOBS = ("app_started", "before_reload", "script_unloaded", "before_ui", "model_loaded")
-CATEGORIES = (*BEFORE_JOBS, "cfg_denoiser", "cfg_denoised", "cfg_after_cfg")
+CATEGORIES = (*BEFORE_JOBS, "cfg_denoiser", "cfg_denoised", "cfg_after_cfg", "infotext_pasted")
 BACKWARDS = ("script_unloaded", "before_ui")
 callbacks: dict[str, list[tuple[str, Any]]] = {category: [] for category in CATEGORIES}
 

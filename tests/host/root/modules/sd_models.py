@@ -1,12 +1,13 @@
 """Models of the double: a tiny U-Net of the real classes and trivial text and pictures around it."""
 
+import re
 import zlib
 from types import SimpleNamespace
 
 import torch
 from torch import nn
 
-from modules import script_callbacks, sd_hijack
+from modules import prompt_parser, script_callbacks, sd_hijack
 from modules.prompt_parser import DictWithShape
 
 WORD_LENGTH, WIDTH = 5, 16
@@ -28,6 +29,29 @@ class Wrapper(nn.Module):
         return self.diffusion_model(x, t, context=c_crossattn)
 
 
+class TextModel:
+    """Words as tokens, in chunks of three between a begin and an end."""
+
+    chunk_length, id_start, id_end, id_pad = WORD_LENGTH - 2, 1, 2, 2
+
+    def tokenize(self, texts):
+        return [[3 + zlib.crc32(word.lower().encode()) % 9999 for word in re.findall(r"\w+|[^\w\s]+", text)] for text in texts]
+
+    def tokenize_line(self, line):
+        chunks, current = [], []
+        for text, weight in prompt_parser.parse_prompt_attention(line):
+            if (text, weight) == ("BREAK", -1):
+                chunks, current = [*chunks, current], []
+                continue
+            for token in self.tokenize([text])[0]:
+                if len(current) == self.chunk_length:
+                    chunks, current = [*chunks, current], []
+                current.append(token)
+        chunks += [current] if current or not chunks else []
+        made = [[self.id_start, *chunk, *[self.id_end] * (self.chunk_length + 1 - len(chunk))] for chunk in chunks]
+        return [SimpleNamespace(tokens=tokens, fixes=[]) for tokens in made], sum(map(len, chunks))
+
+
 class Model(nn.Module):
     """kind: ``sd1`` | ``sd2`` | ``sdxl`` | ``sd3``. width: of its text. Computes in its U-Net's precision."""
 
@@ -42,6 +66,7 @@ class Model(nn.Module):
         self.applied_token_merged_ratio = 0
         self.lowvram = False
         self.width = width
+        self.cond_stage_model = None if kind == "sd3" else TextModel()
 
     def apply_model(self, x, t, cond):
         dtype = next((p.dtype for p in self.parameters()), x.dtype)
@@ -50,11 +75,12 @@ class Model(nn.Module):
         return self.model(x.to(dtype), t, image.to(dtype), text).to(x.dtype)
 
     def get_learned_conditioning(self, texts):
-        """For each text [1, tokens, width]; more than three words take twice the tokens. SDXL's have a vector, too."""
+        """For each text [1, tokens, width]; every three words take a chunk of tokens. SDXL's have a vector, too."""
         conds = []
         for text in texts:
             generator = torch.Generator().manual_seed(zlib.crc32(text.encode()))
-            cond = torch.randn(1, WORD_LENGTH * (1 + (len(text.split()) > 3)), self.width, generator=generator)
+            chunks = len(TextModel().tokenize_line(text)[0])
+            cond = torch.randn(1, WORD_LENGTH * chunks, self.width, generator=generator)
             conds.append(DictWithShape(crossattn=cond, vector=cond[:, 0, :WIDTH]) if self.is_sdxl else cond)
         return conds
 

@@ -64,6 +64,8 @@ opts = Options(
 state = State()
 cmd_opts = types.SimpleNamespace(api_auth=None, gradio_auth=None)
 loaded_hypernetworks = []
+# A style is what stands before its name in the prompt.
+prompt_styles = types.SimpleNamespace(apply_styles_to_prompt=lambda prompt, styles: ", ".join([prompt, *styles]))
 
 
 class _Shared(types.ModuleType):
