@@ -98,13 +98,16 @@ def _lines(axes: Any, results: Sequence[dict[str, Any]], lines: Points) -> None:
 
 
 def _pareto(axes: Any, results: Sequence[dict[str, Any]]) -> None:
+    sizes: dict[str, Points] = {}
     for result in results:
         for size, rows in result["sizes"].items():
-            points: Points = {row["name"]: [(row["ratio"], row["ssim"])] for row in rows}
-            for index, (name, [(ratio, ssim)]) in enumerate(points.items()):
-                axes.plot(ratio, ssim, MARKERS[index % len(MARKERS)], color=f"C{index % 10}", label=f"{name}, {size} px")
-                axes.annotate(name, (ratio, ssim), xytext=(6, 4), textcoords="offset points", fontsize=8)
-            axes.step(*zip(*pareto_front(points)), where="pre", color="grey", linewidth=1, linestyle="--")
+            sizes.setdefault(size, {}).update({row["name"]: [(row["ratio"], row["ssim"])] for row in rows})
+    for size, points in sizes.items():
+        for index, (name, [point]) in enumerate(points.items()):
+            axes.plot(*point, MARKERS[index % len(MARKERS)], color=f"C{index % 10}")
+            label = f"{name}, {size} px" if len(sizes) > 1 else name
+            axes.annotate(label, point, xytext=(6, 4), textcoords="offset points", fontsize=8)
+        axes.step(*zip(*pareto_front(points)), where="pre", color="grey", linewidth=1, linestyle="--")
     axes.set_xlabel("times as fast as plain, whole generation")
     axes.set_ylabel("SSIM to the plain picture of the same seed")
     axes.set_title(f"{len(results[0]['prompts'])} pictures, {_machine(results[0])}", fontsize=9)
