@@ -36,7 +36,7 @@ class Account:
         """Ready for JSON. Holds no prompt."""
         return {
             "line": str(self),
-            "preset": self.settings["preset"] if self.settings else None,
+            "preset": self.settings["preset"] if self.settings and self.settings["enabled"] else None,
             "settings": self.settings.changed() if self.settings else None,
             "complaint": self.complaint,
             "passes": [{"place": place, "report": report} for place, report in self.passes],
@@ -44,14 +44,24 @@ class Account:
         }
 
     def __str__(self) -> str:
-        if self.complaint or self.settings is None:
-            return f"Accel is off for this job: {self.complaint}"
         clauses = list(self.notes.get("", []))
         for place in self.places:
             parts = [_clauses(_merged([report for where, report in self.passes if where == place]))] if place in dict(self.passes) else []
             parts += self.notes.get(place, [])
             clauses.append((f"{place}: " if len(self.places) > 1 else "") + "; ".join(parts))
-        return f"Accel {shown_preset(self.settings['preset'])}: " + ("; ".join(clauses) or "no pass was seen") + "."
+        if self.complaint or self.settings is None:
+            return " ".join([f"Accel is off for this job: {self.complaint}", *(["; ".join(clauses) + "."] if clauses else [])])
+        preset = f" {shown_preset(self.settings['preset'])}" if self.settings["enabled"] else ""
+        return f"Accel{preset}: " + ("; ".join(clauses) or "no pass was seen") + "."
+
+    def take(self, other: Account) -> None:
+        """What ``other``, the account of another job of the same kind, tells is told by this one too."""
+        self.complaint = self.complaint or other.complaint
+        self.places.update(other.places)
+        self.passes += other.passes
+        for place, texts in other.notes.items():
+            for text in texts:
+                self.note(place, text)
 
 
 def _clauses(report: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 from modules import script_callbacks
 
 from . import api, axes
+from .prompt_edit.controls import restore_source
 from .session import SESSION
 
 
@@ -15,7 +16,11 @@ def on_cfg_denoiser(params: Any) -> None:
 
 
 def on_cfg_after_cfg(params: Any) -> None:
-    SESSION.after_step()
+    SESSION.after_step(params)
+
+
+def on_infotext_pasted(infotext: str, params: dict[str, Any]) -> None:
+    restore_source(params)
 
 
 def on_model_loaded(model: Any) -> None:
@@ -34,7 +39,7 @@ def on_app_started(demo: Any, app: Any) -> None:
     api.add_routes(demo, app)
 
 
-ALL = (on_cfg_denoiser, on_cfg_after_cfg, on_model_loaded, on_script_unloaded, on_before_ui, on_app_started)
+ALL = (on_cfg_denoiser, on_cfg_after_cfg, on_infotext_pasted, on_model_loaded, on_script_unloaded, on_before_ui, on_app_started)
 
 
 def register() -> None:

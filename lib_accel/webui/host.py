@@ -9,6 +9,8 @@ from modules import devices, shared
 from ..sites import find_unet, named
 from .traits import WebuiTraits
 
+TOKEN_MERGING = "off: the WebUI's own token merging is on (Settings, Optimizations)"
+
 
 def unet_of(p: Any) -> Any:
     """The U-Net that a job samples with, now. The checkpoint may change between passes and within one."""
@@ -49,7 +51,7 @@ def obstacle(p: Any) -> str | None:
         return "off: the option sd_unet runs the U-Net elsewhere (TensorRT or the like), where no layer can be changed"
     model = p.sd_model
     if (getattr(model, "applied_token_merged_ratio", 0) or 0) > 0:
-        return "off: the WebUI's own token merging is on (Settings, Optimizations)"
+        return TOKEN_MERGING
     return None
 
 

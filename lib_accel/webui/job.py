@@ -18,6 +18,8 @@ from .account import Account
 
 # Attributes of the host's processing objects. Copies of such an object take them along, so a job knows whose it is.
 JOB, AXES = "accel_job", "accel_axes"
+# Set by the script Prompt-to-Prompt on its own jobs: a `prompt_edit.batch.EditedBatch`.
+EDITS = "accel_prompt_edit"
 
 GROUP_NAMES = tuple(group.name for group in GROUPS if group.name)
 LEAST = {"agents": "AgentAttention", "merging": "TokenMerging", "downsampling": "TokenDownsampling"}
@@ -26,18 +28,26 @@ LEAST = {"agents": "AgentAttention", "merging": "TokenMerging", "downsampling": 
 class Job:
     """A job that Accel has something to do with, or something to say about.
 
-    settings: what it runs by, presets filled in for the model that it starts with; None when bad values switched it off.
+    settings: what it runs by, presets filled in for the model that it starts with; None when bad values switched it off. edits: the batch
+    of the script Prompt-to-Prompt that it draws, or None.
     """
 
     def __init__(self, p: Any, given: Mapping[str, Any], own: Mapping[str, Any]) -> None:
         self._p = weakref.ref(p)
         self._given, self._own = dict(given), own
+        self.edits = getattr(p, EDITS, None)
         self.settings: Settings | None = None
         try:
             self.settings = self.settings_for(_family(p))
             self.account = Account(self.settings)
         except SettingError as error:
+            self._given = {}
             self.account = Account(None, str(error))
+
+    @property
+    def accelerates(self) -> bool:
+        """Whether the accordion has anything to do with it."""
+        return self.settings is not None and self.settings["enabled"]
 
     @property
     def p(self) -> Any:
@@ -66,9 +76,9 @@ def begin(p: Any, args: tuple) -> None:
         enabled = KNOBS["enabled"].read(given.get("enabled", False))
     except SettingError as error:
         given, enabled = {"preset": f"refused: {error}"}, True
-    if not enabled:
+    if not enabled and getattr(p, EDITS, None) is None:
         return
-    job = Job(p, {**given, "enabled": True}, own)
+    job = Job(p, {**given, "enabled": True} if enabled else {}, own)
     complaint = complaint or user_presets.untold()
     if complaint and job.settings is not None:
         job.account.note("", complaint)

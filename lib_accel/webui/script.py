@@ -60,6 +60,14 @@ class AccelScript(scripts.Script):
     def process(self, p: Any, *args: Any) -> None:
         job.begin(p, args)
 
+    @_carefully
+    def process_batch(self, p: Any, *args: Any, **kwargs: Any) -> None:
+        mine = job.job_of(p)
+        if mine is not None and mine.edits is not None:
+            mine.edits.pad(p)
+        if not EVERY_SAMPLING:
+            SESSION.open(p, FIRST)
+
     if EVERY_SAMPLING:
 
         @_carefully
@@ -67,10 +75,6 @@ class AccelScript(scripts.Script):
             SESSION.open(p, HIRES if getattr(p, "is_hr_pass", False) else FIRST)
 
     else:
-
-        @_carefully
-        def process_batch(self, p: Any, *args: Any, **kwargs: Any) -> None:
-            SESSION.open(p, FIRST)
 
         @_carefully
         def before_hr(self, p: Any, *args: Any) -> None:

@@ -59,7 +59,7 @@ class Session:
         """A pass of ``p`` is about to be sampled."""
         self._close()
         job = job_of(p)
-        if job is None or job.settings is None:
+        if job is None or not (job.accelerates or job.edits):
             return
         self._open = now = OpenPass(job, place)
         try:
@@ -94,18 +94,27 @@ class Session:
                 # Hosts before 1.10 make it after the pass was opened.
                 self._watch(now, denoiser)
             self._follow_model(now, p, denoiser.step)
+            if now.job.edits is not None:
+                now.job.edits.before_step(now.accelerator, denoiser, params)
             if now.steps is not None:
                 now.steps.begin(denoiser, params)
             shield_from_host(denoiser, params)
         except Exception as error:
             self._give_up(error)
 
-    def after_step(self) -> None:
-        """The step's U-Net calls are over (`on_cfg_after_cfg`)."""
+    def after_step(self, params: Any) -> None:
+        """The step's U-Net calls are over, and ``params.x`` is what the host makes of them (`on_cfg_after_cfg`)."""
         now = self._open
-        surprise = now.steps.end() if now is not None and now.steps is not None else None
+        if now is None:
+            return
+        surprise = now.steps.end() if now.steps is not None else None
         if surprise:
             now.job.account.note(now.place, surprise)
+        if now.job.edits is not None:
+            try:
+                now.job.edits.after_step(params)
+            except Exception as error:
+                self._give_up(error)
 
     def model_loaded(self) -> None:
         """The host loaded a checkpoint: a pass that is open goes on with it at its next step."""
@@ -126,9 +135,13 @@ class Session:
             account.note(now.place, "0 of 0 layers: this model has no transformer blocks that Accel knows")
             return
         settings = now.job.settings_for(family_of(now.unet, p.steps))
-        methods, why_none = methods_for(settings, now.place, getattr(p, "cfg_scale", None))
-        if why_none:
-            account.note(now.place, why_none)
+        methods, *whys = methods_for(settings, now.place, getattr(p, "cfg_scale", None)) if now.job.accelerates else ((), None)
+        if now.job.edits is not None:
+            edited, why_unedited = now.job.edits.methods(p, now.place)
+            methods, whys = methods + edited, [*whys, why_unedited]
+        for why in filter(None, whys):
+            account.note(now.place, why)
+        if not methods:
             return
         if neighbours.regional_prompter(p, now.unet) and any(isinstance(method, OF_ROWS) for method in methods):
             methods = tuple(method for method in methods if not isinstance(method, OF_ROWS))
@@ -183,6 +196,8 @@ class Session:
         if accelerator is None:
             return
         try:
+            if now.job.edits is not None:
+                now.job.edits.end(accelerator, now.place)
             report = accelerator.report()
         finally:
             accelerator.remove()

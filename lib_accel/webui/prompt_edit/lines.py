@@ -50,6 +50,14 @@ class Line:
             text = f"{before}, {addition}{tags[0]}" if before else f"{addition}{tags[0]}"
         return text
 
+    def weighing(self, weights: Mapping[str, float]) -> str:
+        """This line as it is written with other weights."""
+        if dict(weights) == dict(self.weights):
+            return self.text
+        parts = [self.prompt] if self.prompt is not None else []
+        parts += [f"{old} -> {new}" for old, new in self.swaps] + [f"+ {addition}" for addition in self.additions]
+        return "; ".join([*parts, *(f"{word}*{weight:g}" for word, weight in weights.items())])
+
 
 def parse_lines(text: str) -> list[Line]:
     """The edits of the box. SettingError naming the line that cannot be."""

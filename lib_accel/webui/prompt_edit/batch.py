@@ -1,0 +1,153 @@
+"""One batch of the host at work: picture 0 is the source's, picture k + 1 that of cell k. The session asks it at every moment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from ...methods import ImageEdit, PromptToPrompt
+from ...passes import FIRST, HIRES
+from ...prompt_edit import Mixing, PromptTokens, blended, mix
+from ...prompt_edit.edits import equalizer
+from ...prompt_edit.windows import token_windows
+from ...settings import SettingError
+from . import host_text, values
+from .checking import Edits
+from .controls import CROSS, SELF, TITLE
+from .grid import Cell
+
+
+class EditedBatch:
+    """See the module. heat: word -> [pictures, h, w], of the first pass, when it is over."""
+
+    def __init__(self, edits: Edits, cells: Sequence[Cell]) -> None:
+        self.edits, self.cells = edits, tuple(cells)
+        self.heat: dict[Any, torch.Tensor] = {}
+        self._masks: dict[int, torch.Tensor] = {}
+        self._accelerator: Any = None
+        self._place = FIRST
+        self._size: tuple[int, int] | None = None
+        self._latents: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._denoiser: Any = None
+
+    # -- before a pass -------------------------------------------------------------------------------------------------------
+
+    def pad(self, p: Any) -> None:
+        """The host is about to encode the prompts: to the same length."""
+        for name in ("prompts", "hr_prompts"):
+            prompts = getattr(p, name, None)
+            if prompts:
+                setattr(p, name, host_text.padded(list(prompts), p.sd_model))
+
+    def methods(self, p: Any, place: str) -> tuple[tuple[Any, ...], str | None]:
+        """What the pass ``place`` runs, and why it is nothing (a clause), if so."""
+        self._place, self._accelerator = place, None
+        prompts = (getattr(p, "hr_prompts", None) if place == HIRES else None) or p.prompts
+        if len(prompts) != 1 + len(self.cells):
+            return (), f"{TITLE}: nothing edited, the batch has {len(prompts)} pictures and not {1 + len(self.cells)}"
+        try:
+            streams = [host_text.tokens_of(p.sd_model, prompt) for prompt in prompts]
+            return self._method(streams, place)
+        except SettingError:
+            # Not the error: it names words, and an account holds no prompt.
+            return (), f"{TITLE}: nothing edited, the prompts are others than the edits were made for (another extension changes them)"
+
+    def _method(self, streams: Sequence[PromptTokens], place: str) -> tuple[tuple[Any, ...], str | None]:
+        s = self.edits.settings
+        whole = place == FIRST or s["hires"]
+        made = [self._edit(image, cell, streams, whole) for image, cell in enumerate(self.cells, 1) if cell.control]
+        edits = [edit for edit in made if edit is not None]
+        if not edits:
+            return (), f"{TITLE}: nothing is re-weighted here, the prompts alone go on" if made else None
+        blend = self.edits.local_blend(self.cells[0].threshold) if place == FIRST else None
+        return (
+            PromptToPrompt(
+                tuple(edits),
+                blend=blend.aligned(streams, strict=False) if blend is not None else None,
+                cross_layers=s["cross_layers"],
+                self_layers=s["self_layers"],
+                self_source=None if s["self_source"] == "none" else s["self_source"],
+                tokens=tuple(streams) if place == FIRST and self.edits.heat_words() else (),
+            ),
+        ), None
+
+    def _edit(self, image: int, cell: Cell, streams: Sequence[PromptTokens], whole: bool) -> ImageEdit | None:
+        """whole: all of the edit; else re-weighting alone, None without any."""
+        cross = values.windows(f"{TITLE}: {CROSS}", cell.cross)
+        edit = self.edits.edit_of(cell)
+        if whole:
+            mixing = mix(streams[0], streams[image], edit, cross, missing_ok=True)
+            return ImageEdit(image, 0, (mixing,), values.window(f"{TITLE}: {SELF}", cell.self_))
+        if not edit.weights:
+            return None
+        keep = equalizer(streams[image], edit.weights)
+        windows = token_windows(streams[image], cross, missing_ok=True)
+        return ImageEdit(image, 0, (Mixing(torch.zeros(len(keep), len(keep)), keep, torch.ones_like(keep), windows),), 0.0)
+
+    # -- a step --------------------------------------------------------------------------------------------------------------
+
+    def before_step(self, accelerator: Any, denoiser: Any, params: Any) -> None:
+        """The host's callback `on_cfg_denoiser`, before anybody takes rows away."""
+        count = 1 + len(self.cells)
+        self._accelerator, self._denoiser = accelerator, denoiser
+        self._size = tuple(params.x.shape[-2:])
+        # DDIM and the like are given noise to go by; the picture in it has to be worked out.
+        by_noise = getattr(denoiser, "alphas", None) is not None
+        self._latents = (params.x[:count], params.sigma[:count]) if by_noise and params.x.shape[0] >= count else None
+
+    def after_step(self, params: Any) -> None:
+        """The host's callback `on_cfg_after_cfg`: local blend, on the picture that this step predicts."""
+        x = params.x
+        masks = self._masks_now(tuple(x.shape[-2:])) if x.shape[0] == 1 + len(self.cells) else {}
+        if not masks:
+            return
+        if getattr(self._denoiser, "alphas", None) is None:
+            params.x = _blend(x, masks)
+        elif self._latents is not None:
+            latents, timesteps = self._latents
+            alpha = self._denoiser.alphas.to(x.device)[timesteps.to(x.device, torch.long)].to(torch.float64)[:, None, None, None]
+            noise = (1 - alpha).sqrt()
+            pictures = _blend((latents.double() - noise * x.double()) / alpha.sqrt(), masks)
+            out = ((latents.double() - alpha.sqrt() * pictures) / noise).to(x.dtype)
+            # What is not blended stays as it is, bit for bit.
+            params.x = torch.stack([out[image] if image in masks else x[image] for image in range(len(x))])
+            kept = getattr(self._denoiser, "last_noise_uncond", None)
+            if getattr(self._denoiser, "need_last_noise_uncond", False) and kept is not None and kept.shape == x.shape:
+                self._denoiser.last_noise_uncond = _blend(kept, masks)
+        runner = self._runner()
+        if runner is not None:
+            runner.account.note("local blend")
+
+    def _masks_now(self, size: tuple[int, int]) -> dict[int, torch.Tensor]:
+        """Edited picture -> [H, W] for latents of ``size``: of this first pass, or kept from it."""
+        if self._place == HIRES:
+            return {image: F.interpolate(mask[None, None].float(), size)[0, 0] for image, mask in self._masks.items()}
+        runner = self._runner()
+        return {} if runner is None else runner.masks(size)
+
+    def _runner(self) -> Any:
+        return None if self._accelerator is None else self._accelerator.running(PromptToPrompt)
+
+    # -- after a pass --------------------------------------------------------------------------------------------------------
+
+    def end(self, accelerator: Any, place: str) -> None:
+        """The pass is over; what is kept of it has to be taken now."""
+        runner = accelerator.running(PromptToPrompt)
+        if place != FIRST or runner is None:
+            return
+        if self._size is not None:
+            self._masks = runner.masks(self._size)
+        words = self.edits.heat_words()
+        if words:
+            self.heat = accelerator.heat_maps(words)
+
+
+def _blend(x: torch.Tensor, masks: dict[int, torch.Tensor]) -> torch.Tensor:
+    """Every edited picture exactly the source's outside its mask."""
+    out = x.clone()
+    for image, mask in masks.items():
+        out[image] = blended(x[image], x[0], mask.to(x.device))
+    return out

@@ -1,0 +1,36 @@
+"""The script "Prompt-to-Prompt" of the Script menu."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import modules.scripts as scripts
+from modules import processing
+
+from . import checking, controls, result, runs, ui
+
+
+class PromptToPromptScript(scripts.Script):
+    """One instance per tab. Nothing of a job is kept on it."""
+
+    def title(self) -> str:
+        return controls.TITLE
+
+    def show(self, is_img2img: bool) -> bool:
+        return True
+
+    def ui(self, is_img2img: bool) -> list[Any]:
+        built = ui.build(self.elem_id, "img2img" if is_img2img else "txt2img")
+        self.infotext_fields = built.infotext_fields
+        self.paste_field_names = built.paste_field_names
+        return built.controls
+
+    def run(self, p: Any, *args: Any) -> Any:
+        """The grids. SettingError, before anything is drawn, for what cannot be drawn as asked."""
+        # Whoever gave us p may run it again (img2img's batch): it stays as it is.
+        own = copy.copy(p)
+        processing.fix_seed(own)
+        edits, plan = checking.prepared(own, args)
+        drawn = runs.draw(own, edits, plan)
+        return result.result(own, edits, plan, drawn)
