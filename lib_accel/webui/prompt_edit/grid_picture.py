@@ -8,6 +8,8 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 GAP = 8
+# Of a column: legends need some room.
+LEAST = 160
 PAPER, INK, GREY = (255, 255, 255), (20, 20, 20), (110, 110, 110)
 MISSING = (225, 225, 225)
 
@@ -24,7 +26,7 @@ def labelled(
 
     captions: (row, column) -> a text below that picture, empty for none. font: size -> a PIL font. All texts are wrapped, none is cut.
     """
-    width = max(picture.width for row in rows for picture in row if picture is not None)
+    width = max(LEAST, *(picture.width for row in rows for picture in row if picture is not None))
     height = max(picture.height for row in rows for picture in row if picture is not None)
     face = font(max(14, (width + height) // 34))
     line = face.getbbox("Ag")[3] + 4
