@@ -34,10 +34,10 @@ def test_account_in_comments_in_png_info_and_as_data(host):
 @pytest.mark.parametrize(
     ("setting", "first", "second"),
     [
-        ({}, "5 of 5", "4 of 4"),
+        ({}, "5 of 5", "5 of 5"),
         ({"hires.profile": "off"}, "5 of 5", "left alone"),
-        ({"first_pass": False}, "left alone", "4 of 4"),
-        ({"hires.merging_ratio": 0.3}, "5 of 5", "4 of 4"),
+        ({"first_pass": False}, "left alone", "5 of 5"),
+        ({"hires.merging_ratio": 0.3}, "5 of 5", "5 of 5"),
     ],
 )
 def test_hires_profiles(host, setting, first, second):

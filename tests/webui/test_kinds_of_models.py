@@ -115,7 +115,7 @@ def test_a_hires_pass_of_another_sampler_prompt_and_checkpoint(start, hr):
 def test_the_hires_pass_alone_as_the_upscale_button_does(start):
     host = start()
     done = host.job(accel=ON, enable_hr=True, firstpass_image=object())
-    assert "6 of 7 layers for 4 of 4 steps" in done.comments
+    assert "6 of 7 layers for 5 of 5 steps" in done.comments
     assert "first pass" not in done.comments
 
 

@@ -26,11 +26,11 @@ class InterruptedException(BaseException):
 
 
 def setup_img2img_steps(p, steps=None):
-    """(steps of the whole schedule, index of the first of the last ones that are run)."""
-    steps = p.steps if steps is None else steps
-    if shared.opts.img2img_fix_steps:
+    """(steps of the whole schedule, index of the first of the last ones that are run). ``steps`` are run as they are."""
+    if shared.opts.img2img_fix_steps or steps is not None:
+        steps = steps or p.steps
         return int(steps / min(p.denoising_strength, 0.999)), steps - 1
-    return steps, int(min(p.denoising_strength, 0.999) * steps)
+    return p.steps, int(min(p.denoising_strength, 0.999) * p.steps)
 
 
 def apply_refiner(denoiser):
