@@ -16,6 +16,8 @@ COMMANDS = {
     "bench": "time U-Net calls and whole generations with and without methods, interleaved",
     "info": "where attention sits, what a U-Net call multiplies, and what each preset leaves of it",
     "calibrate": "measure on this machine from what size on each method pays",
+    "edit": "a picture and versions of it by edited prompts that keep its composition (Prompt-to-Prompt)",
+    "maps": "where a picture's cross-attention looked for words of its prompt",
     "quality": "what each method changes in the pictures: distance, tone, detail, what they show, time",
 }
 

@@ -1,7 +1,7 @@
 """Variants: what a model is run with, written as words. ``plain``, a preset, methods with their settings, a peer.
 
     plain    balanced    merging:ratio=0.5,plan=block    agent:window=0-0.4+merging:ratio=0.4,window=0.4-1    balanced@0.5    tomesd
-    tgate:gate=0.4    guidance:when=after,after=0.5
+    tgate:gate=0.4    guidance:when=after,after=0.5    edit:pictures=2 (with --whole: a source and its edits)
 
 ``+`` joins methods. A method's window is the whole pass unless it is given. ``@`` says where in the pass a single U-Net call stands, as a
 fraction; without it, at the beginning.
@@ -23,6 +23,7 @@ from ..families import FAMILIES
 from ..presets import PRESETS, preset
 from .errors import CommandError
 from .peers import PEERS
+from .probes import PROBES
 
 METHODS = {
     "agent": techniques.AgentAttention,
@@ -89,17 +90,18 @@ def _fraction(text: str, place: str) -> float:
 def _method(text: str, part: str) -> Any:
     """The settings object that ``part`` (``name`` or ``name:key=value,key=value``) of the variant ``text`` describes."""
     name, _, settings = part.partition(":")
-    if name not in METHODS:
-        known = ", ".join(("plain", *PRESETS, *METHODS, *PEERS))
+    made = METHODS.get(name) or PROBES.get(name)
+    if made is None:
+        known = ", ".join(("plain", *PRESETS, *METHODS, *PROBES, *PEERS))
         raise CommandError(f"variant is {text!r}; {name!r} must be one of {known}.")
-    fields = [field.name for field in dataclasses.fields(METHODS[name])]
+    fields = [field.name for field in dataclasses.fields(made)]
     given: dict[str, Any] = {"window": (0.0, 1.0)} if "window" in fields else {}
     for pair in filter(None, settings.split(",")):
         key, equals, value = pair.partition("=")
         if key not in fields or not equals:
             raise CommandError(f"variant is {text!r}; {pair!r} must be key=value with a key among {', '.join(fields)}.")
         given[key] = _value(value)
-    return METHODS[name](**given)
+    return made(**given) if name in METHODS else made(**given).method()
 
 
 def _value(text: str) -> Any:

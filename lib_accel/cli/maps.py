@@ -1,0 +1,85 @@
+"""`maps`: a picture, and where its cross-attention looked for each word, as pictures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from typing import Any
+
+import torch
+
+from ..api import accelerated
+from ..methods import HeatMaps
+from ..prompt_edit.maps import combine, heat_picture
+from ..prompt_edit.starting import checked_seed, checked_size
+from ..prompt_edit.text import embeddings, tokens_for
+from .drawing import add_drawing_arguments, open_for_drawing
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("prompt")
+    parser.add_argument("words", nargs="+", metavar="WORD", help="words or phrases of the prompt, or their numbers from 0")
+    parser.add_argument("--layers", default="1024", help="down, mid, up, 1/4 and coarser, =1/4, 1024 (at most so many tokens), joined by +")
+    parser.add_argument("--by", choices=("step", "layer"), help="also a picture with one map for every step, or for every layer")
+    add_drawing_arguments(parser, "accel-maps")
+
+
+def run(args: argparse.Namespace) -> int:
+    from .pictures import labelled_grid
+
+    pipeline, what = open_for_drawing(args)
+    tokens = tokens_for(pipeline, args.prompt)
+    words = [int(word) if re.fullmatch(r"\d+", word) and not tokens[0].has(word) else word for word in args.words]
+    for word in words:
+        tokens[0].find(word)
+    width, height = checked_size(pipeline, args.size, args.size, None)
+    method = HeatMaps(tuple(tokens), args.layers, every_step=args.by is not None)
+    text: dict[str, Any] = {"prompt": args.prompt, "negative_prompt": args.negative_prompt}
+    if tokens[0].chunks > 1:
+        text = embeddings(pipeline, [args.prompt], args.negative_prompt)
+    with accelerated(pipeline, method) as accelerator:
+        picture = pipeline(
+            **text,
+            width=width,
+            height=height,
+            num_inference_steps=args.steps,
+            guidance_scale=args.guidance,
+            generator=torch.Generator().manual_seed(checked_seed(args.seed)),
+        ).images[0]
+    maps = accelerator.heat_maps(words)
+    args.out.mkdir(parents=True, exist_ok=True)
+    picture.save(args.out / "picture.png")
+    cells, entries = [(picture, [args.prompt])], []
+    for number, (word, heat) in enumerate(maps.items(), 1):
+        name = f"map-{number}.png"
+        shown = heat_picture(heat[0], picture)
+        shown.save(args.out / name)
+        cells.append((shown, [str(word)]))
+        entries.append({"file": name, "word": word, "grid": list(heat.shape[1:]), "largest": float(heat[0].max())})
+    report = accelerator.report()
+    footer = [f"{args.prompt!r}, seed {args.seed}, {args.steps} steps. {what}.", str(report)]
+    labelled_grid(cells, footer).save(args.out / "maps.png")
+    if args.by:
+        _by(args, accelerator.running(HeatMaps), tokens, words, picture.size).save(args.out / f"maps-by-{args.by}.png")
+    result = {"model": what, "prompt": args.prompt, "seed": args.seed, "maps": entries, "account": str(report), "report": report.as_dict()}
+    (args.out / "maps.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(report)
+    print(f"Model: {what}. Look at {args.out / 'maps.png'}")
+    return 0
+
+
+def _by(args: argparse.Namespace, runner: Any, tokens: list, words: list, size: tuple[int, int]) -> Any:
+    """A picture with a row for every word and a column for every step, or every layer."""
+    from ..prompt_edit.maps import word_maps_by_step
+    from .lattice import lattice
+
+    found = word_maps_by_step(runner.sums, tokens, words)
+    place = 2 if args.by == "step" else 1
+    keys = list(dict.fromkeys(key[place] for maps in found.values() for key in maps))
+    small = (max(64, size[0] // 4), max(64, size[1] // 4))
+    rows = []
+    for word, maps in found.items():
+        means = [combine([heat[None] for at, heat in maps.items() if at[place] == key])[0] for key in keys]
+        rows.append((str(word), [heat_picture(mean, size=small) for mean in means]))
+    return lattice([f"{args.by} {key}" if args.by == "step" else str(key) for key in keys], rows, [args.prompt])

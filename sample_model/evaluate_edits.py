@@ -1,0 +1,216 @@
+"""How well prompt edits keep what should stay and change what should change, on the sample model.
+
+    python -m sample_model.evaluate_edits --out runs/edits                  # the shipped model, 100 sources
+    python -m sample_model.evaluate_edits --model runs/diffusion/model --count 10 --out runs/edits
+
+Every source gets one edit of each kind (another shape, another colour, a texture added, another background), with control and, from the
+same noise, without. Then weights on the size word, and local blend from the first step. Prints tables with 95 % intervals; writes edits.json
+and grid.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lib_accel.prompt_edit import Edit, LocalBlend, Reweight, composite, feathered
+from lib_accel.prompt_edit.editing import draw_edits
+from lib_accel.sample import DEFAULT_GUIDANCE, DEFAULT_SIZE, DEFAULT_STEPS, captions, checker, load_pipeline, scenes
+
+from .edit_tables import KINDS, SCHEDULERS, WEIGHTS, print_summary, summarise
+
+PLACES = {"sky": "in the sky", "night": "at night", "grass": "on grass", "sand": "on sand", "sea": "by the sea", "wall": "on a wall"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A source prompt and its edits. edits: kind -> prompt. words: kind -> (word of the source, word of the edit)."""
+
+    source: str
+    edits: dict[str, str]
+    words: dict[str, tuple[str, str]]
+
+
+def random_case(rng: np.random.Generator) -> Case:
+    """One object, or two of which the first is edited."""
+    scene = scenes.random_scene(rng, count=1 + int(rng.random() < 0.5))
+    first, *others = scene.items
+    place, more = PLACES[scene.background], "".join(f" and a {other.colour} {other.shape}" for other in others)
+
+    def other(words: tuple[str, ...], *taken: str) -> str:
+        return str(rng.choice([word for word in words if word not in taken]))
+
+    def prompt(shape: str = first.shape, colour: str = first.colour, texture: str = "", where: str = place) -> str:
+        words = " ".join(filter(None, ("large", colour, texture, shape)))
+        return f"a {words}{more} {where}"
+
+    shape = other(scenes.SHAPES, *(item.shape for item in scene.items))
+    colour = other(tuple(scenes.COLOURS), *(item.colour for item in scene.items))
+    texture, background = other(scenes.TEXTURES, "plain"), other(scenes.BACKGROUNDS, scene.background)
+    edits = {
+        "shape": prompt(shape=shape),
+        "colour": prompt(colour=colour),
+        "texture": prompt(texture=texture),
+        "background": prompt(where=PLACES[background]),
+    }
+    return Case(prompt(), edits, {"shape": (first.shape, shape), "colour": (first.colour, colour)})
+
+
+def is_right(kind: str, verdict: checker.Verdict) -> bool:
+    """Whether the picture shows what this kind of edit asked for."""
+    return bool(
+        {"shape": verdict.shapes, "colour": verdict.colours, "texture": verdict.textures, "background": (verdict.background,)}[kind][0]
+    )
+
+
+def kept(kind: str, edited: Any, source: Any) -> dict[str, float]:
+    """ssim: similarity to the source outside the objects (over the objects, when the background was edited). moved: how far the largest
+    object's centre moved, in sides of the picture; 0.5 when one picture has none.
+    """
+    from skimage.metrics import structural_similarity
+
+    a, b = (np.asarray(picture.convert("L"), dtype=np.float64) for picture in (source, edited))
+    seen = [checker.look(picture)[1] for picture in (source, edited)]
+    similar = structural_similarity(a, b, data_range=255, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, full=True)[1]
+    near = _near([found[:1] for found in seen], a.shape)
+    inside = near if kind == "background" else ~near
+    moved = math.hypot(seen[0][0].x - seen[1][0].x, seen[0][0].y - seen[1][0].y) if all(seen) else 0.5
+    return {"ssim": float(similar[inside].mean()) if inside.any() else 1.0, "moved": moved}
+
+
+def area(picture: Any) -> float:
+    """Share of the picture that is not background, by the checker's own measure."""
+    values = np.asarray(picture)[..., :3].astype(np.float32) / 255
+    left, right = np.median(values[:, :4], axis=1), np.median(values[:, -4:], axis=1)
+    across = np.linspace(0, 1, values.shape[1], dtype=np.float32)[None, :, None]
+    plain = left[:, None] * (1 - across) + right[:, None] * across
+    return float((np.abs(values - plain).max(axis=2) > checker.FOREGROUND).mean())
+
+
+def _near(objects: list[list[checker.Seen]], shape: tuple[int, int]) -> np.ndarray:
+    """Where any of the objects is, with a margin."""
+    y, x = np.mgrid[: shape[0], : shape[1]] / np.array(shape)[:, None, None]
+    near = np.zeros(shape, dtype=bool)
+    for seen in (one for found in objects for one in found):
+        near |= np.maximum(abs(x - seen.x), abs(y - seen.y)) < 1.25 * scenes.SIZES[seen.size]
+    return near
+
+
+class Evaluation:
+    """Draws and measures. options: the command line's."""
+
+    def __init__(self, pipeline: Any, options: argparse.Namespace) -> None:
+        self.pipeline, self.options = pipeline, options
+        self.records: list[dict[str, Any]] = []
+        self.weights: list[list[float]] = []
+        self.blends: list[dict[str, Any]] = []
+        self.shown: list[tuple[str, list[Any]]] = []
+
+    def draw(self, case: Case, edits: list[Edit], seed: int, **more: Any) -> Any:
+        o = self.options
+        settings = {"steps": o.steps, "guidance": o.guidance, "width": o.size, "height": o.size, "pictures_at_once": o.batch} | more
+        return draw_edits(self.pipeline, case.source, edits, seed, **settings)
+
+    def edits(self, case: Case, seed: int) -> None:
+        """Every kind with control, then without, in one batch with the source."""
+        o = self.options
+        held = [Edit(prompt, cross_replace=o.cross, self_replace=o.self_attention) for prompt in case.edits.values()]
+        free = [Edit(prompt, cross_replace=0.0, self_replace=0.0) for prompt in case.edits.values()]
+        source, *pictures = self.draw(case, held + free, seed).pictures
+        for place, kind in enumerate(case.edits):
+            wanted = captions.parse(case.edits[kind])
+            for control, picture in (("held", pictures[place]), ("free", pictures[place + len(held)])):
+                right = is_right(kind, checker.judge(picture, wanted))
+                self.records.append({"kind": kind, "control": control, "seed": seed, "right": right} | kept(kind, picture, source))
+        if len(self.shown) < o.shown:
+            self.shown.append((case.source, [source, *(p for pair in zip(pictures[: len(held)], pictures[len(held) :]) for p in pair)]))
+
+    def weight(self, case: Case, seed: int) -> None:
+        """The size word with every weight."""
+        edits = [Reweight({"large": weight}, cross_replace=1.0, self_replace=0.0) for weight in WEIGHTS]
+        self.weights.append([area(picture) for picture in self.draw(case, edits, seed).pictures[1:]])
+
+    def blend(self, case: Case, seed: int, scheduler: str) -> None:
+        """Another shape, blended from the first step: what is left outside the mask."""
+        import diffusers
+
+        own = self.pipeline.scheduler
+        words = case.words["shape"]
+        try:
+            self.pipeline.scheduler = getattr(diffusers, scheduler).from_config(own.config)
+            edit = Edit(case.edits["shape"], cross_replace=self.options.cross, self_replace=0.0)
+            made = self.draw(case, [edit], seed, local_blend=LocalBlend(*words, start=0.0))
+        finally:
+            self.pipeline.scheduler = own
+        mask = made.masks[1].cpu()
+        outside = (made.latents[1] - made.latents[0]).abs().cpu() * (mask == 0)
+        pasted = composite(made.pictures[1], made.pictures[0], mask)
+        beyond = feathered(mask, pasted.size[::-1]).numpy() == 0
+        pixels = abs(np.asarray(pasted, dtype=int) - np.asarray(made.pictures[0], dtype=int))[beyond]
+        self.blends.append(
+            {
+                "scheduler": scheduler,
+                "mask": float(mask.mean()),
+                "latents_outside": float(outside.max()),
+                "pixels_outside": int(pixels.max()) if pixels.size else 0,
+                "right": is_right("shape", checker.judge(made.pictures[1], captions.parse(case.edits["shape"]))),
+            }
+        )
+
+
+def main(argv: list | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, help="diffusers folder (default: the shipped model)")
+    parser.add_argument("--out", type=Path, required=True, help="folder for edits.json and grid.png")
+    parser.add_argument("--count", type=int, default=100, help="sources, and so edits of every kind")
+    parser.add_argument("--blends", type=int, default=20, help="sources that are also blended, with each scheduler, at most")
+    parser.add_argument("--cross", type=float, default=0.8)
+    parser.add_argument("--self", type=float, default=0.4, dest="self_attention")
+    parser.add_argument("--steps", type=int, default=DEFAULT_STEPS)
+    parser.add_argument("--guidance", type=float, default=DEFAULT_GUIDANCE)
+    parser.add_argument("--size", type=int, default=DEFAULT_SIZE)
+    parser.add_argument("--seed", type=int, default=0, help="of the prompts; source i has the noise of seed + i")
+    parser.add_argument("--batch", type=int, default=9, help="pictures drawn at once")
+    parser.add_argument("--shown", type=int, default=4, help="sources in grid.png")
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args(argv)
+
+    evaluation = Evaluation(load_pipeline(folder=options.model, device=options.device), options)
+    rng, began = np.random.default_rng((options.seed, 7)), time.monotonic()
+    for number in range(options.count):
+        case = random_case(rng)
+        seed = options.seed + number
+        evaluation.edits(case, seed)
+        evaluation.weight(case, seed)
+        if number < options.blends:
+            for scheduler in SCHEDULERS:
+                evaluation.blend(case, seed, scheduler)
+        print(f"{number + 1} of {options.count}, {time.monotonic() - began:.0f} s", flush=True)
+    summary = summarise(evaluation.records, evaluation.weights, evaluation.blends)
+    print_summary(summary)
+    options.out.mkdir(parents=True, exist_ok=True)
+    settings = {name: value if not isinstance(value, Path) else str(value) for name, value in vars(options).items()}
+    report = {
+        "settings": settings,
+        "summary": summary,
+        "records": evaluation.records,
+        "areas": evaluation.weights,
+        "blends": evaluation.blends,
+    }
+    (options.out / "edits.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    from lib_accel.cli.lattice import lattice
+
+    columns = ["source", *(f"{kind}{control}" for kind in KINDS for control in ("", ", no control"))]
+    lattice(columns, evaluation.shown, []).save(options.out / "grid.png")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
