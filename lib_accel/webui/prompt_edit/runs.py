@@ -139,4 +139,5 @@ def _take(drawn: Drawn, mine: Any, batch: EditedBatch, done: Any, seconds: float
 def _save(mine: Any, picture: Picture) -> None:
     """As the host saves the pictures of a job."""
     like, kind = picture.like, host.option("samples_format", "png")
-    images.save_image(picture.image, mine.outpath_samples, "", like["all_seeds"], like["all_prompts"], kind, info=picture.infotext, p=mine)
+    names = {"seed": like["all_seeds"], "prompt": like["all_prompts"], "extension": kind}
+    images.save_image(picture.image, mine.outpath_samples, "", **names, info=picture.infotext, p=mine)

@@ -1,0 +1,77 @@
+"""The preview of the edits' words: what its chips say, that it escapes what was typed, and that it loads nothing."""
+
+import json
+
+import gradio as gr
+import pytest
+from harness import PROJECT
+
+
+@pytest.fixture
+def show(host):
+    from lib_accel.webui.prompt_edit import preview
+
+    def shown(edits, prompt="a red cat", kind="auto"):
+        return preview.show(prompt, edits, kind)
+
+    return shown
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_chips(host, show, loaded):
+    if loaded:
+        assert host.shared.sd_model is not None
+    html = show("cat -> dog")
+    assert "<b>replace</b>" in html and "<s>cat</s> → dog" in html and '<span class="accel-chip">red</span>' in html
+    html = show("+ hat")
+    assert "<b>refine</b>" in html and '<span class="accel-chip accel-new">hat</span>' in html
+    assert "&times;0" in show("red*0") and "<b>reweight</b>" in show("red*0")
+    assert '<del class="accel-gone">red</del>' in show("red ->")
+    assert host.sd_models.model_data.loads == loaded
+
+
+def test_nothing_is_encoded(host, show, monkeypatch):
+    assert host.shared.sd_model is not None
+    monkeypatch.setattr(type(host.shared.sd_model), "get_learned_conditioning", lambda *given: 1 / 0)
+    assert "dog" in show("cat -> dog")
+
+
+def test_long_prompts_tell_their_chunks(host, show):
+    assert host.shared.sd_model is not None
+    assert "7 tokens, 3 chunks" in show("+ of a tale", prompt="a red cat")
+
+
+@pytest.mark.parametrize("text", ["<img src=x onerror=alert(1)>", "cat -> <b>x</b>", "<script> -> x", '"><i>*2', "+ <svg/onload=1>"])
+def test_what_was_typed_is_escaped(show, text):
+    for html in (show(text), show("+ hat", prompt=text), show(f"= {text}", prompt=f"a {text}")):
+        assert not any(bad in html.lower() for bad in ("<img", "<script", "<svg", "<b>x", "<i>*"))
+
+
+@pytest.mark.parametrize("text", ["dog -> x", "a -> b -> c", "cat*", "green*2", "a [b|c]", "x AND y"])
+def test_what_cannot_be_is_told_in_its_place(show, text):
+    html = show(f"cat -> dog\n{text}")
+    assert "accel-wrong" in html
+
+
+def test_nothing_typed_shows_nothing_and_much_is_cut(show):
+    assert show("") == show(None) == show("# remark") == ""
+    assert "… 10" in show("\n".join(f"cat -> dog{i}" for i in range(50)))
+
+
+def test_a_checkpoint_without_chunks_is_told(host, show):
+    host.sd_models.switch_to(host.model(kind="sd3"))
+    assert "SD1, SD2 and SDXL" in show("cat -> dog")
+
+
+def test_every_label_and_hint_is_in_the_chinese_localization(host):
+    from lib_accel.webui.prompt_edit import controls, ui
+
+    words = json.loads((PROJECT / "localizations" / "zh_CN.json").read_text(encoding="utf-8"))
+    shown = {controls.TITLE, ui.INTRODUCTION, ui.BLEND, ui.MORE}
+    shown |= {text for control in controls.CONTROLS.values() for text in (control.label, control.hint)}
+    assert shown <= set(words)
+    with gr.Blocks() as demo:
+        made = host.script("txt2img", controls.TITLE).ui(False)
+    assert [component.label for component in made] == [control.label for control in controls.CONTROLS.values()]
+    ids = [block.elem_id for block in demo.blocks.values() if block.elem_id]
+    assert len(set(ids)) == len(ids) and "script_txt2img_prompttoprompt_refresh" in ids
