@@ -177,6 +177,9 @@ def test_every_label_and_hint_is_in_the_chinese_localization(host):
 
     words = json.loads((PROJECT / "localizations" / "zh_CN.json").read_text(encoding="utf-8"))
     assert {ab.TITLE, ab.INTRODUCTION, *ab.RULES, *ab.HINTS.values()} <= set(words)
+    for name, label_of in (("guide.md", str), ("guide.zh.md", words.get)):
+        guide = (PROJECT / "docs" / name).read_text(encoding="utf-8")
+        assert all(f"*{label_of(label)}*" in guide for label in ab.RULES)
     with gr.Blocks():
         labels = [component.label for component in host.script("txt2img", "Accel A/B").ui(False)]
     assert labels == list(ab.RULES)
