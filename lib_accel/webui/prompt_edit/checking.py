@@ -84,8 +84,8 @@ def _check_job(p: Any) -> None:
     if getattr(p, "enable_hr", False) and own and own != p.prompt:
         raise SettingError(f"{TITLE} needs an empty Hires prompt: the hires pass goes by the edited prompts.")
     obstacle = host.obstacle(p)
-    ratios = [p.get_token_merging_ratio(for_hr) for for_hr in (False, True)] if hasattr(p, "get_token_merging_ratio") else []
-    if obstacle is None and any(ratio > 0 for ratio in ratios):
+    passes = (False, True) if getattr(p, "enable_hr", False) else (False,)
+    if obstacle is None and hasattr(p, "get_token_merging_ratio") and any(p.get_token_merging_ratio(for_hr=hires) > 0 for hires in passes):
         obstacle = host.TOKEN_MERGING
     if obstacle:
         raise SettingError(f"{TITLE} can change nothing, {obstacle.removeprefix('off: ')}.")

@@ -109,10 +109,14 @@ def _take(drawn: Drawn, mine: Any, batch: EditedBatch, done: Any, seconds: float
     """Keep what a job made. The pictures that are new, without sources that nobody wants."""
     its_job = job.job_of(mine)
     if its_job is None:
-        drawn.notes[:] = [NO_PART]
+        drawn.notes += [NO_PART] if NO_PART not in drawn.notes else []
     else:
         drawn.account.settings = its_job.settings
         drawn.account.take(its_job.account)
+    # What the host and other scripts told under this batch.
+    own = str(its_job.account) if its_job is not None else ""
+    told = [line for line in str(getattr(done, "comments", "")).splitlines() if line.strip() and line != own]
+    drawn.notes += [line for line in told if line not in drawn.notes]
     if shared.state.interrupted and drawn.cells:
         return []
     if shared.state.interrupted or shared.state.skipped:
