@@ -21,6 +21,7 @@ from .errors import CommandError
 from .measuring import machine, measure
 from .models import open_pipeline
 from .peers import PEERS
+from .random_pipeline import pipeline_around
 from .variants import METHODS, Variant, parse_variant
 from .workloads import as_hosts_run_it, work_for
 
@@ -33,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backend", choices=("ldm", "diffusers"), default="diffusers", help="with --arch: whose U-Net class")
     parser.add_argument("--model", type=Path, help="instead of --arch: a diffusers folder or a .safetensors checkpoint")
     parser.add_argument("--config", type=Path, help="with a checkpoint: a diffusers folder of the same kind of model")
+    parser.add_argument("--pipeline", action="store_true", help="with --arch and --whole: run by a diffusers pipeline, as peers need it")
     parser.add_argument("--size", type=int, nargs="+", default=[512], help="pixels a side, multiples of 8 (ldm: of 64)")
     parser.add_argument("--batch", type=int, nargs="+", default=[2], help="rows of a U-Net call (2: one guided picture)")
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, help="default: float16 on a GPU, else float32")
@@ -94,6 +96,8 @@ def _check(args: argparse.Namespace) -> None:
             raise CommandError(f"--size is {size}; it must be a multiple of {multiple} from 64 on.")
     if args.compose and not (args.whole and args.model is None):
         raise CommandError("--compose is given; it goes with --whole and --arch.")
+    if args.pipeline and (args.model is not None or not args.whole or args.compose):
+        raise CommandError("--pipeline is given; it goes with --arch and --whole, and not with --compose.")
     if args.macs and args.model is not None:
         raise CommandError("--macs is given; it goes with --arch (for a model on disk see `info`).")
     numbers = [("batch", batch, 1024) for batch in args.batch] + [("steps", args.steps, 1000), ("runs", args.runs, 1000)]
@@ -114,7 +118,8 @@ def _open(args: argparse.Namespace, dtype: torch.dtype) -> tuple[Any, str]:
     if args.model is not None:
         return open_pipeline(args.model, args.config, args.device, dtype)
     name = args.arch or "sd15"
-    return build_unet(name, args.backend).to(args.device), f"{name} ({args.backend}), random weights"
+    unet, what = build_unet(name, args.backend).to(args.device), f"{name} ({args.backend}), random weights"
+    return (pipeline_around(unet), f"{what}, in a pipeline") if args.pipeline else (unet, what)
 
 
 def _cast(model: Any, dtype: torch.dtype) -> None:

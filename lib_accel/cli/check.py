@@ -15,7 +15,8 @@ from torch import nn
 
 from ..accelerator import Accelerator
 from ..api import accelerated, is_patched
-from ..methods import AgentAttention, TokenDownsampling, TokenMerging
+from ..layout import Layout
+from ..methods import AgentAttention, TGate, TokenDownsampling, TokenMerging
 from ..sites import find_unet
 from .inputs import UNetInputs
 from .models import open_pipeline
@@ -67,6 +68,7 @@ def inspect(unet: nn.Module, call: Callable[[], torch.Tensor]) -> int:
             good = account["layers"] > 0 and bool(changed.isfinite().all()) and not torch.equal(changed, plain)
             change = float((changed - plain).abs().max())
             line(good, f"{account['method']}: {acted} of {len(accelerator.sites)} layers{reasons}; largest change {change:.3g}")
+        line(*gate_line(unet, call))
         line(levels_line(accelerator), f"layers by level: {describe_levels(accelerator)}")
         line(
             torch.equal(call(), plain) and traces(unet) == before,
@@ -77,6 +79,19 @@ def inspect(unet: nn.Module, call: Callable[[], torch.Tensor]) -> int:
             twin = copy.deepcopy(unet)
             line(not is_patched(twin) and traces(twin) == before, "a copy of an accelerated model is not accelerated")
     return failures
+
+
+def gate_line(unet: nn.Module, call: Callable[[], torch.Tensor]) -> tuple[bool, str]:
+    """Whether T-GATE serves cross-attention and leaves out the unconditional row in the step behind its gate, and that in words."""
+    with accelerated(unet, TGate(gate_step=1), auto=False) as accelerator:
+        for index in range(2):
+            accelerator.step(index, 3, Layout.guided(2))
+            out = call()
+    account = accelerator.report().as_dict()["methods"][0]
+    served = ", ".join(f"{effect} on {n}" for effect, n in account["layers_by_effect"].items()) or "0 layers"
+    good = account["layers"] > 0 and account["evaluations_saved"] == 1 and bool(out.isfinite().all()) and torch.equal(out[0], out[1])
+    text = f"TGate: {served} of {len(accelerator.sites)} layers, {account['evaluations_saved']} of 2 rows left out behind the gate"
+    return good, text + f"; {account['cache_bytes'] / 2**20:.1f} MiB kept"
 
 
 def levels_line(accelerator: Accelerator) -> bool:

@@ -11,6 +11,7 @@ from torch import nn
 
 from ..sites import find_unet
 from .limits import LIMITS
+from .published_tgate import published_tgate
 from .step_caches import STEP_CACHES
 
 
@@ -53,4 +54,4 @@ def tomesd_merging(model: Any) -> Iterator[None]:
         tomesd.remove_patch(target)
 
 
-PEERS = {"tomesd": tomesd_merging, **STEP_CACHES, **LIMITS}
+PEERS = {"tomesd": tomesd_merging, "published-tgate": published_tgate, **STEP_CACHES, **LIMITS}

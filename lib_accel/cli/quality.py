@@ -15,12 +15,13 @@ from PIL import Image
 from .. import sample
 from ..api import accelerated
 from ..presets import PRESETS, preset
+from .alternatives import ALTERNATIVES, Fewer, parse_alternative
 from .bench import DTYPES
 from .errors import CommandError
 from .measuring import machine, timed
 from .models import open_pipeline
 from .variants import METHODS as SETTINGS_OF
-from .variants import parse_variant
+from .variants import parse_variant, read_value
 
 METHODS = {method.__name__: method for method in SETTINGS_OF.values()}
 SHOWN = 5  # pictures per variant in the grid
@@ -31,7 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--method", nargs="*", default=list(METHODS), metavar="NAME", help=f"with their defaults: {', '.join(METHODS)} (all)"
     )
-    parser.add_argument("--variants", nargs="*", default=[], metavar="VARIANT", help="more, as for bench: tgate:gate=0.3, merging+tgate")
+    parser.add_argument(
+        "--variants",
+        nargs="*",
+        default=[],
+        metavar="VARIANT",
+        help=f"more, as for bench: tgate:gate=0.3, merging+tgate; and what there is besides Accel: {', '.join(ALTERNATIVES)}",
+    )
     parser.add_argument("--count", type=int, default=24, help="prompts of combinations that training never saw, one seed each (default 24)")
     parser.add_argument("--prompt", nargs="+", metavar="TEXT", help="your own prompts instead")
     parser.add_argument("--size", type=int, nargs="+", default=[256, 512], help="pixels a side, multiples of 8 (default 256 512)")
@@ -96,7 +103,12 @@ def _variants(args: argparse.Namespace) -> dict[str, tuple]:
             raise CommandError(f"--method is {name!r}; it must be one of {', '.join(METHODS)}.")
         variants[name] = (METHODS[name](),)
     variants |= {name.lower(): preset(name) for name in args.preset}
-    for variant in map(parse_variant, args.variants):
+    for text in args.variants:
+        alternative = parse_alternative(text, read_value)
+        if alternative is not None:
+            variants[text] = (alternative,)
+            continue
+        variant = parse_variant(text)
         if not variant.methods or variant.at is not None:
             raise CommandError(f"--variants holds {variant.name!r}; here it takes presets and methods, for a whole pass.")
         variants[variant.name] = variant.methods
@@ -110,7 +122,8 @@ def draw(pipeline: Any, variants: dict[str, tuple], prompts: list[str], size: in
         order = list(variants) if index % 2 else list(reversed(variants))
         for name in order:
             images: list = []
-            settings = {"num_inference_steps": args.steps, "guidance_scale": args.guidance, "width": size, "height": size}
+            steps = next((m.steps(args.steps) for m in variants[name] if isinstance(m, Fewer)), args.steps)
+            settings = {"num_inference_steps": steps, "guidance_scale": args.guidance, "width": size, "height": size}
             settings["generator"] = torch.Generator().manual_seed(args.seed + index)
             with accelerated(pipeline, *variants[name]) as accelerator:
                 seconds = timed(lambda s=settings, p=prompt, into=images: into.extend(pipeline(p, **s).images))

@@ -100,11 +100,11 @@ def _method(text: str, part: str) -> Any:
         key, equals, value = pair.partition("=")
         if key not in fields or not equals:
             raise CommandError(f"variant is {text!r}; {pair!r} must be key=value with a key among {', '.join(fields)}.")
-        given[key] = _value(value)
+        given[key] = read_value(value)
     return made(**given) if name in METHODS else made(**given).method()
 
 
-def _value(text: str) -> Any:
+def read_value(text: str) -> Any:
     """A number, a window ``0.2-1``, true, false, none, or the word itself."""
     known = {"true": True, "false": False, "none": None}
     if text.lower() in known:

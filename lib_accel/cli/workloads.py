@@ -14,6 +14,7 @@ from ..sites import find_unet
 from .inputs import UNetInputs
 from .measuring import Work
 from .peers import class_level_sdpa
+from .random_pipeline import embeddings_for
 
 PROMPT = "a photo of a lighthouse on a rocky coast at dusk"
 
@@ -87,10 +88,14 @@ def pipeline_run(pipeline: Any, size: int, batch: int, steps: int, guidance: flo
     guided = guidance > 1
     pipeline.set_progress_bar_config(disable=True)
 
+    pictures = batch // 2 if guided else batch
+    without_text = getattr(pipeline, "text_encoder", None) is None
+    given = embeddings_for(pipeline, pictures) if without_text else {"prompt": PROMPT, "num_images_per_prompt": pictures}
+
     def run(accelerator: Any) -> Any:
-        return pipeline(
-            PROMPT,
-            num_images_per_prompt=batch // 2 if guided else batch,
+        # A peer may bring its own loop.
+        return getattr(pipeline, "stands_in", pipeline)(
+            **given,
             num_inference_steps=steps,
             guidance_scale=guidance,
             width=size,

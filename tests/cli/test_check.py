@@ -1,4 +1,4 @@
-"""`python -m lib_accel check`: ten lines that can say FAILED."""
+"""`python -m lib_accel check`: a dozen lines that can say FAILED."""
 
 from lib_accel.accelerator import Accelerator
 from lib_accel.cli.main import main
@@ -7,8 +7,9 @@ from lib_accel.cli.main import main
 def test_the_sample_model_is_well(capsys):
     assert main(["check"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1] == "All is well." and 5 <= len(lines) <= 10
+    assert lines[-1] == "All is well." and 5 <= len(lines) <= 12
     assert any("TokenMerging: merging on 10 of 10 layers" in line for line in lines)
+    assert any("TGate: cross-attention served on 10 of 10 layers, 1 of 2 rows left out behind the gate" in line for line in lines)
     assert any("AgentAttention: agents on 10, merging on 10 of 10 layers" in line for line in lines)
 
 

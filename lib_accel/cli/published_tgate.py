@@ -1,0 +1,47 @@
+"""PyPI's `tgate` 1.0.0 as a peer: its own pipeline loop and its own attention layers, on the pipeline that the others run on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from ..schedule import first_step
+from .errors import CommandError
+
+GATE = 0.4
+LOADERS = {"StableDiffusionPipeline": "TgateSDLoader", "StableDiffusionXLPipeline": "TgateSDXLLoader"}
+# What it leaves on attention layers.
+LEFT = ("forward", "cache")
+
+
+@contextmanager
+def published_tgate(model: Any) -> Iterator[None]:
+    """T-GATE as published (Liu et al., arXiv 2404.02747), gate at 0.4 of the steps, self-attention never cached.
+
+    CommandError for what is no Stable Diffusion pipeline; whatever importing or running it raises goes its way.
+    """
+    loader = LOADERS.get(type(model).__name__)
+    if loader is None:
+        raise CommandError("it runs diffusers' Stable Diffusion pipelines only (--pipeline, or --model)")
+    import tgate
+
+    layers = [module for name, module in model.unet.named_modules() if name.endswith(("attn1", "attn2"))]
+    before = [{name: vars(layer)[name] for name in LEFT if name in vars(layer)} for layer in layers]
+    getattr(tgate, loader)(model)
+    model.stands_in = partial(_run, model)
+    try:
+        yield
+    finally:
+        del model.stands_in
+        for layer, own in zip(layers, before):
+            for name in LEFT:
+                vars(layer).pop(name, None)
+            vars(layer).update(own)
+
+
+def _run(pipeline: Any, *args: Any, num_inference_steps: int, **given: Any) -> Any:
+    gate = max(1, first_step(GATE, num_inference_steps))
+    intervals = {"sp_interval": 1, "fi_interval": 1, "warm_up": 0}
+    return pipeline.tgate(*args, gate_step=gate, **intervals, num_inference_steps=num_inference_steps, **given)
