@@ -56,7 +56,8 @@ def draw(p: Any, edits: Edits, plan: Plan) -> Drawn:
             break
         shared.state.job = f"{controls.TITLE}: batch {number} out of {len(batches)}"
         batch, mine = EditedBatch(edits, cells), job_for(p, edits, plan, cells)
-        setattr(mine, job.EDITS, batch)
+        if any(cell.control for cell in cells):
+            setattr(mine, job.EDITS, batch)
         began = time.perf_counter()
         try:
             done = processing.process_images(mine)
@@ -108,9 +109,9 @@ def settings_of(edits: Edits, cell: Cell) -> controls.Settings:
 def _take(drawn: Drawn, mine: Any, batch: EditedBatch, done: Any, seconds: float, edits: Edits) -> list[Picture]:
     """Keep what a job made. The pictures that are new, without sources that nobody wants."""
     its_job = job.job_of(mine)
-    if its_job is None:
+    if its_job is None and getattr(mine, job.EDITS, None) is not None:
         drawn.notes += [NO_PART] if NO_PART not in drawn.notes else []
-    else:
+    elif its_job is not None:
         drawn.account.settings = its_job.settings
         drawn.account.take(its_job.account)
     # What the host and other scripts told under this batch.
