@@ -1,0 +1,62 @@
+"""The commands `edit` and `maps`: files, grid, JSON, the account, and sentences for bad input."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from lib_accel.cli.main import main
+
+SMALL = ["--steps", "2", "--size", "64", "--device", "cpu"]
+SOURCE, EDITED = "a red circle on a gray wall", "a red square on a gray wall"
+
+
+def test_a_grid_of_windows(tmp_path, capsys):
+    args = ["edit", SOURCE, EDITED, "--cross", "0,.4,0.2-0.8", "--self", "0,.4", "--blend", "circle:square", "--out", str(tmp_path)]
+    assert main([*args, *SMALL]) == 0
+    data = json.loads((tmp_path / "edit.json").read_text(encoding="utf-8"))
+    assert [entry["label"].split(":")[0] for entry in data["pictures"]] == [
+        f"cross {cross}, self {own}" for own in ("0", "0.4") for cross in ("0", "0.4", "0.2-0.8")
+    ]
+    assert {entry["kind"] for entry in data["pictures"]} == {"replace"}
+    assert all((tmp_path / entry["file"]).exists() and 0 <= entry["mask"] <= 1 for entry in data["pictures"])
+    single, grid = Image.open(tmp_path / "source.png"), Image.open(tmp_path / "edit.png")
+    assert grid.width > 4 * single.width
+    assert grid.height > 2 * single.height
+    assert "cross-attention on 10, self-attention on 4 of 10 layers" in capsys.readouterr().out
+
+
+def test_weights_alone(tmp_path):
+    assert main(["edit", SOURCE, "--weight", "red:-2", "--out", str(tmp_path), *SMALL]) == 0
+    assert json.loads((tmp_path / "edit.json").read_text(encoding="utf-8"))["pictures"][0]["kind"] == "reweight"
+
+
+def test_maps_of_words(tmp_path, capsys):
+    assert main(["maps", SOURCE, "circle", "gray wall", "0", "--by", "step", "--out", str(tmp_path), *SMALL]) == 0
+    data = json.loads((tmp_path / "maps.json").read_text(encoding="utf-8"))
+    assert [entry["word"] for entry in data["maps"]] == ["circle", "gray wall", 0]
+    assert all(Image.open(tmp_path / entry["file"]).size == (64, 64) for entry in data["maps"])
+    assert (tmp_path / "maps.png").exists()
+    assert (tmp_path / "maps-by-step.png").exists()
+    assert "maps on 10 of 10 layers for 2 of 2 steps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (["edit", SOURCE], "there is no edit"),
+        (["edit", SOURCE, EDITED, "--cross", "half"], "--cross is 'half'"),
+        (["edit", SOURCE, EDITED, "--self", "0.8-0.2"], "self_replace is (0.8, 0.2)"),
+        (["edit", SOURCE, EDITED, "--weight", "zebra:2"], "word is 'zebra'"),
+        (["edit", SOURCE, EDITED, "--weight", "red"], "--weight is 'red'"),
+        (["edit", SOURCE, EDITED, "--blend", "zebra"], "word is 'zebra'"),
+        (["edit", SOURCE, EDITED, "--image", "no such file.png", "--strength", "0.5"], "it could not be opened"),
+        (["maps", SOURCE, "zebra"], "word is 'zebra'"),
+        (["maps", SOURCE, "red", "--layers", "some"], "HeatMaps.layers is 'some'"),
+    ],
+)
+def test_bad_input_is_one_sentence(args, sentence, capsys, tmp_path):
+    assert main([*args, "--out", str(tmp_path), *SMALL]) == 2
+    said = capsys.readouterr().err.strip()
+    assert sentence in said
+    assert "\n" not in said
