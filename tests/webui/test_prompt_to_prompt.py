@@ -238,6 +238,14 @@ def test_the_accordion_goes_on_where_nothing_is_edited_and_says_so(host):
     assert "Accel" not in told(draw(host, SWAP).infotexts[2])
 
 
+@pytest.mark.parametrize(
+    "gated", [{"tgate.on": True, "tgate.gate": 0.5}, {"guidance.on": True, "guidance.when": "after", "guidance.after": 0.5}]
+)
+def test_guidance_may_be_left_out_beside_it(host, gated):
+    done = draw(host, {**SWAP, "blend": "cat"}, accel={"enabled": True, "preset": "Custom", "auto": False, **gated}, steps=6)
+    assert "cross-attention on 7" in done.comments and "evaluations saved" in done.comments and "[local blend]" in done.comments
+
+
 def test_bad_values_of_the_accordion_cost_no_edit(host):
     done = draw(host, SWAP, accel={"enabled": True, "merging.ratio": 7})
     assert "Accel is off for this job: merging.ratio is 7" in done.comments
@@ -304,6 +312,9 @@ def test_heat_maps_are_pictures_of_their_own(host):
     # The source has no dog.
     assert words == [None, None, None, "red", "red", "dog"]
     assert len(done.images) == 6
+    # Of a word that only one batch has.
+    done = draw(host, {"edits": "cat -> dog\n+ hat", "heat": "hat", "at_once": 2}, steps=2)
+    assert [told(text).get("P2P heat map") for text in done.infotexts] == [None, None, None, None, "hat"]
 
 
 def test_pictures_are_saved_once_as_the_host_saves_them(host):

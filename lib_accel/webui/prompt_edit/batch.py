@@ -27,6 +27,7 @@ class EditedBatch:
         self.edits, self.cells = edits, tuple(cells)
         self.heat: dict[Any, torch.Tensor] = {}
         self._masks: dict[int, torch.Tensor] = {}
+        self._streams: list[PromptTokens] = []
         self._accelerator: Any = None
         self._place = FIRST
         self._size: tuple[int, int] | None = None
@@ -49,8 +50,8 @@ class EditedBatch:
         if len(prompts) != 1 + len(self.cells):
             return (), f"{TITLE}: nothing edited, the batch has {len(prompts)} pictures and not {1 + len(self.cells)}"
         try:
-            streams = [host_text.tokens_of(p.sd_model, prompt) for prompt in prompts]
-            return self._method(streams, place)
+            self._streams = [host_text.tokens_of(p.sd_model, prompt) for prompt in prompts]
+            return self._method(self._streams, place)
         except SettingError:
             # Not the error: it names words, and an account holds no prompt.
             return (), f"{TITLE}: nothing edited, the prompts are others than the edits were made for (another extension changes them)"
@@ -140,7 +141,8 @@ class EditedBatch:
             return
         if self._size is not None:
             self._masks = runner.masks(self._size)
-        words = self.edits.heat_words()
+        # Another batch may have the others.
+        words = [word for word in self.edits.heat_words() if any(stream.has(word) for stream in self._streams)]
         if words:
             self.heat = accelerator.heat_maps(words)
 
