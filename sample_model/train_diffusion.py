@@ -59,9 +59,16 @@ class Windows:
         """Scenes, their latents (rows, 4, h, w) float32 and label maps (rows, 4, h, w): `pixels` latent pixels in all."""
         kinds = list(self.indices)
         kind = kinds[rng.choice(len(kinds), p=np.array([len(self.indices[kind]) for kind in kinds]) / len(self.scenes))]
-        pool = np.arange(len(self.scenes)) if whole else self.indices[kind]
+        pool = self.indices[kind]
+        if whole:
+            pool, share = np.arange(len(self.scenes)), np.ones(len(self.scenes))
+            # Windows never showed one object on a whole picture: half of the scenes here do, or the model adds a second.
+            if "single" in self.indices and len(self.indices) > 1:
+                share[self.indices["single"]] = (len(pool) - len(self.indices["single"])) / len(self.indices["single"])
+        else:
+            share = np.ones(len(pool))
         size = SIDE * SIDE if whole else bands.WIDTH * (bands.WIDTH if kind == "single" else SIDE)
-        chosen = rng.choice(pool, min(max(1, pixels // size), len(pool)), replace=False)
+        chosen = rng.choice(pool, min(max(1, pixels // size), len(pool)), replace=False, p=share / share.sum())
         places = [(slice(None), slice(None)) if whole else bands.window(self.scenes[index], SIDE, rng) for index in chosen]
         clean = np.stack([self.data[index][:, rows, columns] for index, (rows, columns) in zip(chosen, places)])
         maps = np.stack([self.maps[index][:, rows, columns] for index, (rows, columns) in zip(chosen, places)])
