@@ -14,6 +14,7 @@ from lib_accel.cli.variants import parse_variant
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 sys.path.insert(0, str(FOLDER))
 import plots  # noqa: E402
+import profile_call  # noqa: E402
 import readme_table  # noqa: E402
 import run_suite  # noqa: E402
 
@@ -157,3 +158,18 @@ def test_no_picture_without_results_or_matplotlib(tmp_path, monkeypatch):
     (tmp_path / "r.json").write_text(json.dumps(result([timed("plain", 1)])))
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert plots.draw("time", [tmp_path / "r.json"], tmp_path / "p.png") == "matplotlib is not installed"
+
+
+def test_the_profile_of_a_call_by_kinds_of_operations(tmp_path, monkeypatch, capsys):
+    from lib_accel.cli.architectures import ARCHITECTURES, Architecture
+
+    monkeypatch.setitem(ARCHITECTURES, "tiny", Architecture((32, 64), (1, 0), None, 4, 24))
+    path = tmp_path / "profile.json"
+    assert profile_call.main(["--arch", "tiny", "--size", "64", "--variants", "plain", "merging:ratio=0.5", "--json", str(path)]) == 0
+    plain, merging = json.loads(path.read_text())["milliseconds"].values()
+    assert plain["self- and cross-attention"] > 0 and plain["convolutions"] > 0
+    moving = "gathering and scattering (merging)"
+    assert merging[moving] > 0 and moving not in plain
+    assert "| sum |" in capsys.readouterr().out
+    kinds = {"aten::addmm": "linear layers", "aten::add": "element by element", "aten::mm": "linear layers", "aten::what": "other"}
+    assert {name: profile_call.kind_of(name) for name in kinds} == kinds

@@ -148,19 +148,14 @@ def _measure(args: argparse.Namespace, model: Any, variants: list[Variant], size
     composer = Composer(work) if args.compose else None
     spend = composer.seconds if composer else None
     rows = measure(model, work, warm_up, variants, args.runs, args.device if args.memory else None, label, spend)
+    shape = build_unet(args.arch or "sd15", "diffusers", device="meta") if args.macs else None
     for row, variant in zip(rows, variants):
         if composer:
             row["steps"] = composer.seconds_by_step.get(row["variant"], [])
-        if args.macs:
-            row["macs"] = _macs(args, variant, size, batch)
+        if shape is not None:
+            # Relative to plain; None where they cannot be counted.
+            row["macs"] = macs_of_pass(shape, size, batch, variant, args.steps if args.whole else 1, args.whole and args.guidance > 1)
     return rows
-
-
-def _macs(args: argparse.Namespace, variant: Variant, size: int, batch: int) -> float | None:
-    """Multiply-adds of the work under ``variant``, relative to plain; None where they cannot be counted."""
-    unet = build_unet(args.arch or "sd15", "diffusers", device="meta")
-    steps = args.steps if args.whole else 1
-    return macs_of_pass(unet, size, batch, variant, steps, args.whole and args.guidance > 1)
 
 
 def table(result: dict[str, Any]) -> str:
