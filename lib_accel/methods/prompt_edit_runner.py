@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-
 import torch
 
 from ..layout import Row
 from ..ops.attention_edits import CrossEdit, attend, edited_cross_attention
 from ..ops.levels import grid_at
 from ..prompt_edit.layers import Layers
-from ..prompt_edit.local_blend import AlignedBlend, blended, edit_mask
-from ..prompt_edit.maps import MapSums, columns_of, key_of
+from ..prompt_edit.local_blend import blended
+from ..prompt_edit.maps import MapSums
 from ..prompt_edit.windows import acts
 from ..schedule import first_step
 from ..sites import Site
 from .base import LayerAtWork, Moment, Runner, UNetCall
 from .prompt_to_prompt import ImageEdit, PromptToPrompt
 from .source_rows import Heads, SourceRows
-
-# Grids of at most so many tokens are watched for heat maps.
-WATCHED = Layers("watched layers", "1024")
+from .word_watch import WordWatch
 
 
 class PromptToPromptRunner(Runner):
@@ -33,18 +28,21 @@ class PromptToPromptRunner(Runner):
 
     def __init__(self, config: PromptToPrompt) -> None:
         super().__init__(config)
-        self.sums = MapSums(config.every_step)
-        self._blend_sums = MapSums()
+        self._words = WordWatch(config)
         self._edits = {edit.image: edit for edit in config.edits}
         self._cross_layers = Layers("PromptToPrompt.cross_layers", config.cross_layers)
         self._self_layers = Layers("PromptToPrompt.self_layers", config.self_layers)
-        self._blend_layers = Layers("AlignedBlend.layers", config.blend.layers) if config.blend else None
         self._sources = SourceRows(config.edits)
         self._moment: Moment | None = None
         self._latents: tuple[int, int] | None = None
         self._mixed: dict = {}
         self._fresh = True
         self._text_now = self._self_now = False
+
+    @property
+    def sums(self) -> MapSums:
+        """The maps of all words, for `Accelerator.heat_maps`."""
+        return self._words.sums
 
     # -- what a host asks ---------------------------------------------------------------------------------------------------
 
@@ -56,12 +54,7 @@ class PromptToPromptRunner(Runner):
         blend = self.config.blend
         if blend is None or self._moment is None or self._before(blend.start):
             return {}
-        heat = {image: self._heat(blend, image) for image in {*self._edits, *(edit.source for edit in self.config.edits)}}
-        return {
-            image: edit_mask(heat[edit.source], heat[image], size, blend)
-            for image, edit in self._edits.items()
-            if heat[image] is not None and heat[edit.source] is not None
-        }
+        return self._words.masks(size, {image: edit.source for image, edit in self._edits.items()})
 
     def blend(self, latents: torch.Tensor) -> torch.Tensor:
         """``latents`` [images, channels, H, W] (or predictions of them) with every edited image exactly its source outside its mask."""
@@ -89,8 +82,7 @@ class PromptToPromptRunner(Runner):
         rule = self.config.window_rule
         if self._fresh:
             self._fresh = False
-            self.sums.clear()
-            self._blend_sums.clear()
+            self._words.clear()
         if self._moment is None or moment.pass_and_step != self._moment.pass_and_step:
             self._sources.clear()
             self._mixed.clear()
@@ -109,7 +101,7 @@ class PromptToPromptRunner(Runner):
         parts = set()
         if self._text_now and self._cross_layers.hold(site.place, site.level, tokens):
             parts.add("attn2")
-        if self._watches(site, tokens):
+        if self._words.wanted(site, tokens):
             parts.add("attn2")
         if self._self_now and self._self_layers.hold(site.place, site.level, tokens):
             parts.add("attn1")
@@ -164,7 +156,7 @@ class PromptToPromptRunner(Runner):
         edited_here = self._text_now and self._cross_layers.hold(site.place, site.level, tokens)
         wanted = self._mixings(call, site, layer) if edited_here else {}
         waited_for = self._sources.waited_for(call.rows) if edited_here else []
-        watches = self._watches(site, tokens)
+        watches = self._words.wanted(site, tokens)
         if not wanted and not watches and not waited_for:
             return None
         heads = self._project(call, layer, layer.context)
@@ -178,7 +170,7 @@ class PromptToPromptRunner(Runner):
             edits.append(CrossEdit(index, source.q, source.k, take, keep))
         fp32, scale = call.traits.upcast(layer.module), call.backend.scale_of(layer.module, heads.q.shape[-1])
         if watches:
-            self._watch(call, site, heads, edits, scale, fp32)
+            self._words.add(call, site, heads, edits, scale, fp32)
         if not edits:
             return None
         self.account.acted("cross-attention", site.name)
@@ -211,43 +203,11 @@ class PromptToPromptRunner(Runner):
         # Zeros are told from the rest here, where nothing has to be waited for.
         return tuple(part.to(context.device) if bool(part.any()) else None for part in now)
 
-    def _watch(self, call: UNetCall, site: Site, heads: Heads, edits: Sequence[CrossEdit], scale: float, fp32: bool) -> None:
-        """Sum up what the rows' words look at, by the edited maps."""
-        h, w = call.grids[site]
-        blend = self.config.blend
-        for sums, columns in self._watched(blend, site, h * w):
-            rows = [index for index, row in enumerate(call.rows) if row.role == "cond" and columns(row, heads.k) is not None]
-            if not rows:
-                continue
-            values = torch.stack([columns(call.rows[index], heads.k) for index in rows])[:, None].expand(-1, heads.q.shape[1], -1, -1)
-            own = [replace(edit, row=rows.index(edit.row)) for edit in edits if edit.row in rows]
-            maps = edited_cross_attention(heads.q[rows], heads.k[rows], values, own, scale, fp32).mean(1)
-            for index, one in zip(rows, maps):
-                sums.add(key_of(call.rows[index]), site, call.step.index, one.T.unflatten(1, (h, w)))
-
-    def _watched(self, blend: AlignedBlend | None, site: Site, tokens: int) -> list:
-        """(sums, row -> the values [K, groups] that its maps are asked for with) at ``site``."""
-        wanted = []
-        if blend is not None and self._blend_layers.hold(site.place, site.level, tokens):
-
-            def words(row: Row, k: torch.Tensor) -> torch.Tensor | None:
-                columns = blend.columns.get(key_of(row))
-                return None if columns is None else columns_of(k.shape[2], (columns.blend, columns.subtract), k)
-
-            wanted.append((self._blend_sums, words))
-        if self.config.tokens and WATCHED.hold(site.place, site.level, tokens):
-            wanted.append((self.sums, lambda row, k: torch.eye(k.shape[2], dtype=k.dtype, device=k.device)))
-        return wanted
-
     # -- this step ----------------------------------------------------------------------------------------------------------
 
     def _edits_self(self, edit: ImageEdit) -> bool:
         rule = self.config.window_rule
         return self.config.self_source is not None and acts(edit.self_replace, self._moment.step, rule, cross=False)
-
-    def _watches(self, site: Site, tokens: int | None) -> bool:
-        blend = self._blend_layers is not None and self._blend_layers.hold(site.place, site.level, tokens)
-        return blend or (bool(self.config.tokens) and WATCHED.hold(site.place, site.level, tokens))
 
     def _tokens_at(self, site: Site) -> int | None:
         if self._latents is None:
@@ -258,11 +218,6 @@ class PromptToPromptRunner(Runner):
     def _before(self, start: float) -> bool:
         step = self._moment.step
         return step.fraction < start if step.total is None else step.index < first_step(start, step.total)
-
-    def _heat(self, blend: AlignedBlend, image: int) -> torch.Tensor | None:
-        parts = [self._blend_sums.mean(key) for key in sorted(blend.columns) if key[0] == image]
-        seen = [part for part in parts if part is not None]
-        return sum(seen) if seen else None
 
     def _source_of(self, row: Row, edit: ImageEdit) -> tuple[int, int]:
         """(image, part) that a row takes from."""
