@@ -1,6 +1,6 @@
-"""A look ahead: which steps of a pass run whole, merged, with agents or unguided, and how much self-attention that saves.
+"""A look ahead: which steps of a pass run whole, merged, with agents or unguided, and about how much work that saves.
 
-An estimate from token counts alone, for the finest level that has attention; what was really done is the report's to say.
+An estimate (see `estimate`); what was really done is the report's to say.
 """
 
 from __future__ import annotations
@@ -8,49 +8,64 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from .estimate import SHAPES, decoding_work, row_work
 from .job_settings import Settings
 from .methods import AgentAttention, GuidanceSkip, TGate, TokenDownsampling, TokenMerging
 from .ops.levels import grid_at
 from .passes import methods_for
 from .schedule import first_step
 
-# Halvings of the latent before the finest level that has attention.
-FINEST = {"sdxl": 1}
 LEAST = {AgentAttention: "least.agents", TokenMerging: "least.merging", TokenDownsampling: "least.downsampling"}
 
 
 @dataclass(frozen=True)
 class PassPreview:
     """steps: for each step the kinds at work (``agents``, ``merging``, ``downsampling``, ``gated``: cross-attention from a cache,
-    ``unguided``), none where it runs whole. saved: fraction of the pass's self-attention work at the finest level that is not done, 0 to
-    1. idle: kinds that the size makes stand down. later: whether more steps may turn out unguided while the pass runs."""
+    ``unguided``), none where it runs whole. work, plain: multiply-adds of the pass, and of the same without Accel. idle: kinds that the
+    size makes stand down. later: whether more steps may turn out unguided while the pass runs."""
 
     place: str
     width: int
     height: int
     steps: tuple[tuple[str, ...], ...]
-    saved: float
+    work: float
+    plain: float
     idle: tuple[str, ...] = ()
     later: bool = False
 
 
 def preview_pass(
-    settings: Settings, place: str, family: str, width: int, height: int, steps: int, scale: float | None = None
+    settings: Settings, place: str, shape: str, width: int, height: int, steps: int, scale: float | None = None
 ) -> PassPreview:
-    """What ``settings`` would do in a pass of ``steps`` steps at ``width`` x ``height`` pixels. scale: the guidance scale."""
+    """What ``settings`` would do in a pass of ``steps`` steps at ``width`` x ``height`` pixels. shape: the U-Net's, one of
+    `estimate.SHAPES`. scale: the guidance scale."""
     chosen, _ = methods_for(settings, place, scale)
     methods = [m for m in chosen if type(m) in LEAST]
     rows = [m for m in chosen if type(m) not in LEAST]
-    h, w = grid_at(height // 8, width // 8, FINEST.get(family, 0))
-    least = {type(m): settings[LEAST[type(m)]] if settings["auto"] else 0 for m in methods}
+    unet, latent = SHAPES[shape], (max(height // 8, 1), max(width // 8, 1))
+    h, w = grid_at(*latent, min(unet.levels))
+    least = {kind: settings[name] if settings["auto"] else 0 for kind, name in LEAST.items()}
     acting = [m for m in methods if h * w >= least[type(m)]]
     at_work = [[m for m in acting if _acts(m, step, steps)] for step in range(steps)]
     of_rows = [_without_rows(rows, step, steps, scale if settings["drop_at_one"] else None) for step in range(steps)]
-    costs = [_cost(now) * (0.5 if "unguided" in also else 1) for now, also in zip(at_work, of_rows)]
+    plain = 2 * row_work(unet, *latent)
+    known: dict[Any, float] = {}
+    work = 0.0
+    for now, also in zip(at_work, of_rows):
+        situation = (tuple(now), "gated" in also)
+        if situation not in known:
+            known[situation] = row_work(unet, *latent, now, least, cached_text="gated" in also)
+        work += known[situation] * (1 if "unguided" in also else 2)
     kinds = tuple(tuple(_kind(m) for m in now) + also for now, also in zip(at_work, of_rows))
     idle = tuple(dict.fromkeys(_kind(m) for m in methods if m not in acting))
     later = scale != 1 and any(isinstance(m, GuidanceSkip) and m.when != "after" for m in rows)
-    return PassPreview(place, width, height, kinds, sum(1 - cost for cost in costs) / max(steps, 1), idle, later)
+    return PassPreview(place, width, height, kinds, work, plain * steps, idle, later)
+
+
+def saved(passes: list[PassPreview]) -> float:
+    """The part of a whole picture's work (its passes, and decoding it) that is not done, 0 to 1."""
+    decoding = decoding_work(max(passes[-1].height // 8, 1), max(passes[-1].width // 8, 1))
+    return 1 - (sum(p.work for p in passes) + decoding) / (sum(p.plain for p in passes) + decoding)
 
 
 def _without_rows(methods: list[Any], step: int, steps: int, scale: float | None) -> tuple[str, ...]:
@@ -78,20 +93,3 @@ def _acts(method: Any, step: int, steps: int) -> bool:
 
 def _kind(method: Any) -> str:
     return {AgentAttention: "agents", TokenMerging: "merging", TokenDownsampling: "downsampling"}[type(method)]
-
-
-def _cost(methods: list[Any]) -> float:
-    """Score computations left of a layer's N x N, as a fraction."""
-    queries = keys = 1.0
-    agents = None
-    for method in methods:
-        if isinstance(method, TokenDownsampling):
-            keys = min(keys, method.factor**-2)
-            continue
-        if method.merge_attn:
-            queries = keys = min(keys, 1 - min(method.ratio, 1 - 1 / (method.sx * method.sy)))
-        if isinstance(method, AgentAttention) and method.agent_ratio > 0:
-            agents = 1 / (method.sx * method.sy) if method.agents == "pool" else max(1 - method.agent_ratio, 1 / (method.sx * method.sy))
-    if agents is not None and agents * 2 < queries:
-        return 2 * agents * queries
-    return queries * keys

@@ -29,6 +29,9 @@ BUILT_IN: dict[str, dict[str, int]] = {
     "gpu unfused": {"TokenMerging": 2304, "AgentAttention": 2304, "TokenDownsampling": 1024},
 }
 
+# How a clause begins that says so.
+NOT_WORTH_IT = "not worth it"
+
 
 @dataclass(frozen=True)
 class Thresholds:
@@ -45,7 +48,7 @@ class Thresholds:
         least = self.least.get(method, 0)
         if tokens >= least:
             return None
-        return f"not worth it on {tokens} tokens" + ("" if least >= NEVER else f", from {least} on")
+        return f"{NOT_WORTH_IT} on {tokens} tokens" + ("" if least >= NEVER else f", from {least} on")
 
     def as_dict(self) -> dict[str, Any]:
         """What decides, ready for JSON; `Thresholds(**as_dict())` decides the same again."""

@@ -7,6 +7,7 @@ from typing import Any
 from ..infotext import shown_preset
 from ..job_settings import Settings
 from ..report import Report
+from ..thresholds import NOT_WORTH_IT
 
 
 class Account:
@@ -18,11 +19,14 @@ class Account:
         self.passes: list[tuple[str, dict[str, Any]]] = []
         self.notes: dict[str, list[str]] = {}
         self.places: dict[str, None] = {}
+        self.sizes: dict[str, tuple[int, int]] = {}
 
-    def add(self, place: str, report: Report) -> None:
-        """A pass ended."""
+    def add(self, place: str, report: Report, size: tuple[int, int] | None = None) -> None:
+        """A pass ended. size: of its pictures, (width, height)."""
         self.places[place] = None
         self.passes.append((place, report.as_dict()))
+        if size is not None:
+            self.sizes[place] = size
 
     def note(self, place: str, text: str) -> None:
         """Something to tell about the passes of ``place`` (``""``: about the job), once."""
@@ -46,22 +50,38 @@ class Account:
     def __str__(self) -> str:
         clauses = list(self.notes.get("", []))
         for place in self.places:
-            parts = [_clauses(_merged([report for where, report in self.passes if where == place]))] if place in dict(self.passes) else []
-            parts += self.notes.get(place, [])
+            parts = self._of_passes(place) + self.notes.get(place, [])
             clauses.append((f"{place}: " if len(self.places) > 1 else "") + "; ".join(parts))
         if self.complaint or self.settings is None:
             return " ".join([f"Accel is off for this job: {self.complaint}", *(["; ".join(clauses) + "."] if clauses else [])])
         preset = f" {shown_preset(self.settings['preset'])}" if self.settings["enabled"] else ""
         return f"Accel{preset}: " + ("; ".join(clauses) or "no pass was seen") + "."
 
+    def _of_passes(self, place: str) -> list[str]:
+        reports = [report for where, report in self.passes if where == place]
+        if not reports:
+            return []
+        whole = _merged(reports)
+        size = self.sizes.get(place)
+        idle = [f"token reduction off at {size[0]}x{size[1]}: {NOT_WORTH_IT} with this attention kernel"] if size and _idle(whole) else []
+        return [*idle, _clauses(whole)]
+
     def take(self, other: Account) -> None:
         """What ``other``, the account of another job of the same kind, tells is told by this one too."""
         self.complaint = self.complaint or other.complaint
         self.places.update(other.places)
+        self.sizes.update(other.sizes)
         self.passes += other.passes
         for place, texts in other.notes.items():
             for text in texts:
                 self.note(place, text)
+
+
+def _idle(report: dict[str, Any]) -> bool:
+    """Whether the size alone kept every method that reduces tokens from acting."""
+    kept = any(reason.startswith(NOT_WORTH_IT) for method in report["methods"] for reason in method["stood_down"])
+    acted = any(effect in ("agents", "merging", "downsampling") for method in report["methods"] for effect in method["layers_by_effect"])
+    return kept and not acted
 
 
 def _clauses(report: dict[str, Any]) -> str:

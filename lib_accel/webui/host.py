@@ -6,6 +6,7 @@ from typing import Any
 
 from modules import devices, shared
 
+from ..few_steps import few_step_sign, loras_in
 from ..sites import find_unet, named
 from .traits import WebuiTraits
 
@@ -22,12 +23,30 @@ def checkpoint_of(p: Any) -> Any:
     return getattr(p.sd_model, "sd_checkpoint_info", None)
 
 
-def loaded_unet() -> Any:
-    """The U-Net of the model that is loaded; None without one. Never loads a checkpoint."""
+def checkpoint_name(p: Any = None) -> str:
+    """The name of the checkpoint that ``p`` samples with now; without ``p`` of the one that is loaded. Empty when nobody knows."""
+    model = p.sd_model if p is not None else _loaded_model()
+    info = getattr(model, "sd_checkpoint_info", None)
+    return " ".join(str(getattr(info, field, "") or "") for field in ("title", "model_name"))
+
+
+def why_few_steps(p: Any) -> str | None:
+    """Why the job ``p`` is taken for one of a few-step model (a clause), or None."""
+    prompts = getattr(p, "all_prompts", None) or p.prompt
+    prompts = [prompts] if isinstance(prompts, str) else prompts
+    loras = {name for prompt in prompts or () for name in loras_in(str(prompt))}
+    return few_step_sign(p.steps, [checkpoint_name(p)], str(p.sampler_name or ""), p.cfg_scale, sorted(loras))
+
+
+def _loaded_model() -> Any:
     from modules import sd_models
 
-    model = getattr(getattr(sd_models, "model_data", None), "sd_model", None)
-    return getattr(getattr(model, "model", None), "diffusion_model", None)
+    return getattr(getattr(sd_models, "model_data", None), "sd_model", None)
+
+
+def loaded_unet() -> Any:
+    """The U-Net of the model that is loaded; None without one. Never loads a checkpoint."""
+    return getattr(getattr(_loaded_model(), "model", None), "diffusion_model", None)
 
 
 def option(name: str, default: Any) -> Any:

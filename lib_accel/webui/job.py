@@ -6,10 +6,11 @@ import weakref
 from collections.abc import Mapping
 from typing import Any
 
-from ..families import family_of
+from ..families import FEW_STEP, family_of
 from ..infotext import is_ours, to_infotext
 from ..job_settings import METHOD_KNOBS, Settings, resolve, without_untouched
 from ..knobs import GROUPS, KNOBS
+from ..presets import PRESETS
 from ..settings import SettingError
 from ..sites import UnsupportedModelError
 from ..thresholds import thresholds_for
@@ -38,11 +39,18 @@ class Job:
         self.edits = getattr(p, EDITS, None)
         self.settings: Settings | None = None
         try:
-            self.settings = self.settings_for(_family(p))
+            self.settings = self.settings_for(family_for(p))
             self.account = Account(self.settings)
+            self._tell_family(p)
         except SettingError as error:
             self._given = {}
             self.account = Account(None, str(error))
+
+    def _tell_family(self, p: Any) -> None:
+        """Where a preset's values depend on it."""
+        sign = host.why_few_steps(p) if self.accelerates and self.settings["preset"].lower() in PRESETS else None
+        if sign:
+            self.account.note("", f"taken for a few-step model ({sign})")
 
     @property
     def accelerates(self) -> bool:
@@ -125,8 +133,9 @@ def _flat(given: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _family(p: Any) -> str:
+def family_for(p: Any) -> str:
+    """The family of presets for what ``p`` samples with now."""
     try:
-        return family_of(host.unet_of(p), p.steps)
+        return FEW_STEP if host.why_few_steps(p) else family_of(host.unet_of(p))
     except (UnsupportedModelError, AttributeError):
         return "sd1"

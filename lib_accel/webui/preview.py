@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from ..families import FEW_STEP
+from ..few_steps import few_step_sign
 from ..infotext import shown_preset
 from ..job_settings import resolve, without_untouched
 from ..knobs import KNOBS
 from ..passes import FIRST, HIRES
-from ..preview import PassPreview, preview_pass
+from ..preview import PassPreview, preview_pass, saved
 from ..settings import SettingError
 from ..thresholds import thresholds_for
 from . import host, user_presets
@@ -28,16 +30,18 @@ KINDS = {
 def show(sizes: Any, *values: Any) -> tuple[str, str]:
     """(HTML for the header, HTML of the strip) for the controls' ``values``.
 
-    sizes: JSON of width, height, steps, hires (0: none), guidance.
+    sizes: JSON of width, height, steps, hires (0: none), hires_steps (0: as many), guidance, sampler, loras (names).
     """
     try:
         given = json.loads(sizes)
         width, height, steps = (max(int(float(given[key])), low) for key, low in (("width", 8), ("height", 8), ("steps", 1)))
-        factor, scale = float(given.get("hires") or 0), float(given.get("guidance") or 7)
+        factor, again = float(given.get("hires") or 0), int(given.get("hires_steps") or 0)
+        scale, sampler, loras = float(given.get("guidance") or 7), str(given.get("sampler") or ""), list(map(str, given.get("loras") or ()))
     except (ValueError, TypeError, KeyError, OverflowError):
-        width, height, steps, factor, scale = 512, 512, 20, 0.0, 7.0
+        width, height, steps, factor, again, scale, sampler, loras = 512, 512, 20, 0.0, 0, 7.0, "", []
     own = user_presets.read()[0]
-    family = "few-step" if steps <= 10 else loaded_family()
+    shape = loaded_family()
+    family = FEW_STEP if few_step_sign(steps, [host.checkpoint_name()], sampler, scale, loras) else shape
     try:
         settings = resolve(without_untouched(dict(zip(KNOBS, values)), own), family, own)
     except SettingError:
@@ -46,14 +50,10 @@ def show(sizes: Any, *values: Any) -> tuple[str, str]:
         table, _ = thresholds_for(host.device(), host.traits().fused_kernel())
         settings = settings.replaced({f"least.{field}": table.least.get(method, 0) for field, method in LEAST.items()})
     steps = min(steps, 200)
-    passes = [preview_pass(settings, FIRST, family, width, height, steps, scale)]
+    passes = [preview_pass(settings, FIRST, shape, width, height, steps, scale)]
     if factor > 1:
-        passes.append(preview_pass(settings, HIRES, family, int(width * factor), int(height * factor), steps, scale))
-    costs = [(p.width * p.height) ** 2 for p in passes]
-    saved = sum(p.saved * cost for p, cost in zip(passes, costs)) / sum(costs)
-    cells = [kinds for p in passes for kinds in p.steps]
-    unguided = sum("unguided" in kinds for kinds in cells) / len(cells)
-    saving = f"about {100 * saved:.0f} % less self-attention" + (f", {50 * unguided:.0f} % fewer evaluations" if unguided else "")
+        passes.append(preview_pass(settings, HIRES, shape, int(width * factor), int(height * factor), min(again or steps, 200), scale))
+    saving = f"estimate: {100 * saved(passes):.0f} % less time per picture"
     name = shown_preset(settings["preset"]) if settings["enabled"] else f"off · {shown_preset(settings['preset'])}"
     return _badge(name, saving), "".join(map(_strip, passes))
 

@@ -12,7 +12,6 @@ from typing import Any
 
 from ..accelerator import Accelerator
 from ..arming import in_words, strict
-from ..families import family_of
 from ..infotext import REPORT_KEY
 from ..job_settings import Settings
 from ..methods import TGate
@@ -20,14 +19,14 @@ from ..passes import methods_for
 from ..sites import UnsupportedModelError
 from ..thresholds import Thresholds
 from . import host, neighbours
-from .job import LEAST, Job, job_of
+from .job import LEAST, Job, family_for, job_of
 from .steps import OF_ROWS, Steps
 from .unguided import shield_from_host
 
 
 @dataclass
 class OpenPass:
-    """A pass that is being sampled. accelerator: None where nothing acts in it."""
+    """A pass that is being sampled. accelerator: None where nothing acts in it. size: of its pictures, (width, height)."""
 
     job: Job
     place: str
@@ -35,6 +34,7 @@ class OpenPass:
     unet: Any = None
     checkpoint: Any = None
     steps: Steps | None = None
+    size: tuple[int, int] | None = None
     watched: list[Any] = field(default_factory=list)
 
 
@@ -93,6 +93,7 @@ class Session:
             if not now.watched:
                 # Hosts before 1.10 make it after the pass was opened.
                 self._watch(now, denoiser)
+            now.size = (8 * params.x.shape[-1], 8 * params.x.shape[-2])
             self._follow_model(now, p, denoiser.step)
             if now.job.edits is not None:
                 now.job.edits.before_step(now.accelerator, denoiser, params)
@@ -134,7 +135,7 @@ class Session:
         if not host.has_blocks(now.unet):
             account.note(now.place, "0 of 0 layers: this model has no transformer blocks that Accel knows")
             return
-        settings = now.job.settings_for(family_of(now.unet, p.steps))
+        settings = now.job.settings_for(family_for(p))
         methods, *whys = methods_for(settings, now.place, getattr(p, "cfg_scale", None)) if now.job.accelerates else ((), None)
         if now.job.edits is not None:
             edited, why_unedited = now.job.edits.methods(p, now.place)
@@ -202,7 +203,7 @@ class Session:
         finally:
             accelerator.remove()
         if report.as_dict()["unet_calls"]:
-            now.job.account.add(now.place, report)
+            now.job.account.add(now.place, report, now.size)
 
     def _close(self) -> None:
         now, self._open = self._open, None

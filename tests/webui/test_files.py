@@ -83,7 +83,7 @@ def test_the_preview_is_computed_in_python_and_carries_no_markup_of_others(host)
 
     values = [control.value for control in host.script().controls]
     badge, strip = preview.show(json.dumps({"width": 1024, "height": 768, "steps": 20, "hires": 2}), *values)
-    assert "off · Balanced · about" in badge
+    assert "off · Balanced · estimate: " in badge and "% less time per picture" in badge
     assert "off" not in preview.show("{}", True, *values[1:])[0]
     assert "first pass 1024x768: agents, merged" in strip and "hires pass 2048x1536" in strip
     assert strip.count("<i ") == 40
