@@ -12,6 +12,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ SHIPPED = ("lib_accel", "scripts", "javascript", "localizations", "style.css", "
 FLAGS = ["--use-cpu", "all", "--no-half", "--opt-sdp-attention", "--api", "--no-download-sd-model", "--no-hashing"]
 SKIPS = ["--skip-prepare-environment", "--skip-install", "--skip-python-version-check", "--skip-torch-cuda-test", "--skip-version-check"]
 
+# Seconds that a slow machine may take to start it.
+WAIT = int(os.environ.get("A1111_WAIT", "300"))
+
 
 def root() -> Path | None:
     named = os.environ.get("A1111_ROOT")
@@ -31,9 +35,10 @@ def root() -> Path | None:
 
 
 class WebUI:
-    """Started when made; its data are in ``data``, its checkpoints those of the folder. extension: whether ours is in use."""
+    """Started when made; its data are in ``data``, its checkpoints those of the folder. extension: whether ours is in use. flags: more
+    of the WebUI's command line."""
 
-    def __init__(self, data: Path, extension: bool = True) -> None:
+    def __init__(self, data: Path, extension: bool = True, flags: Sequence[str] = ()) -> None:
         folder = data / "extensions" / "sd-webui-accel"
         folder.mkdir(parents=True, exist_ok=True)
         for name in SHIPPED:
@@ -46,7 +51,7 @@ class WebUI:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         places = ["--data-dir", str(data), "--ckpt-dir", str(root() / "models" / "Stable-diffusion"), "--port", str(port)]
-        more = [] if extension else ["--disable-extra-extensions"]
+        more = [*flags] if extension else [*flags, "--disable-extra-extensions"]
         self.address = f"http://127.0.0.1:{port}"
         self.log = (data / "log.txt").open("wb")
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "COMMANDLINE_ARGS": "", "HF_HUB_OFFLINE": "1"}
@@ -55,7 +60,7 @@ class WebUI:
         self._wait(data)
 
     def _wait(self, data: Path) -> None:
-        until = time.monotonic() + 300
+        until = time.monotonic() + WAIT
         while time.monotonic() < until and self.process.poll() is None:
             # Its routes answer before all of them work; this line comes last.
             if b"Startup time" in (data / "log.txt").read_bytes():
