@@ -6,6 +6,7 @@ belongs to it. What is assumed is that two steps of a kind take the same time.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -45,9 +46,16 @@ def kinds_of(variant: Variant, steps: int) -> list[Kind]:
     if variant.peer == "deepcache":
         whole = -(-steps // DEEPCACHE_INTERVAL)
         return [Kind(0, whole)] + ([Kind(1, steps - whole)] if steps > whole else [])
-    edges = {0, steps}
-    irregular = variant.peer not in (None, *ONE_KIND)
-    for method in variant.methods:
+    edges, irregular = edges_of(variant.methods, steps)
+    if irregular or variant.peer not in (None, *ONE_KIND):
+        return [Kind(step, 1) for step in range(steps)]
+    return [Kind(first, end - first) for first, end in pairwise(edges)]
+
+
+def edges_of(methods: Iterable[Any], steps: int) -> tuple[list[int], bool]:
+    """The steps in which something begins or ends, ``steps`` itself among them, and whether steps between them differ all the same."""
+    edges, irregular = {0, steps}, False
+    for method in methods:
         for fraction in getattr(method, "window", ()):
             edges.add(first_step(fraction, steps))
         irregular |= getattr(method, "plan_every", 1) > 1
@@ -58,10 +66,7 @@ def kinds_of(variant: Variant, steps: int) -> list[Kind]:
         elif isinstance(method, GuidanceSkip):
             edges.add(first_step(method.after, steps))
             irregular |= method.when != "after" or method.every > 0
-    if irregular:
-        return [Kind(step, 1) for step in range(steps)]
-    ordered = sorted(edge for edge in edges if edge <= steps)
-    return [Kind(first, end - first) for first, end in pairwise(ordered)]
+    return sorted(edge for edge in edges if edge <= steps), irregular
 
 
 class Composer:

@@ -6,6 +6,7 @@ import argparse
 import json
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from torch import nn
 
 from ..api import accelerated
 from ..families import family_of
+from ..layout import Layout
 from ..macs import KINDS, Count, count_macs
 from ..presets import PRESETS
-from ..schedule import first_step
 from ..sites import find_unet
 from .architectures import ARCHITECTURES, build_unet
+from .composing import edges_of
 from .errors import CommandError
 from .inputs import UNetInputs
 from .models import open_pipeline
@@ -99,16 +101,16 @@ class Phase:
 def whole_pass(unet: nn.Module, inputs: UNetInputs, variant: Variant, steps: int) -> list[Phase]:
     """The phases of a pass of ``steps`` under ``variant``, counted.
 
-    Every step of a phase costs the same, unless plans are kept for some: then each is counted.
+    Every step of a phase costs the same, unless plans are kept for some: then each is counted. Two rows are a guided picture.
     """
-    edges = {0, steps} | {first_step(fraction, steps) for method in variant.methods for fraction in method.window}
-    kept = any(getattr(method, "plan_every", 1) > 1 for method in variant.methods)
+    edges, irregular = edges_of(variant.methods, steps)
+    rows = Layout.guided(inputs.batch) if inputs.batch % 2 == 0 else None
     phases = []
     with accelerated(unet, *variant.methods, auto=False) as accelerator:
-        for first, end in zip(sorted(edges), sorted(edges)[1:]):
+        for first, end in pairwise(edges):
             counts = []
-            for step in range(first, end if kept else first + 1):
-                accelerator.step(step, steps)
+            for step in range(first, end if irregular else first + 1):
+                accelerator.step(step, steps, rows)
                 counts.append(count_macs(unet, partial(inputs, unet)))
             phases.append(Phase(first, end - 1, counts))
     report = accelerator.report().as_dict()

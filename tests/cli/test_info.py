@@ -128,6 +128,17 @@ def test_phases_of_a_pass():
     assert info.average(phases) * 10 == pytest.approx(total)
 
 
+def test_phases_of_a_gated_pass():
+    """Behind the gate one row of two runs, without cross-attention's products; at the gate all is as before it."""
+    unet, inputs = on_meta(models.diffusers_unet(), 128, batch=2)
+    before, at_gate, after = info.whole_pass(unet, inputs, parse_variant("tgate:gate=0.4"), 10)
+    assert [(p.first, p.last) for p in (before, at_gate, after)] == [(0, 2), (3, 3), (4, 9)]
+    assert before.counts[0].macs == at_gate.counts[0].macs
+    assert after.counts[0].macs[CROSS] == 0
+    for kind in (REST, PROJECTIONS, SCORES, FEED):
+        assert 2 * after.counts[0].macs[kind] == before.counts[0].macs[kind]
+
+
 def test_a_method_that_cannot_be_counted_is_no_number(monkeypatch):
     monkeypatch.setenv("ACCEL_STRICT", "0")
     unet, inputs = on_meta(models.diffusers_unet(), 128)
