@@ -129,6 +129,8 @@ class Accelerator(HostSide):
                 # A call inside a call that runs on fewer rows: it has those, and no others to drop.
                 self._open.nested += 1
                 return None
+            if self._arming is not None and self._thread == me and is_inside(me, unet, times=2):
+                self._stood_down.add("the U-Net was called inside a call of itself: what was left of the outer one ran plain")
             self._open = None
             self.sweep()
             self._thread = me

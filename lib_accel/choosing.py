@@ -11,7 +11,7 @@ from torch import nn
 from .auto import AutoChoice
 from .methods.base import HostTraits, Runner
 from .settings import SettingError
-from .sites import Site, out_of_reach
+from .sites import Site, keeping_hook, out_of_reach
 
 
 def runner_of(method: Any) -> Runner:
@@ -53,9 +53,13 @@ def wanted_sites(
             if refusal:
                 runner.account.stood_down(refusal, site.name)
                 continue
-            for part in wanted:
-                parts.setdefault(part, []).append(runner)
-            if runner.needs_tokens:
+            kept_by = {part: keeping_hook(site.part(part)) for part in wanted}
+            for part, hook in kept_by.items():
+                if hook:
+                    runner.account.stood_down(f"{hook} of diffusers keeps what {part} returns", site.name)
+                else:
+                    parts.setdefault(part, []).append(runner)
+            if runner.needs_tokens and not all(kept_by.values()):
                 watchers.append(runner)
         for part, at_work in parts.items():
             parts[part] = _alone(site, part, at_work)

@@ -109,11 +109,13 @@ def test_a_unet_called_within_itself(kind):
             inner.append(None)
             inner.append(models.call(unet))
 
-    with accelerated(unet, AgentAttention(window=(0, 1))):
+    with accelerated(unet, AgentAttention(window=(0, 1))) as accelerator:
         alone = models.call(unet)
+        assert "inside a call" not in str(accelerator.report())
         handle = layer.register_forward_hook(again)
         assert torch.isfinite(models.call(unet)).all()
         handle.remove()
+        assert "called inside a call of itself: what was left of the outer one ran plain" in str(accelerator.report())
         assert torch.equal(inner[1], alone)
         assert torch.equal(models.call(unet), alone)
     assert not differences(before, fingerprint(unet))

@@ -97,6 +97,10 @@ class Backend:
         missing = [n for n in ("to_q", "to_k", "to_v", "to_out", "heads") if getattr(attn, n, None) is None]
         return f"the attention layer has no {missing[0]}" if missing else None
 
+    def upcasts(self, attn: nn.Module) -> bool:
+        """Whether ``attn`` was built to compute its scores in float32."""
+        return False
+
     @staticmethod
     def split_heads(attn: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
         """[B, tokens, heads*d] -> [B, heads, tokens, d]."""

@@ -39,6 +39,9 @@ class DiffusersBackend(Backend):
             level -= bool(getattr(stage, "upsamplers", None))
         return sites
 
+    def upcasts(self, attn: nn.Module) -> bool:
+        return bool(getattr(attn, "upcast_attention", False))
+
     def agent_obstacle(self, attn: nn.Module) -> str | None:
         processor = type(getattr(attn, "processor", None)).__name__
         if processor not in PLAIN_PROCESSORS:

@@ -14,7 +14,7 @@ from ..schedule import Window
 from ..settings import check, setting
 from ..sites import Site
 from .base import LayerAtWork, UNetCall
-from .token_merging import MERGE_HINT, MergingRunner
+from .token_merging import MERGE_HINT, MergingRunner, shared
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class AgentAttention:
     agent_ratio: fraction removed to form the agents, 0 (no agents) to 1; clipped like ratio, so 0.95 with 4x4 cells means 1/16 remain.
     k_scale2: exponent of the softmax scale in the second stage, -10 to 10; 0 is unscaled, 1 ordinary.
     k_shortcut: weight of the values added to the output, 0 or more.
-    attn_precision: None (the model's dtype) or ``fp32`` for both stages; for SD2.1 in half precision.
+    attn_precision: None (the model's dtype, unless the layer or the host up-casts attention) or ``fp32`` for both stages; for SD2.1 in half
+    precision.
     window: (start, end) in fractions of the pass. Published: the first 40 %.
     """
 
@@ -41,19 +42,19 @@ class AgentAttention:
     agent_ratio: float = setting(0.95, "number", "Agent ratio", "higher: fewer agents, faster, coarser layout", 0, 1)
     sx: int = setting(4, "integer", "Cell width", "larger: fewer agents", 1, 64)
     sy: int = setting(4, "integer", "Cell height", "larger: fewer agents", 1, 64)
-    max_downsample: int = setting(1, "choice", "Deepest level", "higher: also coarser levels, less detail", choices=(1, 2, 4, 8))
-    use_rand: bool = setting(True, "flag", "Random destinations", "on: less visible grid; the same for the same step")
-    merge_attn: bool = setting(True, "flag", "Merge self-attention", "on: where the time goes")
-    merge_crossattn: bool = setting(False, "flag", "Merge cross-attention", "on: little time, prompt details suffer")
-    merge_mlp: bool = setting(False, "flag", "Merge feed-forward", "on: some time, detail suffers")
+    max_downsample: int = shared("max_downsample")
+    use_rand: bool = shared("use_rand")
+    merge_attn: bool = shared("merge_attn")
+    merge_crossattn: bool = shared("merge_crossattn")
+    merge_mlp: bool = shared("merge_mlp")
     agents: str = setting("merge", "choice", "Formed by", "pool: cheaper, evenly spread", choices=("merge", "pool"))
     k_scale2: float = setting(0.3, "number", "Second scale exponent", "lower: agents are told apart more sharply", -10, 10)
     k_shortcut: float = setting(0.075, "number", "Value shortcut", "higher: more of each token's own detail", 0)
     attn_precision: str | None = setting(None, "choice", "Agent precision", "fp32: slower, for SD2.1", choices=(None, "fp32"))
-    matching: str = setting("global", "choice", "Matching", "local: among neighbours; faster, closer", choices=("global", "local"))
-    radius: int = setting(1, "integer", "Matching radius", "local matching: cells; higher: slower", 1, 16)
-    plan: str = setting("level", "choice", "Match", "level: once for all blocks of a level", choices=("level", "block"))
-    plan_every: int = setting(1, "integer", "Steps per matching", "higher: less matching, older matches", 1, 1000)
+    matching: str = shared("matching")
+    radius: int = shared("radius")
+    plan: str = shared("plan")
+    plan_every: int = shared("plan_every")
     window: Window = setting((0.0, 0.4), "window", "Agent window", "part of the pass in which agents are used")
 
     def __post_init__(self) -> None:
@@ -95,7 +96,7 @@ class AgentRunner(MergingRunner):
             backend.split_heads(attn, projected)
             for projected in (attn.to_q(x), attn.to_k(for_keys), attn.to_v(for_values), attn.to_q(agents))
         )
-        fp32 = settings.attn_precision == "fp32" or call.traits.upcast(attn)
+        fp32 = settings.attn_precision == "fp32" or call.traits.upcast(attn) or backend.upcasts(attn)
         scale = backend.scale_of(attn, q.shape[-1])
         out = agent_attention(q, k, v, a, scale, settings.k_scale2, settings.k_shortcut, fp32)
         return backend.project_out(attn, out)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import log2
+from typing import Any
 
 import torch
 
@@ -18,6 +19,23 @@ from .base import Runner, UNetCall
 from .planning import Planner
 
 MERGE_HINT = "higher: faster, less detail"
+# Settings that agent attention has, too: described once.
+_SHARED = {
+    "max_downsample": lambda: setting(1, "choice", "Deepest level", "higher: also coarser levels, less detail", choices=(1, 2, 4, 8)),
+    "use_rand": lambda: setting(True, "flag", "Random destinations", "on: less visible grid; the same for the same step"),
+    "merge_attn": lambda: setting(True, "flag", "Merge self-attention", "on: where the time goes"),
+    "merge_crossattn": lambda: setting(False, "flag", "Merge cross-attention", "on: little time, prompt details suffer"),
+    "merge_mlp": lambda: setting(False, "flag", "Merge feed-forward", "on: some time, detail suffers"),
+    "matching": lambda: setting("global", "choice", "Matching", "local: among neighbours; faster, closer", choices=("global", "local")),
+    "radius": lambda: setting(1, "integer", "Matching radius", "local matching: cells; higher: slower", 1, 16),
+    "plan": lambda: setting("level", "choice", "Match", "level: once for all blocks of a level", choices=("level", "block")),
+    "plan_every": lambda: setting(1, "integer", "Steps per matching", "higher: less matching, older matches", 1, 1000),
+}
+
+
+def shared(name: str) -> Any:
+    """A dataclass field with the description of the setting ``name``."""
+    return _SHARED[name]()
 
 
 @dataclass(frozen=True)
@@ -39,15 +57,15 @@ class TokenMerging:
     ratio: float = setting(0.5, "number", "Merging ratio", MERGE_HINT, 0, 1)
     sx: int = setting(2, "integer", "Cell width", "larger: fewer tokens must stay", 1, 64)
     sy: int = setting(2, "integer", "Cell height", "larger: fewer tokens must stay", 1, 64)
-    max_downsample: int = setting(1, "choice", "Deepest level", "higher: also coarser levels, less detail", choices=(1, 2, 4, 8))
-    use_rand: bool = setting(True, "flag", "Random destinations", "on: less visible grid; the same for the same step")
-    merge_attn: bool = setting(True, "flag", "Merge self-attention", "on: where the time goes")
-    merge_crossattn: bool = setting(False, "flag", "Merge cross-attention", "on: little time, prompt details suffer")
-    merge_mlp: bool = setting(False, "flag", "Merge feed-forward", "on: some time, detail suffers")
-    matching: str = setting("global", "choice", "Matching", "local: among neighbours; faster, closer", choices=("global", "local"))
-    radius: int = setting(1, "integer", "Matching radius", "local matching: cells; higher: slower", 1, 16)
-    plan: str = setting("level", "choice", "Match", "level: once for all blocks of a level", choices=("level", "block"))
-    plan_every: int = setting(1, "integer", "Steps per matching", "higher: less matching, older matches", 1, 1000)
+    max_downsample: int = shared("max_downsample")
+    use_rand: bool = shared("use_rand")
+    merge_attn: bool = shared("merge_attn")
+    merge_crossattn: bool = shared("merge_crossattn")
+    merge_mlp: bool = shared("merge_mlp")
+    matching: str = shared("matching")
+    radius: int = shared("radius")
+    plan: str = shared("plan")
+    plan_every: int = shared("plan_every")
     window: Window = setting((0.0, 1.0), "window", "Merging window", "part of the pass in which tokens are merged")
 
     def __post_init__(self) -> None:
