@@ -194,7 +194,8 @@ class _Job:
         prompts = [stream.text for stream in self._streams(batch)]
         own_negative = inverted is not None and inverted.negative is not None
         if not own_negative and all(stream.chunks == 1 for stream in [*self._streams(batch), *tokens_for(self.pipe, o.negative_prompt)]):
-            return {"prompt": prompts, "negative_prompt": [o.negative_prompt] * len(prompts)}
+            # Without one SDXL takes zeros for it, which an empty text is not.
+            return {"prompt": prompts, "negative_prompt": [o.negative_prompt] * len(prompts) if o.negative_prompt else None}
         given = embeddings(self.pipe, prompts, o.negative_prompt)
         if own_negative:
             given["negative_prompt_embeds"] = inverted.negative[0].expand(len(prompts), -1, -1)
