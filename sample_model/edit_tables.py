@@ -21,7 +21,7 @@ def mean_interval(values: list[float]) -> tuple[float, float, float]:
     return mean, mean - half, mean + half
 
 
-def summarise(all_records: list[dict], weights: list[list[float]], blends: list[dict]) -> dict[str, Any]:
+def summarise(all_records: list[dict], weights: list[dict[str, list[float]]], blends: list[dict]) -> dict[str, Any]:
     """By kind: shares and means with control and without, and their paired differences (difference, low, high).
 
     all_records, weights, blends: as `evaluate_edits.Evaluation` keeps them.
@@ -36,10 +36,15 @@ def summarise(all_records: list[dict], weights: list[list[float]], blends: list[
             change = paired_interval(*zip(*pairs)) if name == "right" else mean_interval([h - f for f, h in pairs])
             entry[name]["difference"] = list(change)
         out["edits"][kind] = entry
-    for place, weight in enumerate(WEIGHTS):
-        out["weights"][f"{weight:g}"] = list(mean_interval([areas[place] for areas in weights]))
-    steps = [b - a for areas in weights for a, b in pairwise(areas)]
-    out["weights"]["steps that do not fall"] = sum(step >= 0 for step in steps) / max(1, len(steps))
+    for name in weights[0] if weights else ():
+        shares = [found[name] for found in weights]
+        steps = [after - before for row in shares for before, after in pairwise(row)]
+        out["weights"][name] = {
+            "means": {f"{weight:g}": list(mean_interval([row[place] for row in shares])) for place, weight in enumerate(WEIGHTS)},
+            # From each weight to the next, on the same source.
+            "changes": [list(mean_interval([row[place + 1] - row[place] for row in shares])) for place in range(len(WEIGHTS) - 1)],
+            "steps that do not fall": sum(step >= 0 for step in steps) / len(steps),
+        }
     for scheduler in SCHEDULERS:
         found = [blend for blend in blends if blend["scheduler"] == scheduler]
         if found:
@@ -66,8 +71,10 @@ def print_summary(summary: dict[str, Any]) -> None:
             f"| {ssim['held']:.3f} / {ssim['free']:.3f} ({_interval(ssim['difference'], '+.3f')}) "
             f"| {moved['held']:.3f} / {moved['free']:.3f} ({_interval(moved['difference'], '+.3f')}) |"
         )
-    for name, value in summary["weights"].items():
-        print(f"weight {name}: area {value[0]:.4f} [{value[1]:.4f}, {value[2]:.4f}]" if isinstance(value, list) else f"{name}: {value:.0%}")
+    for name, entry in summary["weights"].items():
+        means = ", ".join(f"{weight}: {mean[0]:.3f}" for weight, mean in entry["means"].items())
+        changes = ", ".join(_interval(change, "+.3f") for change in entry["changes"])
+        print(f"{name} by weight: {means}; changes {changes}; {entry['steps that do not fall']:.0%} of the steps do not fall")
     for scheduler, entry in summary["blend"].items():
         print(
             f"{scheduler}, {entry['of']} blends from the first step: mask {entry['mask']:.0%}, shape right {entry['right']:.0%}, "

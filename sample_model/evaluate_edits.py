@@ -4,8 +4,8 @@
     python -m sample_model.evaluate_edits --model runs/diffusion/model --count 10 --out runs/edits
 
 Every source gets one edit of each kind (another shape, another colour, a texture added, another background), with control and, from the
-same noise, without. Then weights on the size word, and local blend from the first step. Prints tables with 95 % intervals; writes edits.json
-and grid.png.
+same noise, without. Then weights on the size and the colour word, and local blend from the first step. Prints tables with 95 % intervals;
+writes edits.json and grid.png.
 """
 
 from __future__ import annotations
@@ -94,6 +94,12 @@ def area(picture: Any) -> float:
     return float((np.abs(values - plain).max(axis=2) > checker.FOREGROUND).mean())
 
 
+def coloured(picture: Any, colour: str) -> float:
+    """Share of the picture within a fifth of the colour (worst channel): lit and shaded parts of an object of that colour."""
+    values = np.asarray(picture)[..., :3].astype(np.float32) / 255
+    return float((np.abs(values - np.array(scenes.COLOURS[colour], np.float32)).max(axis=2) < 0.2).mean())
+
+
 def _near(objects: list[list[checker.Seen]], shape: tuple[int, int]) -> np.ndarray:
     """Where any of the objects is, with a margin."""
     y, x = np.mgrid[: shape[0], : shape[1]] / np.array(shape)[:, None, None]
@@ -109,7 +115,7 @@ class Evaluation:
     def __init__(self, pipeline: Any, options: argparse.Namespace) -> None:
         self.pipeline, self.options = pipeline, options
         self.records: list[dict[str, Any]] = []
-        self.weights: list[list[float]] = []
+        self.weights: list[dict[str, list[float]]] = []
         self.blends: list[dict[str, Any]] = []
         self.shown: list[tuple[str, list[Any]]] = []
 
@@ -133,9 +139,14 @@ class Evaluation:
             self.shown.append((case.source, [source, *(p for pair in zip(pictures[: len(held)], pictures[len(held) :]) for p in pair)]))
 
     def weight(self, case: Case, seed: int) -> None:
-        """The size word with every weight."""
-        edits = [Reweight({"large": weight}, cross_replace=1.0, self_replace=0.0) for weight in WEIGHTS]
-        self.weights.append([area(picture) for picture in self.draw(case, edits, seed).pictures[1:]])
+        """The size word and the colour word with every weight: how much of the picture is object, and how much has that colour."""
+        colour = case.words["colour"][0]
+        measures = {"large": area, colour: lambda picture: coloured(picture, colour)}
+        found = {}
+        for name, (word, measure) in zip(("size", "colour"), measures.items()):
+            edits = [Reweight({word: weight}, cross_replace=1.0, self_replace=0.0) for weight in WEIGHTS]
+            found[name] = [measure(picture) for picture in self.draw(case, edits, seed).pictures[1:]]
+        self.weights.append(found)
 
     def blend(self, case: Case, seed: int, scheduler: str) -> None:
         """Another shape, blended from the first step: what is left outside the mask."""

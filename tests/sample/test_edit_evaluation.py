@@ -1,0 +1,73 @@
+"""The evaluation of prompt edits: its cases, its measures on drawn scenes, its tables."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lib_accel.sample import captions, checker, scenes
+from sample_model import edit_tables, evaluate_edits
+
+
+def scene(x=0.5, colour="red", background="wall", shape="square", size="medium"):
+    return Image.fromarray(scenes.render(scenes.Scene(background, (scenes.Item(shape, colour, size=size, x=x),))))
+
+
+def test_cases_ask_for_one_change_each():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        case = evaluate_edits.random_case(rng)
+        before = captions.parse(case.source)
+        for kind, prompt in case.edits.items():
+            after = captions.parse(prompt)
+            changed = {
+                "shape": before.items[0][0] != after.items[0][0],
+                "colour": before.items[0][1] != after.items[0][1],
+                "texture": before.items[0][2] != after.items[0][2],
+                "background": before.background != after.background,
+            }
+            assert [name for name, differs in changed.items() if differs] == [kind]
+            assert before.items[1:] == after.items[1:]
+        assert all(word in case.source.split() and new in case.edits[kind].split() for kind, (word, new) in case.words.items())
+
+
+def test_what_should_stay_is_measured_outside_the_object():
+    source = scene()
+    same = evaluate_edits.kept("colour", scene(colour="blue"), source)
+    assert same["ssim"] > 0.99
+    assert same["moved"] < 0.02
+    moved = evaluate_edits.kept("colour", scene(x=0.7, colour="blue"), source)
+    assert moved["moved"] == pytest.approx(0.2, abs=0.03)
+    assert evaluate_edits.kept("colour", scene(background="grass"), source)["ssim"] < same["ssim"] - 0.02
+    assert (
+        evaluate_edits.kept("background", scene(background="grass"), source)["ssim"]
+        > evaluate_edits.kept("background", scene(background="grass", shape="star"), source)["ssim"]
+    )
+
+
+def test_verdicts_are_read_by_kind():
+    verdict = checker.judge(scene(), captions.parse("a red star on a wall"))
+    assert [evaluate_edits.is_right(kind, verdict) for kind in edit_tables.KINDS] == [False, True, True, True]
+
+
+def test_attributes_grow_with_what_they_measure():
+    areas = [evaluate_edits.area(scene(size=size)) for size in ("small", "medium", "large")]
+    assert areas == sorted(areas)
+    reds = [evaluate_edits.coloured(scene(colour=colour), "red") for colour in ("blue", "red")]
+    assert reds[1] > 0.03 > reds[0]
+
+
+def test_the_summary_pairs_each_source_with_itself(capsys):
+    records = [
+        {"kind": kind, "control": control, "right": True, "ssim": 0.5 + seed + 0.1 * (control == "held"), "moved": 0.0}
+        for kind in edit_tables.KINDS
+        for control in ("held", "free")
+        for seed in range(3)
+    ]
+    weights = [{"size": [0.1, 0.2, 0.3, 0.4, 0.5]}, {"size": [0.1, 0.2, 0.3, 0.4, 0.3]}]
+    blend = {"scheduler": "DDIMScheduler", "mask": 0.2, "latents_outside": 1e-4, "pixels_outside": 1, "right": True}
+    summary = edit_tables.summarise(records, weights, [blend, blend | {"pixels_outside": 0}])
+    assert summary["edits"]["shape"]["ssim"]["difference"] == pytest.approx([0.1, 0.1, 0.1])
+    assert summary["weights"]["size"]["steps that do not fall"] == 7 / 8
+    assert summary["blend"]["DDIMScheduler"]["pixels_outside"] == 1
+    edit_tables.print_summary(summary)
+    assert "| shape | 3 | 100% / 100%" in capsys.readouterr().out
