@@ -10,9 +10,22 @@ TITLE = "regional prompter"
 OFF = ("", "0", "false", "none")
 
 
+def counting_rows(p: Any, unet: nn.Module) -> str | None:
+    """Who counts on every row of a job's batches, by name; None when nobody does."""
+    if regional_prompter(p, unet):
+        return "Regional Prompter"
+    return "ControlNet's reference" if controlnet_reference(unet) else None
+
+
 def regional_prompter(p: Any, unet: nn.Module) -> bool:
     """Whether Regional Prompter is at work on this job: it divides cross-attention and batches by rows of its own counting."""
-    return _is_asked_for(p) or any(_is_its_own(module) for name, module in unet.named_modules() if name.endswith("attn2"))
+    layers = (module for name, module in unet.named_modules() if name.endswith("attn2"))
+    return _is_asked_for(p) or any(_comes_from("regional-prompter", layer, "forward") for layer in layers)
+
+
+def controlnet_reference(unet: nn.Module) -> bool:
+    """Whether ControlNet's reference modes (or its style align) are at work: they run blocks on as many rows as the first step had."""
+    return any(_comes_from("controlnet", module, "_forward") for module in unet.modules())
 
 
 def _is_asked_for(p: Any) -> bool:
@@ -25,8 +38,8 @@ def _is_asked_for(p: Any) -> bool:
     return False
 
 
-def _is_its_own(layer: nn.Module) -> bool:
-    """Whether it put its forward there. An instance's forward as such says nothing: others leave theirs behind."""
-    forward = vars(layer).get("forward")
-    code = getattr(getattr(forward, "__func__", forward), "__code__", None)
-    return "regional-prompter" in getattr(code, "co_filename", "").replace("_", "-").lower()
+def _comes_from(folder: str, module: nn.Module, attribute: str) -> bool:
+    """Whether the extension of that folder put its function there. A function as such says nothing: others leave theirs behind."""
+    function = vars(module).get(attribute)
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    return folder in getattr(code, "co_filename", "").replace("_", "-").lower()

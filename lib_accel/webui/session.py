@@ -144,9 +144,10 @@ class Session:
             account.note(now.place, why)
         if not methods:
             return
-        if neighbours.regional_prompter(p, now.unet) and any(isinstance(method, OF_ROWS) for method in methods):
+        neighbour = neighbours.counting_rows(p, now.unet) if any(isinstance(method, OF_ROWS) for method in methods) else None
+        if neighbour:
             methods = tuple(method for method in methods if not isinstance(method, OF_ROWS))
-            account.note(now.place, "every row is run, and no cross-attention kept: Regional Prompter is at work")
+            account.note(now.place, f"every row is run, and no cross-attention kept: {neighbour} is at work")
         if host.spares_memory(p):
             methods = tuple(replace(method, offload=True) if isinstance(method, TGate) else method for method in methods)
         try:

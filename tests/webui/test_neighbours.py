@@ -125,6 +125,26 @@ def test_controlnets_reference_runs_blocks_twice_through_forwards_that_it_keeps(
     assert DONE in host.job(accel=ON).comments
 
 
+def test_controlnets_reference_keeps_every_row(host):
+    """It runs blocks on as many rows as the first step had, so none may be dropped later."""
+    made = {}
+    file = "/extensions/sd-webui-controlnet/scripts/hook.py"
+    exec(compile("def hacked(self, x, context=None):\n    return type(self)._forward(self, x, context)\n", file, "exec"), made)
+    rows = []
+    unet_of(host).register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
+    gate = ON | {"tgate.on": True, "tgate.gate": 0.4}
+    assert "evaluations saved" in host.job(accel=gate).comments and rows == [2, 2, 1, 1, 1]
+    rows.clear()
+    for block in blocks(host):
+        block._forward = made["hacked"].__get__(block)
+    comments = host.job(accel=gate).comments
+    assert "every row is run, and no cross-attention kept: ControlNet's reference is at work" in comments and DONE in comments
+    assert rows == [2] * 5
+    for block in blocks(host):
+        block._forward = type(block)._forward.__get__(block)
+    assert "evaluations saved" in host.job(accel=gate).comments
+
+
 def test_a_token_more_between_the_sampler_and_the_unet(start):
     """ControlNet marks every conditioning with one token, and takes it off in the U-Net's forward that it put in place."""
 
