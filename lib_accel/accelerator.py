@@ -204,13 +204,13 @@ class Accelerator(HostSide):
         """The runner of the method whose settings are a ``kind`` (such as `PromptToPrompt`); None when there is none."""
         return next((runner for runner in self._runners if isinstance(runner.config, kind)), None)
 
-    def heat_maps(self, words: Sequence[str | int]) -> dict[str | int, torch.Tensor]:
+    def heat_maps(self, words: Sequence[str | int], every_step: bool = False) -> dict[str | int, Any]:
         """Word -> [images, h, w], where each picture's cross-attention looked for it: the mean over layers and steps of this pass.
 
-        For accelerators with `HeatMaps`, or with a `PromptToPrompt` that has ``tokens``; ValueError for others, WordError for unknown
-        words.
+        every_step: word -> {(image, layer, step): [h, w]} instead. For accelerators with `HeatMaps`, or with a `PromptToPrompt` that has
+        ``tokens``; ValueError for others, WordError for unknown words.
         """
-        return maps_of(self._runners, words)
+        return maps_of(self._runners, words, every_step)
 
     def report(self) -> Report:
         """What was done so far, as a snapshot."""

@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     footer = [f"{args.prompt!r}, seed {args.seed}, {args.steps} steps. {what}.", str(report)]
     labelled_grid(cells, footer).save(args.out / "maps.png")
     if args.by:
-        _by(args, accelerator.running(HeatMaps), tokens, words, picture.size).save(args.out / f"maps-by-{args.by}.png")
+        _by(args, accelerator.heat_maps(words, every_step=True), picture.size).save(args.out / f"maps-by-{args.by}.png")
     result = {"model": what, "prompt": args.prompt, "seed": args.seed, "maps": entries, "account": str(report), "report": report.as_dict()}
     (args.out / "maps.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(report)
@@ -69,12 +69,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _by(args: argparse.Namespace, runner: Any, tokens: list, words: list, size: tuple[int, int]) -> Any:
-    """A picture with a row for every word and a column for every step, or every layer."""
-    from ..prompt_edit.maps import word_maps_by_step
+def _by(args: argparse.Namespace, found: dict, size: tuple[int, int]) -> Any:
+    """A picture with a row for every word and a column for every step, or every layer. found: `Accelerator.heat_maps`, every step's."""
     from .lattice import lattice
 
-    found = word_maps_by_step(runner.sums, tokens, words)
     place = 2 if args.by == "step" else 1
     keys = list(dict.fromkeys(key[place] for maps in found.values() for key in maps))
     small = (max(64, size[0] // 4), max(64, size[1] // 4))

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from ..ops.attention_edits import attend
 from ..ops.levels import grid_at
 from ..prompt_edit.layers import Layers
-from ..prompt_edit.maps import MapSums, key_of, word_maps
+from ..prompt_edit.maps import MapSums, key_of, word_maps, word_maps_by_step
 from ..prompt_edit.tokens import PromptTokens
 from ..settings import SettingError, check, setting
 from ..sites import Site
@@ -97,9 +98,14 @@ class HeatRunner(Runner):
         self.account.steps.add(call.pass_and_step)
 
 
-def maps_of(runners: Iterable[Runner], words: Sequence[str | int]) -> dict[str | int, torch.Tensor]:
+def maps_of(runners: Iterable[Runner], words: Sequence[str | int], every_step: bool = False) -> dict[str | int, Any]:
     """See `Accelerator.heat_maps`."""
+    words = [words] if isinstance(words, (str, int)) else words
     for runner in runners:
         if isinstance(runner, (HeatRunner, PromptToPromptRunner)) and runner.config.tokens:
-            return word_maps(runner.sums, runner.config.tokens, [words] if isinstance(words, (str, int)) else words)
+            if not every_step:
+                return word_maps(runner.sums, runner.config.tokens, words)
+            if runner.config.every_step:
+                return word_maps_by_step(runner.sums, runner.config.tokens, words)
+            raise ValueError("The maps of single steps were not kept; give HeatMaps or PromptToPrompt every_step=True.")
     raise ValueError("This accelerator watches no words; give it HeatMaps(tokens), or a PromptToPrompt with tokens.")

@@ -75,6 +75,7 @@ class PromptToPromptRunner(Runner):
         self._fresh = True
 
     def finish(self) -> None:
+        self.account.keeps(self._sources.nbytes)
         self._sources.clear()
         self._mixed.clear()
 
@@ -84,8 +85,7 @@ class PromptToPromptRunner(Runner):
             self._fresh = False
             self._words.clear()
         if self._moment is None or moment.pass_and_step != self._moment.pass_and_step:
-            self._sources.clear()
-            self._mixed.clear()
+            self.finish()
         self._moment = moment
         self._text_now = any(
             mixing is not None and mixing.edits_at(moment.step, rule) for edit in self.config.edits for mixing in edit.mixings

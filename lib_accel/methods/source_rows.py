@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..layout import Layout
+from ..layout import Layout, Row, RowStore
 from ..prompt_edit.maps import key_of
 
 
@@ -27,7 +27,7 @@ class SourceRows:
 
     def __init__(self, edits: Sequence[Any]) -> None:
         self._edits = tuple(edits)
-        self._kept: dict[Hashable, Heads] = {}
+        self._kept = RowStore()
 
     def waited_for(self, rows: Layout) -> list[int]:
         """The rows of a call whose heads an edited row that is not in it may ask for."""
@@ -44,7 +44,8 @@ class SourceRows:
     def keep(self, layer: Hashable, rows: Layout, which: Sequence[int], heads: Heads) -> None:
         """Keep copies of these rows' heads at ``layer`` (a view would hold the memory of all)."""
         for index in which:
-            self._kept[layer, key_of(rows[index])] = Heads(*(tensor.clone() for tensor in heads.of(index)))
+            for name, tensor in zip(Heads._fields, heads):
+                self._kept.put((layer, name), Layout([rows[index]]), tensor[index : index + 1].clone())
 
     def find(self, layer: Hashable, rows: Layout, key: tuple[int, int], heads: Heads) -> Heads | None:
         """The heads of the conditional row ``key`` (image, part): of this call, or kept from an earlier one of this step; None if neither
@@ -53,10 +54,15 @@ class SourceRows:
         for index, row in enumerate(rows):
             if row.role == "cond" and key_of(row) == key:
                 return heads.of(index)
-        kept = self._kept.get((layer, key))
-        if kept is None or any(one.shape != tensor.shape[1:] or one.device != tensor.device for one, tensor in zip(kept, heads)):
+        kept = [self._kept.get((layer, name), Layout([Row("cond", *key)])) for name in Heads._fields]
+        if any(one is None or one.shape[1:] != tensor.shape[1:] or one.device != tensor.device for one, tensor in zip(kept, heads)):
             return None
-        return kept
+        return Heads(*(one[0] for one in kept))
 
     def clear(self) -> None:
         self._kept.clear()
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of what is kept, in bytes."""
+        return self._kept.nbytes

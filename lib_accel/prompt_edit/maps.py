@@ -97,6 +97,8 @@ def word_maps_by_step(
     """Word -> {(image, layer, step): [h, w]}, for images whose prompt has the word."""
     out: dict[str | int, dict[tuple[int, str, int], torch.Tensor]] = {}
     for word in words:
+        if not any(prompt.has(word) for prompt in prompts):
+            prompts[0].find(word)
         out[word] = {}
         for ((image, part), layer, step), maps in sums.by_step().items():
             prompt = prompts[min(image, len(prompts) - 1)]

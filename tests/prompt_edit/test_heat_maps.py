@@ -9,7 +9,7 @@ import torch
 
 from lib_accel import HeatMaps, ImageEdit, PromptToPrompt, Row, SettingError, TokenMerging, accelerated
 from lib_accel.prompt_edit import Edit, heat_picture, mix
-from lib_accel.prompt_edit.maps import combine, word_maps_by_step
+from lib_accel.prompt_edit.maps import combine
 
 TOKENS = prompts.Words(8, squirrel=2)
 STREAMS = (TOKENS("a red squirrel"), TOKENS("a red lion"))
@@ -77,7 +77,7 @@ def test_coarser_grids_are_brought_to_the_finest(unet):
 
 def test_every_layer_and_step_can_be_kept(unet):
     accelerator, _ = watched(unet, every_step=True)
-    found = word_maps_by_step(accelerator.running(HeatMaps).sums, STREAMS, ["lion"])["lion"]
+    found = accelerator.heat_maps(["lion"], every_step=True)["lion"]
     assert {image for image, _, _ in found} == {1}
     assert len(found) == 2 * len(accelerator.sites)
     site = accelerator.sites[0]
@@ -119,6 +119,8 @@ def test_unknown_words_and_other_accelerators_are_a_sentence(unet):
         accelerator.heat_maps(["zebra"])
     with accelerated(unet, TokenMerging()) as other, pytest.raises(ValueError, match="watches no words"):
         other.heat_maps(["red"])
+    with pytest.raises(ValueError, match="single steps were not kept"):
+        accelerator.heat_maps(["red"], every_step=True)
     with pytest.raises(SettingError, match=r"HeatMaps\.tokens"):
         HeatMaps(())
     with pytest.raises(SettingError, match=r"HeatMaps\.layers"):

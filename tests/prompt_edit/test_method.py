@@ -219,7 +219,9 @@ def test_whatever_calls_a_step_takes(unet, calls):
     with accelerated(unet, method_of(edits)) as accelerator:
         made = predictions(unet, accelerator, rows, calls_of(calls, rows))
     torch.testing.assert_close(made, referred(unet, rows, edits), atol=1e-9, rtol=1e-9)
-    assert not accelerator.report().as_dict()["methods"][0]["stood_down"]
+    account = accelerator.report().as_dict()["methods"][0]
+    assert not account["stood_down"]
+    assert bool(account["cache_bytes"]) == (calls in ("one by one", "across"))  # Nothing is kept where source and edits share a call.
 
 
 def test_an_edited_row_before_its_source_is_left_alone(unet):
