@@ -95,6 +95,50 @@ def test_inpainting_with_a_skipped_negative_prompt_fails_as_in_the_host(host):
         host.job()
 
 
+def drop_negative(host, empty):
+    """Leave out the negative prompt's rows in every step; ``empty`` makes a conditioning without rows of the callback's parameters."""
+
+    def callback(params):
+        n = params.text_cond.shape[0]
+        params.x, params.sigma, params.image_cond = params.x[:n], params.sigma[:n], params.image_cond[:n]
+        params.text_uncond = empty(params)
+
+    host.callbacks.on_cfg_denoiser(callback)
+
+
+def test_rows_that_are_dropped_twice_destroy_the_batch_as_in_the_host(host):
+    drop_negative(host, lambda params: params.text_cond[:0])
+    assert host.job().images
+    host.shared.opts.skip_early_cond = 1.0
+    with pytest.raises((RuntimeError, ValueError)):
+        host.job()
+
+
+def test_a_negative_prompt_without_rows_must_be_of_the_prompts_length_as_in_the_host(start):
+    host = start()
+    drop_negative(host, lambda params: params.text_cond[:0])
+    assert host.job(prompt=MANY).images
+    host = start()
+    drop_negative(host, lambda params: params.text_uncond[:0])
+    with pytest.raises((RuntimeError, ValueError)):
+        host.job(prompt=MANY, batch_size=2)
+
+
+def test_sdxls_conditioning_is_no_plain_dict_as_in_the_host(start):
+    def from_plain(cond):
+        return {key: value[:0] for key, value in cond.items()}
+
+    host = start()
+    host.sd_models.switch_to(host.model(kind="sdxl"))
+    drop_negative(host, lambda params: type(params.text_cond)(from_plain(params.text_cond)))
+    assert host.job().images
+    host = start()
+    host.sd_models.switch_to(host.model(kind="sdxl"))
+    drop_negative(host, lambda params: from_plain(params.text_cond))
+    with pytest.raises(AttributeError):
+        host.job()
+
+
 def test_imported_scripts_are_registered_and_dataclasses_in_scripts_fail(host, tmp_path):
     (tmp_path / "scripts").mkdir()
     (tmp_path / "scripts" / "a.py").write_text("from modules.scripts import Script\nclass Own(Script):\n    pass\n")

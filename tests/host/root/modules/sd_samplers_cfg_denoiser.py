@@ -91,12 +91,13 @@ class CFGDenoiser(nn.Module):
             groups = [text, negative]
         whole = together and len(groups) == 1
         size = x.shape[0] if whole else batch * (2 if together else 1)
-        outputs, offset = [], 0
-        for group in groups:
-            for begin in range(0, group.shape[0], size):
-                part = each(lambda tensor, begin=begin: tensor[begin : begin + size], group)
-                rows = slice(offset, offset + part.shape[0])
-                given = {"c_crossattn": part, "c_concat": image if whole else image[rows]}
-                outputs.append(self.predict(x[rows], sigma[rows], given))
-                offset += part.shape[0]
+        outputs, cond = [], groups[0]
+        for begin in range(0, cond.shape[0], size):
+            part = each(lambda tensor, begin=begin: tensor[begin : begin + size], cond)
+            rows = slice(begin, begin + part.shape[0])
+            outputs.append(self.predict(x[rows], sigma[rows], {"c_crossattn": part, "c_concat": image if whole else image[rows]}))
+        if len(groups) > 1:
+            # All rows where it holds none: the host counts from the end.
+            rows = slice(-negative.shape[0], None)
+            outputs.append(self.predict(x[rows], sigma[rows], {"c_crossattn": negative, "c_concat": image[rows]}))
         return torch.cat(outputs)
