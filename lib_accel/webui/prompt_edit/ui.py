@@ -16,7 +16,7 @@ INTRODUCTION = "The prompt box is the source. Each edit below is drawn from the 
 BLEND, MORE = "Local blend: confine the change", "Layers, hires pass, heat maps, memory"
 # Rows of controls, from top to bottom; a title folds its rows.
 ROWS: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...] = (
-    ("", (("kind", "cross", "self"), ("x", "x_values", "y", "y_values"), ("off", "keep_source", "times"))),
+    ("", (("kind", "cross", "self"), ("x", "x_values"), ("y", "y_values"), ("off", "keep_source", "times"))),
     (BLEND, (("blend", "subtract"), ("threshold", "start"))),
     (MORE, (("self_source", "cross_layers", "self_layers"), ("hires", "heat", "at_once"))),
 )
