@@ -10,10 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import real_webui
-import torch
 from PIL import Image
-from safetensors import safe_open
-from safetensors.torch import save_file
+from test_real_networks import write_lora
 
 pytestmark = [pytest.mark.host, pytest.mark.skipif(real_webui.root() is None, reason="A1111_ROOT names no WebUI")]
 
@@ -26,23 +24,11 @@ LONG = SOURCE + ", painted with much care" * 20
 @pytest.fixture(scope="module")
 def webui(tmp_path_factory):
     data = tmp_path_factory.mktemp("edits")
+    (data / "models" / "Lora").mkdir(parents=True)
+    write_lora(data / "models" / "Lora" / "strong.safetensors")
     server = real_webui.WebUI(data)
-    write_lora(server, data / "models" / "Lora" / "strong.safetensors")
     yield server
     server.stop()
-
-
-def write_lora(server, path):
-    """A LoRA of rank 1 for the middle block's text keys of the checkpoint that is in use."""
-    checkpoint = server.get("/sdapi/v1/options")[1]["sd_model_checkpoint"].split(" [")[0]
-    key = "model.diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_k.weight"
-    with safe_open(real_webui.root() / "models" / "Stable-diffusion" / checkpoint, "pt") as weights:
-        rows, columns = weights.get_tensor(key).shape
-    name = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"
-    generator = torch.Generator().manual_seed(0)
-    up, down = (torch.randn(shape, generator=generator) for shape in ((rows, 1), (1, columns)))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down}, path)
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +122,6 @@ def test_a_blend_that_lets_nothing_change_is_the_source(webui, count):
 
 
 def test_a_lora_of_the_source_is_that_of_its_edits(webui, count):
-    webui.post("/sdapi/v1/refresh-loras", {})
     without, _ = draw(webui, count, SWAP)
     pictures, texts = draw(webui, count, SWAP, prompt=f"{SOURCE} <lora:strong:1>")
     assert edited(texts[0])[0] > 0
