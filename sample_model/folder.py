@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from lib_accel.sample import load_pipeline, networks
+from lib_accel.sample.architecture import SCHEDULER
 from sample_model.build_tokenizer import build
 
 
@@ -32,6 +33,9 @@ def write_model(folder: Path, autoencoder, text_encoder, tokenizer, unet) -> Non
     # transformers opens a text encoder in the precision that its configuration names, diffusers a U-Net in float32:
     # the two must agree, or a folder that is opened without further words cannot draw.
     _edit(folder / "text_encoder" / "config.json", dtype="float32", torch_dtype="float32")
+    # So that a user who changes the sampler gets one for this schedule.
+    others = {key: value for key, value in SCHEDULER.items() if key in ("clip_sample", "set_alpha_to_one")}
+    _edit(folder / "scheduler" / "scheduler_config.json", **others)
     for part in ("vae", "unet"):
         _edit(folder / part / "config.json", _name_or_path=None)  # where it lay on the machine that trained it
     for path in folder.rglob("*.safetensors"):
