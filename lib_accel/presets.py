@@ -5,15 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from .families import FAMILIES
-from .methods import AgentAttention, TokenDownsampling, TokenMerging
+from .methods import GuidanceSkip, TokenDownsampling, TokenMerging
 from .settings import SettingError
 
 Methods = tuple[Any, ...]
 
 # Queries stay whole: the mildest of the reductions. The first steps, which lay the picture out, are left alone.
 _MILD: Methods = (TokenDownsampling(factor=2, window=(0.2, 1.0)),)
-# The schedule AgentSD was published with: agents for 40 % of the steps, then merging alone.
-_AGENT_SD: Methods = (AgentAttention(window=(0.0, 0.4)), TokenMerging(ratio=0.4, window=(0.4, 1.0)))
+# Down-sampled keys and values and merging among neighbours together are faster than either at the same distance from the plain
+# picture, and both nearer to it and faster than agents.
+_BALANCED_TOKENS: Methods = (TokenDownsampling(factor=2), TokenMerging(ratio=0.25, matching="local"))
+_FAST_TOKENS: Methods = (TokenDownsampling(factor=2), TokenMerging(ratio=0.5, matching="local"))
+# A direction that is kept and looked up anew now and then saves nearly as much as dropping guidance for good, or T-GATE, and
+# changes a fraction as much.
+_SOME_GUIDANCE = GuidanceSkip(when="after", after=0.4, reuse=True, every=3)
+_LITTLE_GUIDANCE = GuidanceSkip(when="after", after=0.25, reuse=True, every=6)
 
 PRESETS: dict[str, dict[str, Methods]] = {
     "quality": {
@@ -23,19 +29,18 @@ PRESETS: dict[str, dict[str, Methods]] = {
         "few-step": (TokenDownsampling(factor=2, window=(0.25, 1.0)),),
     },
     "balanced": {
-        "sd1": _AGENT_SD,
-        # SD2.1's scores overflow half precision.
-        "sd2": (AgentAttention(window=(0.0, 0.4), attn_precision="fp32"), TokenMerging(ratio=0.4, window=(0.4, 1.0))),
-        # No values were published; its finest level with attention is already coarser, so a little less goes.
-        "sdxl": (AgentAttention(ratio=0.3, window=(0.0, 0.4)), TokenMerging(ratio=0.25, window=(0.4, 1.0))),
-        # Few steps cannot mend what agents blur.
+        "sd1": (*_BALANCED_TOKENS, _SOME_GUIDANCE),
+        "sd2": (*_BALANCED_TOKENS, _SOME_GUIDANCE),
+        "sdxl": (*_BALANCED_TOKENS, _SOME_GUIDANCE),
+        # Of few steps each matters, and most run without guidance as they are.
         "few-step": (TokenDownsampling(factor=2),),
     },
     "fast": {
-        "sd1": (AgentAttention(ratio=0.5, window=(0.0, 0.7)), TokenMerging(ratio=0.5, window=(0.7, 1.0))),
-        "sd2": (AgentAttention(ratio=0.5, window=(0.0, 0.7), attn_precision="fp32"), TokenMerging(ratio=0.5, window=(0.7, 1.0))),
-        "sdxl": (AgentAttention(ratio=0.4, window=(0.0, 0.7)), TokenMerging(ratio=0.4, window=(0.7, 1.0))),
-        "few-step": (TokenMerging(ratio=0.3), TokenDownsampling(factor=2)),
+        "sd1": (*_FAST_TOKENS, _LITTLE_GUIDANCE),
+        "sd2": (*_FAST_TOKENS, _LITTLE_GUIDANCE),
+        # Its finest level with attention is already coarser, so a little less goes.
+        "sdxl": (TokenDownsampling(factor=2), TokenMerging(ratio=0.4, matching="local"), _LITTLE_GUIDANCE),
+        "few-step": (TokenDownsampling(factor=2), TokenMerging(ratio=0.3, matching="local")),
     },
 }
 

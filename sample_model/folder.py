@@ -35,7 +35,7 @@ def write_model(folder: Path, autoencoder, text_encoder, tokenizer, unet) -> Non
     _edit(folder / "text_encoder" / "config.json", dtype="float32", torch_dtype="float32")
     # So that a user who changes the sampler gets one for this schedule.
     others = {key: value for key, value in SCHEDULER.items() if key in ("clip_sample", "set_alpha_to_one")}
-    _edit(folder / "scheduler" / "scheduler_config.json", **others)
+    _edit(folder / "scheduler" / "scheduler_config.json", skip_prk_steps=True, **others)
     for part in ("vae", "unet"):
         _edit(folder / part / "config.json", _name_or_path=None)  # where it lay on the machine that trained it
     for path in folder.rglob("*.safetensors"):

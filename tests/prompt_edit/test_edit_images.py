@@ -22,7 +22,8 @@ def pipe():
 def scheduled(pipe, name):
     import diffusers
 
-    return getattr(diffusers, name).from_config(pipe.scheduler.config)
+    more = {"skip_prk_steps": True} if name == "PNDMScheduler" else {}
+    return getattr(diffusers, name).from_config(pipe.scheduler.config, **more)
 
 
 def draw(pipe, edits, seed=1, source=SOURCE, **more):
@@ -125,7 +126,7 @@ def test_a_real_picture_with_strength(pipe, picture):
 
 def test_inversion_goes_back_along_the_scheduler(pipe, picture, monkeypatch):
     """With a prediction that does not depend on the latents, the pipeline's own steps arrive at the picture again."""
-    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    noise, before = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)), pipe.scheduler
     monkeypatch.setattr(inversion.Predictor, "__call__", lambda *args: noise)
     encoded = starting.encode_picture(pipe, picture)
     with inversion.ddim(pipe):
@@ -134,7 +135,7 @@ def test_inversion_goes_back_along_the_scheduler(pipe, picture, monkeypatch):
         for timestep in pipe.scheduler.timesteps:
             latents = pipe.scheduler.step(noise, timestep, latents).prev_sample
     torch.testing.assert_close(latents, encoded, atol=1e-4, rtol=1e-3)
-    assert type(pipe.scheduler).__name__ == "PNDMScheduler"  # Its own again.
+    assert pipe.scheduler is before
 
 
 def test_the_sources_text_in_the_negative_prompts_place_undoes_guidance(pipe, picture):
