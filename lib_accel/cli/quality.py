@@ -15,7 +15,7 @@ from PIL import Image
 from .. import sample
 from ..api import accelerated
 from ..presets import PRESETS, preset
-from .alternatives import ALTERNATIVES, Fewer, parse_alternative
+from .alternatives import ALTERNATIVES, Fewer, Ngms, parse_alternative
 from .bench import DTYPES
 from .errors import CommandError
 from .measuring import machine, timed
@@ -25,6 +25,7 @@ from .variants import parse_variant, read_value
 
 METHODS = {method.__name__: method for method in SETTINGS_OF.values()}
 SHOWN = 5  # pictures per variant in the grid
+EVERYWHERE = ", auto off"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="VARIANT",
         help=f"more, as for bench: tgate:gate=0.3, merging+tgate; and what there is besides Accel: {', '.join(ALTERNATIVES)}",
+    )
+    parser.add_argument(
+        "--auto",
+        choices=("on", "off", "both"),
+        default="on",
+        help="on: methods act only where they pay, as presets do; off: everywhere; both: a row for each (default on)",
     )
     parser.add_argument("--count", type=int, default=24, help="prompts of combinations that training never saw, one seed each (default 24)")
     parser.add_argument("--prompt", nargs="+", metavar="TEXT", help="your own prompts instead")
@@ -60,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     prompts = args.prompt or sample_prompts(args.count, args.seed)
     print(f"Model: {what}. {len(prompts)} prompts, {len(variants)} variants, {args.steps} steps, guidance {args.guidance:g}.", flush=True)
     args.out.mkdir(parents=True, exist_ok=True)
-    keys = ("steps", "guidance", "seed", "size")
+    keys = ("steps", "guidance", "seed", "size", "auto")
     result: dict[str, Any] = {
         "model": what,
         "machine": machine(),
@@ -112,6 +119,10 @@ def _variants(args: argparse.Namespace) -> dict[str, tuple]:
         if not variant.methods or variant.at is not None:
             raise CommandError(f"--variants holds {variant.name!r}; here it takes presets and methods, for a whole pass.")
         variants[variant.name] = variant.methods
+    if args.auto == "both":
+        for name, methods in list(variants.items())[1:]:
+            if not any(isinstance(method, (Fewer, Ngms)) for method in methods):
+                variants[name + EVERYWHERE] = methods
     return variants
 
 
@@ -125,7 +136,8 @@ def draw(pipeline: Any, variants: dict[str, tuple], prompts: list[str], size: in
             steps = next((m.steps(args.steps) for m in variants[name] if isinstance(m, Fewer)), args.steps)
             settings = {"num_inference_steps": steps, "guidance_scale": args.guidance, "width": size, "height": size}
             settings["generator"] = torch.Generator().manual_seed(args.seed + index)
-            with accelerated(pipeline, *variants[name]) as accelerator:
+            everywhere = args.auto == "off" or name.endswith(EVERYWHERE)
+            with accelerated(pipeline, *variants[name], auto=False if everywhere else None) as accelerator:
                 seconds = timed(lambda s=settings, p=prompt, into=images: into.extend(pipeline(p, **s).images))
             drawings[name]["pictures"].append(np.array(images[0].convert("RGB")))
             drawings[name]["seconds"].append(seconds)

@@ -75,3 +75,13 @@ def test_bad_input_gets_one_sentence(arguments, words, tmp_path, capsys):
     assert main(["quality", *arguments, "--out", str(tmp_path)]) == 2
     errors = capsys.readouterr().err
     assert all(word in errors for word in words) and errors.count("\n") == 1
+
+
+def test_as_the_preset_decides_and_everywhere(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCEL_AUTO", "1")
+    words = f"--size 64 --steps 2 --count 1 --auto both --preset --method TokenMerging --variants fewer:part=0.5 --out {tmp_path}"
+    assert main(["quality", *words.split()]) == 0
+    rows = {row["name"]: row for row in json.loads((tmp_path / "quality.json").read_text())["sizes"]["64"]}
+    assert list(rows) == ["plain", "TokenMerging", "fewer:part=0.5", "TokenMerging, auto off"]
+    assert rows["TokenMerging"]["ssim"] == 1, "64 tokens are not worth merging"
+    assert rows["TokenMerging, auto off"]["ssim"] < 1
