@@ -96,7 +96,7 @@ def match_tokens(
         if radius is None:
             best_scores, best = _best_match(metric, sources, metric[:, destinations].transpose(1, 2))
         else:
-            best_scores, best = best_near(metric, sources, destinations, _near(h, w, sx, sy, radius, offsets, sources))
+            best_scores, best = best_near(metric, sources, destinations, _near(h, w, sx, sy, radius, offsets, x.device))
     order = best_scores.sort(dim=1, descending=True, stable=True).indices
     return Match(tokens, destinations, sources, best, order)
 
@@ -109,12 +109,12 @@ def _split(h: int, w: int, sx: int, sy: int, offsets, device) -> tuple[torch.Ten
     return destinations.to(device), is_source.nonzero().flatten().to(device)
 
 
-def _near(h: int, w: int, sx: int, sy: int, radius: int, offsets: torch.Tensor | None, sources: torch.Tensor) -> torch.Tensor:
-    """[K, S] indices of the destinations near each source, on the device of ``sources``."""
+def _near(h: int, w: int, sx: int, sy: int, radius: int, offsets: torch.Tensor | None, device: torch.device) -> torch.Tensor:
+    """[K, S] indices of the destinations near each source, on ``device``. Sources are split anew: fetching them stalls a GPU."""
     if offsets is None:
-        return regular_near_destinations(h, w, sx, sy, radius, sources.device)
+        return regular_near_destinations(h, w, sx, sy, radius, device)
     cells = _cell_positions(h, w, sx, sy, offsets).argsort().argsort()
-    return near_destinations(h, w, sx, sy, radius, cells, sources.cpu()).to(sources.device)
+    return near_destinations(h, w, sx, sy, radius, cells, _split(h, w, sx, sy, offsets, "cpu")[1]).to(device)
 
 
 @lru_cache(maxsize=64)
