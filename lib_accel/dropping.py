@@ -85,5 +85,5 @@ def choose_plan(
             continue
         chosen = (plan, runner)
     if chosen[0] is not None:
-        chosen[1].account.dropped(moment.pass_and_step, chosen[0].dropped)
+        chosen[1].account.dropped(moment.pass_and_step, chosen[0].dropped, kept=chosen[1].changes_fill)
     return chosen

@@ -1,4 +1,4 @@
-"""A look ahead: which steps of a pass run whole, merged, with agents or unguided, and about how much work that saves.
+"""A look ahead: which steps of a pass run whole, reduced or on one row, and about how much work that saves.
 
 An estimate (see `estimate`); what was really done is the report's to say.
 """
@@ -21,8 +21,9 @@ LEAST = {AgentAttention: "least.agents", TokenMerging: "least.merging", TokenDow
 @dataclass(frozen=True)
 class PassPreview:
     """steps: for each step the kinds at work (``agents``, ``merging``, ``downsampling``, ``gated``: cross-attention from a cache,
-    ``unguided``), none where it runs whole. work, plain: multiply-adds of the pass, and of the same without Accel. idle: kinds that the
-    size makes stand down. later: whether more steps may turn out unguided while the pass runs."""
+    ``unguided``, ``kept``: guided in a direction known from before), none where it runs whole. work, plain: multiply-adds of the pass,
+    and of the same without Accel. idle: kinds that the size makes stand down. later: whether more steps may turn out unguided while the
+    pass runs."""
 
     place: str
     width: int
@@ -55,7 +56,7 @@ def preview_pass(
         situation = (tuple(now), "gated" in also)
         if situation not in known:
             known[situation] = row_work(unet, *latent, now, least, cached_text="gated" in also)
-        work += known[situation] * (1 if "unguided" in also else 2)
+        work += known[situation] * (1 if {"unguided", "kept"} & set(also) else 2)
     kinds = tuple(tuple(_kind(m) for m in now) + also for now, also in zip(at_work, of_rows))
     idle = tuple(dict.fromkeys(_kind(m) for m in methods if m not in acting))
     later = scale != 1 and any(isinstance(m, GuidanceSkip) and m.when != "after" for m in rows)
@@ -69,7 +70,7 @@ def saved(passes: list[PassPreview]) -> float:
 
 
 def _without_rows(methods: list[Any], step: int, steps: int, scale: float | None) -> tuple[str, ...]:
-    """What is known beforehand of the rows of ``step``: gated, unguided."""
+    """What is known beforehand of the rows of ``step``: gated, unguided, kept."""
     kinds: dict[str, None] = {}
     for method in methods:
         if isinstance(method, TGate):
@@ -80,9 +81,10 @@ def _without_rows(methods: list[Any], step: int, steps: int, scale: float | None
             kinds["unguided"] = None
         elif method.when == "after" and method.after < 1:
             first = first_step(method.after, steps)
-            refreshed = method.every and (step - first + 1) % method.every == 0
-            if step >= first and not refreshed:
-                kinds["unguided"] = None
+            # Without a guided step before there is none to count from, and no direction to keep.
+            refreshed = first and method.every and (step - first + 1) % method.every == 0
+            if step >= first and not refreshed and "unguided" not in kinds:
+                kinds["kept" if method.reuse and first else "unguided"] = None
     return tuple(kinds)
 
 

@@ -24,6 +24,7 @@ class MethodAccount:
         self.off: str | None = None
         self.notes: set[str] = set()
         self.dropped_steps: set[tuple[int, int]] = set()
+        self.kept_steps: set[tuple[int, int]] = set()
         self.rows_dropped = 0
         self.cache_bytes = 0
 
@@ -31,9 +32,9 @@ class MethodAccount:
         """Something that concerns the whole U-Net (a clause)."""
         self.notes.add(text)
 
-    def dropped(self, pass_and_step: tuple[int, int], rows: int) -> None:
-        """``rows`` rows of a U-Net call in this step were not run."""
-        self.dropped_steps.add(pass_and_step)
+    def dropped(self, pass_and_step: tuple[int, int], rows: int, kept: bool = False) -> None:
+        """``rows`` rows of a U-Net call in this step were not run. kept: guidance goes on there in the direction known last."""
+        (self.kept_steps if kept else self.dropped_steps).add(pass_and_step)
         self.rows_dropped += rows
 
     def keeps(self, nbytes: int) -> None:
@@ -68,6 +69,7 @@ class MethodAccount:
             "off": self.off,
             "notes": sorted(self.notes),
             "unguided_steps": len(self.dropped_steps),
+            "kept_direction_steps": len(self.kept_steps),
             "evaluations_saved": self.rows_dropped,
             "cache_bytes": self.cache_bytes,
         }
@@ -106,10 +108,11 @@ def _method_clause(method: dict[str, Any], whole: dict[str, Any]) -> str:
     else:
         clause = f"{method['method']}:"
     more = []
+    for words, steps in (("no guidance", method["unguided_steps"]), ("guidance direction kept", method["kept_direction_steps"])):
+        if steps:
+            more.append(f"{words} for {steps} of {whole['steps']} steps")
     if method["evaluations_saved"]:
-        more.append(
-            f"no guidance for {method['unguided_steps']} of {whole['steps']} steps, {method['evaluations_saved']} evaluations saved"
-        )
+        more.append(f"{method['evaluations_saved']} evaluations saved")
     if method["cache_bytes"]:
         more.append(f"{method['cache_bytes'] / 2**20:.1f} MiB kept")
     clause += (", " if effects and more else " " if more else "") + ", ".join(more)

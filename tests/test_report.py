@@ -4,10 +4,11 @@ import gc
 import json
 
 import cases
+import guided
 import models
 import pytest
 
-from lib_accel import AgentAttention, TokenMerging, accelerated
+from lib_accel import AgentAttention, GuidanceSkip, TokenMerging, accelerated
 
 both = pytest.mark.parametrize("kind", models.BOTH)
 
@@ -91,3 +92,17 @@ def test_a_failed_call_counts_as_a_call(kind):
             models.call(unet)
         handle.remove()
     assert accelerator.report().as_dict()["unet_calls"] == 1
+
+
+@both
+@pytest.mark.parametrize(("reuse", "unguided", "kept"), [(False, 3, 0), (True, 0, 3)])
+def test_steps_in_a_kept_direction_are_told_from_unguided_ones(kind, reuse, unguided, kept):
+    unet = models.UNETS[kind]()
+    with accelerated(unet, GuidanceSkip(when="after", after=0.4, reuse=reuse)) as accelerator:
+        guided.passes(unet, accelerator)
+    account = guided.account(accelerator)
+    assert (account["unguided_steps"], account["kept_direction_steps"], account["evaluations_saved"]) == (unguided, kept, 3)
+    line = str(accelerator.report())
+    words = "guidance direction kept" if reuse else "no guidance"
+    assert f"GuidanceSkip: {words} for 3 of 5 steps, 3 evaluations saved;" in line
+    assert line.count("for 3 of 5 steps") == 1

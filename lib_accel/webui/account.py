@@ -102,7 +102,7 @@ def _merged(reports: list[dict[str, Any]]) -> dict[str, Any]:
             if same is None:
                 methods.append(method)
                 continue
-            for count in ("steps", "layer_calls", "tokens_in", "tokens_run", "unguided_steps", "evaluations_saved"):
+            for count in ("steps", "layer_calls", "tokens_in", "tokens_run", "unguided_steps", "kept_direction_steps", "evaluations_saved"):
                 same[count] += method[count]
             for most in ("layers", "cache_bytes"):
                 same[most] = max(same[most], method[most])

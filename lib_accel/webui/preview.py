@@ -24,6 +24,7 @@ KINDS = {
     "downsampling": "downsampled",
     "gated": "cross-attention cached",
     "unguided": "no negative prompt",
+    "kept": "guidance direction kept",
 }
 
 

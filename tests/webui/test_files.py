@@ -85,10 +85,10 @@ def test_the_preview_is_computed_in_python_and_carries_no_markup_of_others(host)
     badge, strip = preview.show(json.dumps({"width": 1024, "height": 768, "steps": 20, "hires": 2}), *values)
     assert "off · Balanced · estimate: " in badge and "% less time per picture" in badge
     assert "off" not in preview.show("{}", True, *values[1:])[0]
-    assert "first pass 1024x768: agents, merged" in strip and "hires pass 2048x1536" in strip
-    assert strip.count("<i ") == 40
+    assert "first pass 1024x768: merged, downsampled, guidance direction kept" in strip and "hires pass 2048x1536" in strip
+    assert strip.count("<i ") == 40 and strip.count("accel-kept") == 16
     evil = list(values)
     evil[1] = "<img src=x onerror=alert(1)>"
     assert preview.show("not json", *evil) == ('<span class="accel-badge">settings refused</span>', "")
     small = preview.show(json.dumps({"width": 64, "height": 64, "steps": 20, "hires": 0}), *values)[1]
-    assert "every step runs whole; agents, merging not worth it at this size" in small
+    assert "guidance direction kept; merging, downsampling not worth it at this size" in small
