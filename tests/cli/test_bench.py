@@ -33,7 +33,7 @@ def bench(tmp_path, words, *more):
 
 @pytest.mark.parametrize("backend", ["ldm", "diffusers"])
 def test_a_row_per_size_and_variant(backend, tmp_path, capsys):
-    variants = ["plain", "agent", "merging:plan=block", "downsampling:factor=2", "fast", "fast@0.9", "tomesd", "no-self-attention"]
+    variants = ["plain", "agent", "merging:plan=block", "downsampling:factor=2", "fast", "quality", "quality@0.9", "tomesd", "no-self-attention"]
     table = tmp_path / "table.md"
     command = f"--arch tiny --backend {backend} --size 64 128 --runs 2 --markdown"
     rows = bench(tmp_path, command, str(table), "--variants", *variants)
@@ -43,8 +43,8 @@ def test_a_row_per_size_and_variant(backend, tmp_path, capsys):
     accounts = [row["account"] for row in rows[: len(variants)]]
     assert "agents on 5, merging on 5 of 6 layers" in accounts[1]
     assert "merging on 5 of 6 layers" in accounts[2] and "downsampling on 5" in accounts[3]
-    assert "agents on 5" in accounts[4] and "TokenMerging: 0 of 6" in accounts[4]
-    assert "AgentAttention: 0 of 6" in accounts[5] and "TokenMerging: merging on 5" in accounts[5]
+    assert "downsampling on 5" in accounts[4] and "merging on 5" in accounts[4]
+    assert "TokenDownsampling: 0 of 6" in accounts[5] and "TokenDownsampling: downsampling on 5" in accounts[6]
     assert table.read_text() in capsys.readouterr().out
     assert table.read_text().count("| 128 |") == len(variants)
 

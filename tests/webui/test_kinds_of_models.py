@@ -66,10 +66,10 @@ def test_half_precision(start, kind):
 
     without = begin(extension=False).job()
     host = begin()
-    agents = {"enabled": True, "preset": "Fast", "auto": False}
-    for on in (ON, agents):
+    fast = {"enabled": True, "preset": "Fast", "auto": False}
+    for on, effect in ((ON, "merging on"), (fast, "downsampling on"), (fast | {"agents.on": True}, "agents on")):
         done = host.job(accel=on)
-        assert "of 5 steps" in done.comments and "error" not in done.comments
+        assert effect in done.comments and "of 5 steps" in done.comments and "error" not in done.comments
         assert not same(done, without)
     assert same(host.job(), without)
 

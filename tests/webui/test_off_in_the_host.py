@@ -5,7 +5,7 @@ import torch
 from harness import same
 from traces import differences, fingerprint
 
-ON = {"enabled": True, "preset": "Fast", "auto": False}
+ON = {"enabled": True, "preset": "Fast", "auto": False, "agents.on": True, "guidance.on": True, "guidance.when": "after"}
 KINDS = {
     "txt2img": {},
     "hires": {"enable_hr": True},

@@ -96,9 +96,13 @@ def test_old_pictures_replay_when_presets_were_retuned(monkeypatch):
 
 def test_a_knob_that_differs_from_the_preset_makes_it_custom():
     assert resolve({"preset": "fast"}, "sd1")["preset"] == "fast"
-    assert resolve({"preset": "fast", "agents.ratio": 0.5}, "sd1")["preset"] == "fast"
-    changed = resolve({"preset": "fast", "agents.ratio": 0.2}, "sd1")
-    assert (changed["preset"], changed["agents.ratio"], changed["agents.end"]) == ("custom", 0.2, 0.7)
+    assert resolve({"preset": "fast", "merging.ratio": 0.5}, "sd1")["preset"] == "fast"
+    filled = preset_values("fast", "sd1")
+    for knob, value in (("merging.ratio", 0.2), ("agents.ratio", 0.2), ("tgate.gate", 0.6)):
+        changed = resolve({"preset": "fast", knob: value}, "sd1")
+        switch = knob.split(".")[0] + ".on"
+        assert (changed["preset"], changed[knob], changed[switch]) == ("custom", value, True)
+        assert {**changed, knob: None, switch: None}.items() >= {**filled, knob: None, switch: None}.items()
 
 
 def test_nothing_is_set_without_effect():
