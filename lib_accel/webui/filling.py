@@ -18,9 +18,9 @@ from ..sites import UnsupportedModelError
 from . import host, user_presets
 
 SENTENCES = {
-    "quality": "Costs least: fine texture may change; the composition stays.",
-    "balanced": "Small things may move or lose some detail.",
-    "fast": "The composition may drift and detail softens; most time is saved.",
+    "quality": "Changes least: fine texture at most; saves some time at large sizes.",
+    "balanced": "Texture and small details change a little; saves time at any size.",
+    "fast": "Saves most: more detail changes, and small things may move.",
     CUSTOM: "The knobs below, as they are.",
 }
 OWN_SENTENCE = "One of your own presets."
