@@ -33,7 +33,8 @@ def bench(tmp_path, words, *more):
 
 @pytest.mark.parametrize("backend", ["ldm", "diffusers"])
 def test_a_row_per_size_and_variant(backend, tmp_path, capsys):
-    variants = ["plain", "agent", "merging:plan=block", "downsampling:factor=2", "fast", "quality", "quality@0.9", "tomesd", "no-self-attention"]
+    variants = ["plain", "agent", "merging:plan=block", "downsampling:factor=2", "fast", "quality", "quality@0.9", "tomesd"]
+    variants.append("no-self-attention")
     table = tmp_path / "table.md"
     command = f"--arch tiny --backend {backend} --size 64 128 --runs 2 --markdown"
     rows = bench(tmp_path, command, str(table), "--variants", *variants)
