@@ -158,7 +158,7 @@ def test_variants_as_words():
     assert first.window == (0, 0.4) and first.attn_precision is None and second.window == (0.4, 1)
     assert parse_variant("Fast@0.25").at == 0.25
     assert not parse_variant("plain").methods and parse_variant("tomesd").peer == "tomesd"
-    assert parse_variant("balanced", "sdxl").methods != parse_variant("balanced", "sd1").methods
+    assert parse_variant("fast", "sdxl").methods != parse_variant("fast", "sd1").methods
     gated, skipping = parse_variant("tgate:gate_step=5,drop_guidance=false+guidance:when=after,after=0.6").methods
     assert (gated.gate_step, gated.drop_guidance, skipping.when, skipping.after) == (5, False, "after", 0.6)
     assert math.isclose(parse_variant("merging:ratio=1e-1").methods[0].ratio, 0.1)
