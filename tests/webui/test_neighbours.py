@@ -279,10 +279,10 @@ def test_our_values_set_by_name_from_another_script(host):
     runner = host.runners["txt2img"]
     ratio = host.script().elem_id("merging_ratio")
     p.script_args = runner.set_named_arg(p.script_args, "accel", "script_txt2img_accel_enabled-checkbox", True)
-    p.script_args = runner.set_named_arg(p.script_args, "accel", ratio, 0.25)
+    p.script_args = runner.set_named_arg(p.script_args, "accel", ratio, 0.35)
     host.shared.state.begin("job")
     done = host.processing.process_images(p)
-    assert "Accel merging ratio: 0.25" in done.infotexts[0]
+    assert "Accel merging ratio: 0.35" in done.infotexts[0]
 
 
 def test_a_host_without_the_plot(host):

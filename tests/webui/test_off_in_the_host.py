@@ -89,7 +89,7 @@ def test_off_after_a_job_that_was_stopped(start, how):
     before = fingerprint(unet)
     host.callbacks.on_cfg_denoiser(lambda params: getattr(host.shared.state, how)() if params.sampling_step == 2 else None)
     stopped = host.job(accel=ON)
-    assert "4 of 4 steps" in stopped.comments
+    assert "4 steps, 4 U-Net calls" in stopped.comments
     assert differences(before, fingerprint(unet)) == set()
     host.callbacks.callbacks["cfg_denoiser"].pop()
     assert same(host.job(), without)
