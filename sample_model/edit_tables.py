@@ -10,7 +10,7 @@ from typing import Any
 from lib_accel.cli.fidelity import paired_interval
 
 KINDS = ("shape", "colour", "texture", "background")
-WEIGHTS = (-2.0, 0.0, 1.0, 2.0, 4.0)
+WEIGHTS = (-4.0, -2.0, 0.0, 1.0, 2.0, 4.0)
 SCHEDULERS = ("EulerDiscreteScheduler", "DDIMScheduler")
 
 

@@ -4,8 +4,8 @@
     python -m sample_model.evaluate_edits --model runs/diffusion/model --count 10 --out runs/edits
 
 Every source gets one edit of each kind (another shape, another colour, a texture added, another background), with control and, from the
-same noise, without. Then weights on the size and the colour word, and local blend from the first step. Prints tables with 95 % intervals;
-writes edits.json and grid.png.
+same noise, without. Then weights on the words of an object, and local blend from the first step. Prints tables with 95 % intervals;
+writes edits.json, grid.png and weights.png.
 """
 
 from __future__ import annotations
@@ -85,15 +85,6 @@ def kept(kind: str, edited: Any, source: Any) -> dict[str, float]:
     return {"ssim": float(similar[inside].mean()) if inside.any() else 1.0, "moved": moved}
 
 
-def area(picture: Any) -> float:
-    """Share of the picture that is not background, by the checker's own measure."""
-    values = np.asarray(picture)[..., :3].astype(np.float32) / 255
-    left, right = np.median(values[:, :4], axis=1), np.median(values[:, -4:], axis=1)
-    across = np.linspace(0, 1, values.shape[1], dtype=np.float32)[None, :, None]
-    plain = left[:, None] * (1 - across) + right[:, None] * across
-    return float((np.abs(values - plain).max(axis=2) > checker.FOREGROUND).mean())
-
-
 def coloured(picture: Any, colour: str) -> float:
     """Share of the picture within a fifth of the colour (worst channel): lit and shaded parts of an object of that colour."""
     values = np.asarray(picture)[..., :3].astype(np.float32) / 255
@@ -118,6 +109,7 @@ class Evaluation:
         self.weights: list[dict[str, list[float]]] = []
         self.blends: list[dict[str, Any]] = []
         self.shown: list[tuple[str, list[Any]]] = []
+        self.weighed: list[tuple[str, list[Any]]] = []
 
     def draw(self, case: Case, edits: list[Edit], seed: int, **more: Any) -> Any:
         o = self.options
@@ -139,14 +131,19 @@ class Evaluation:
             self.shown.append((case.source, [source, *(p for pair in zip(pictures[: len(held)], pictures[len(held) :]) for p in pair)]))
 
     def weight(self, case: Case, seed: int) -> None:
-        """The size word and the colour word with every weight: how much of the picture is object, and how much has that colour."""
-        colour = case.words["colour"][0]
-        measures = {"large": area, colour: lambda picture: coloured(picture, colour)}
-        found = {}
-        for name, (word, measure) in zip(("size", "colour"), measures.items()):
-            edits = [Reweight({word: weight}, cross_replace=1.0, self_replace=0.0) for weight in WEIGHTS]
-            found[name] = [measure(picture) for picture in self.draw(case, edits, seed).pictures[1:]]
-        self.weights.append(found)
+        """The first object's words with every weight: how much of the picture has its colour, and whether it shows the object.
+
+        All of its words, because this model's text encoder tells each token what its neighbours say: one word alone changes little.
+        """
+        colour, wanted = case.words["colour"][0], captions.parse(case.source)
+        words = f"large {colour} {case.words['shape'][0]}"
+        edits = [Reweight({words: weight}, cross_replace=1.0, self_replace=0.0) for weight in WEIGHTS]
+        pictures = self.draw(case, edits, seed).pictures[1:]
+        verdicts = [checker.judge(picture, wanted) for picture in pictures]
+        shown = [float(verdict.colours[0] and verdict.shapes[0]) for verdict in verdicts]
+        self.weights.append({"colour": [coloured(picture, colour) for picture in pictures], "object": shown})
+        if len(self.weighed) < self.options.shown:
+            self.weighed.append((f"{case.source}: {words}", pictures))
 
     def blend(self, case: Case, seed: int, scheduler: str) -> None:
         """Another shape, blended from the first step: what is left outside the mask."""
@@ -179,7 +176,7 @@ class Evaluation:
 def main(argv: list | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, help="diffusers folder (default: the shipped model)")
-    parser.add_argument("--out", type=Path, required=True, help="folder for edits.json and grid.png")
+    parser.add_argument("--out", type=Path, required=True, help="folder for edits.json and the grids")
     parser.add_argument("--count", type=int, default=100, help="sources, and so edits of every kind")
     parser.add_argument("--blends", type=int, default=20, help="sources that are also blended, with each scheduler, at most")
     parser.add_argument("--cross", type=float, default=0.8)
@@ -191,8 +188,21 @@ def main(argv: list | None = None) -> int:
     parser.add_argument("--batch", type=int, default=9, help="pictures drawn at once")
     parser.add_argument("--shown", type=int, default=4, help="sources in grid.png")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--precision", choices=("float32", "bfloat16"), default="float32", help="bfloat16: autocast, faster on new processors"
+    )
     options = parser.parse_args(argv)
 
+    import torch
+
+    with torch.autocast(torch.device(options.device).type, torch.bfloat16, enabled=options.precision == "bfloat16"):
+        evaluation = evaluate(options)
+    write(evaluation, options)
+    return 0
+
+
+def evaluate(options: argparse.Namespace) -> Evaluation:
+    """Draw and measure all sources."""
     evaluation = Evaluation(load_pipeline(folder=options.model, device=options.device), options)
     rng, began = np.random.default_rng((options.seed, 7)), time.monotonic()
     for number in range(options.count):
@@ -204,6 +214,11 @@ def main(argv: list | None = None) -> int:
             for scheduler in SCHEDULERS:
                 evaluation.blend(case, seed, scheduler)
         print(f"{number + 1} of {options.count}, {time.monotonic() - began:.0f} s", flush=True)
+    return evaluation
+
+
+def write(evaluation: Evaluation, options: argparse.Namespace) -> None:
+    """Print the tables; edits.json, grid.png and weights.png into the folder."""
     summary = summarise(evaluation.records, evaluation.weights, evaluation.blends)
     print_summary(summary)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -212,7 +227,7 @@ def main(argv: list | None = None) -> int:
         "settings": settings,
         "summary": summary,
         "records": evaluation.records,
-        "areas": evaluation.weights,
+        "weights": evaluation.weights,
         "blends": evaluation.blends,
     }
     (options.out / "edits.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
@@ -220,7 +235,7 @@ def main(argv: list | None = None) -> int:
 
     columns = ["source", *(f"{kind}{control}" for kind in KINDS for control in ("", ", no control"))]
     lattice(columns, evaluation.shown, []).save(options.out / "grid.png")
-    return 0
+    lattice([f"{weight:g}" for weight in WEIGHTS], evaluation.weighed, []).save(options.out / "weights.png")
 
 
 if __name__ == "__main__":

@@ -49,9 +49,7 @@ def test_verdicts_are_read_by_kind():
     assert [evaluate_edits.is_right(kind, verdict) for kind in edit_tables.KINDS] == [False, True, True, True]
 
 
-def test_attributes_grow_with_what_they_measure():
-    areas = [evaluate_edits.area(scene(size=size)) for size in ("small", "medium", "large")]
-    assert areas == sorted(areas)
+def test_the_share_of_a_colour_grows_with_it():
     reds = [evaluate_edits.coloured(scene(colour=colour), "red") for colour in ("blue", "red")]
     assert reds[1] > 0.03 > reds[0]
 
@@ -63,11 +61,11 @@ def test_the_summary_pairs_each_source_with_itself(capsys):
         for control in ("held", "free")
         for seed in range(3)
     ]
-    weights = [{"size": [0.1, 0.2, 0.3, 0.4, 0.5]}, {"size": [0.1, 0.2, 0.3, 0.4, 0.3]}]
+    weights = [{"colour": [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]}, {"colour": [0.0, 0.1, 0.2, 0.3, 0.4, 0.3]}]
     blend = {"scheduler": "DDIMScheduler", "mask": 0.2, "latents_outside": 1e-4, "pixels_outside": 1, "right": True}
     summary = edit_tables.summarise(records, weights, [blend, blend | {"pixels_outside": 0}])
     assert summary["edits"]["shape"]["ssim"]["difference"] == pytest.approx([0.1, 0.1, 0.1])
-    assert summary["weights"]["size"]["steps that do not fall"] == 7 / 8
+    assert summary["weights"]["colour"]["steps that do not fall"] == 9 / 10
     assert summary["blend"]["DDIMScheduler"]["pixels_outside"] == 1
     edit_tables.print_summary(summary)
     assert "| shape | 3 | 100% / 100%" in capsys.readouterr().out

@@ -1,13 +1,10 @@
 """T-GATE and guidance skipping in a real WebUI, through its API: the rows that its U-Net was given. Skipped without A1111_ROOT."""
 
-import base64
-import io
 import json
 
 import numpy as np
 import pytest
 import real_webui
-from PIL import Image
 
 from lib_accel.schedule import first_step
 
@@ -38,13 +35,9 @@ def webui(tmp_path_factory):
     server.stop()
 
 
-def passes(webui):
-    """The reports of the last job's passes."""
-    return [entry["report"] for entry in webui.get("/accel/v1/report")[1]["report"]["passes"]]
-
-
 def rows(webui):
-    return [report["rows"] for report in passes(webui)]
+    """By the reports of the last job's passes."""
+    return [report["rows"] for report in webui.reports()]
 
 
 def wanted(evaluations, total, conds, images, gate=0.4):
@@ -104,16 +97,18 @@ def test_hires_and_its_own_gate(webui):
 
 @pytest.mark.parametrize("masked", [False, True])
 def test_pictures_to_pictures(webui, masked):
-    def encoded(pixels):
-        file = io.BytesIO()
-        Image.fromarray(pixels).save(file, "PNG")
-        return base64.b64encode(file.getvalue()).decode()
-
     picture = np.full((64, 64, 3), 90, np.uint8)
     mask = np.zeros((64, 64), np.uint8)
     mask[16:48, 16:48] = 255
-    body = {"init_images": [encoded(picture)], "prompt": "a star", "seed": 1, "denoising_strength": 0.8, "sampler_name": "Euler a", **SMALL}
-    body |= {"mask": encoded(mask)} if masked else {}
+    body = {
+        "init_images": [real_webui.encoded(picture)],
+        "prompt": "a star",
+        "seed": 1,
+        "denoising_strength": 0.8,
+        "sampler_name": "Euler a",
+        **SMALL,
+    }
+    body |= {"mask": real_webui.encoded(mask)} if masked else {}
     body["alwayson_scripts"] = {"accel": {"args": [TGATE]}}
     status, answer = webui.post("/sdapi/v1/img2img", body)
     assert status == 200, answer
@@ -148,9 +143,10 @@ def test_the_same_as_the_hosts_own_skipping(webui, stored, fields):
 
 @pytest.mark.parametrize("sampler", ["Euler a", "DDIM"])
 def test_a_kept_direction_brings_the_picture_closer(webui, sampler):
-    fields = {"width": 128, "height": 128, "steps": 12, "cfg_scale": 5, "sampler_name": sampler, "prompt": LONG}
+    """Unguided steps in the same places, with the direction and without. In enough steps: ancestral noise ages a direction."""
+    fields = {"width": 256, "height": 256, "steps": 25, "cfg_scale": 5, "sampler_name": sampler, "prompt": LONG}
     plain = webui.job(**fields)[0].astype(float)
-    skip = BARE | {"guidance.on": True, "guidance.when": "after", "guidance.after": 0.5}
+    skip = BARE | {"guidance.on": True, "guidance.when": "after", "guidance.after": 0.5, "guidance.every": 3}
     without = webui.job(skip, **fields)[0]
     kept = webui.job(skip | {"guidance.reuse": True}, **fields)[0]
     assert np.square(kept - plain).mean() < np.square(without - plain).mean()
