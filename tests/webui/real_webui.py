@@ -1,4 +1,8 @@
-"""A real WebUI as a process: its folder is A1111_ROOT, its Python A1111_PYTHON (or the one of its venv)."""
+"""A real WebUI as a process: its folder is A1111_ROOT, its Python A1111_PYTHON (or the one of its venv).
+
+What most people's folder does not have is named apart, and the tests that need it are skipped without: A1111_SDXL and A1111_INPAINTING
+are checkpoints, A1111_CONTROLNET is the folder of that extension, with models, and A1111_CONTROLNET_CHECKPOINT one that they fit.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import json
 import os
 import shutil
 import socket
+import struct
 import subprocess
 import time
 import urllib.error
@@ -17,9 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
+# Extensions for tests: what a U-Net was given, and jobs inside jobs.
+OWN = Path(__file__).parent / "extensions"
 SHIPPED = ("lib_accel", "scripts", "javascript", "localizations", "style.css", "install.py", "metadata.ini")
 # All on the processor, so that pictures are the same bit for bit.
 FLAGS = ["--use-cpu", "all", "--no-half", "--opt-sdp-attention", "--api", "--no-download-sd-model", "--no-hashing"]
@@ -34,23 +42,52 @@ def root() -> Path | None:
     return Path(named).resolve() if named and (Path(named) / "launch.py").exists() else None
 
 
+def named(variable: str) -> Path | None:
+    """What an environment variable names, if it is there."""
+    path = Path(os.environ.get(variable) or "nothing")
+    return path.resolve() if path.exists() else None
+
+
+def tensors(checkpoint: Path) -> dict[str, list[int]]:
+    """Shapes by name."""
+    with checkpoint.open("rb") as file:
+        header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+    return {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
+
+
+def needs(variable: str) -> list[pytest.MarkDecorator]:
+    """Marks for tests that need what ``variable`` names, too."""
+    missing = root() is None or (variable != "A1111_ROOT" and named(variable) is None)
+    return [pytest.mark.host, pytest.mark.skipif(missing, reason=f"{variable} names nothing, or A1111_ROOT no WebUI")]
+
+
 class WebUI:
     """Started when made; its data are in ``data``, its checkpoints those of the folder. extension: whether ours is in use. flags: more
-    of the WebUI's command line."""
+    of the WebUI's command line. checkpoint: the one to start with. others: folders of other extensions."""
 
-    def __init__(self, data: Path, extension: bool = True, flags: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        data: Path,
+        extension: bool = True,
+        flags: Sequence[str] = (),
+        checkpoint: Path | None = None,
+        others: Sequence[Path] = (),
+    ) -> None:
         folder = data / "extensions" / "sd-webui-accel"
         folder.mkdir(parents=True, exist_ok=True)
         for name in SHIPPED:
             copy = shutil.copytree if (PROJECT / name).is_dir() else shutil.copyfile
             if not (folder / name).exists():
                 copy(PROJECT / name, folder / name)
+        for other in others:
+            shutil.copytree(other, data / "extensions" / other.name, dirs_exist_ok=True)
         own = root() / "venv" / "bin" / "python"
         python = os.environ.get("A1111_PYTHON") or (str(own) if own.exists() else "python3")
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         places = ["--data-dir", str(data), "--ckpt-dir", str(root() / "models" / "Stable-diffusion"), "--port", str(port)]
+        places += ["--ckpt", str(checkpoint)] if checkpoint else []
         more = [*flags] if extension else [*flags, "--disable-extra-extensions"]
         self.address = f"http://127.0.0.1:{port}"
         self.log = (data / "log.txt").open("wb")
@@ -88,12 +125,30 @@ class WebUI:
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode(errors="replace")
 
-    def job(self, accel: Any = None, **fields: Any) -> tuple[np.ndarray, str]:
-        """(pixels, infotext) of a txt2img job."""
+    def job(self, accel: Any = None, tab: str = "txt2img", scripts: dict[str, list] | None = None, **fields: Any) -> tuple[np.ndarray, str]:
+        """(pixels, infotext) of a job. scripts: arguments of other always-on scripts."""
         body = {"prompt": "a large red star", "steps": 4, "width": 128, "height": 128, "seed": 1, "sampler_name": "Euler a", **fields}
+        alwayson = {name: {"args": args} for name, args in (scripts or {}).items()}
         if accel is not None:
-            body["alwayson_scripts"] = {"accel": {"args": accel if isinstance(accel, list) else [accel]}}
-        status, answer = self.post("/sdapi/v1/txt2img", body)
+            alwayson["accel"] = {"args": accel if isinstance(accel, list) else [accel]}
+        if alwayson:
+            body["alwayson_scripts"] = alwayson
+        status, answer = self.post(f"/sdapi/v1/{tab}", body)
         assert status == 200, answer
-        picture = Image.open(io.BytesIO(base64.b64decode(answer["images"][0])))
-        return np.asarray(picture), json.loads(answer["info"])["infotexts"][0]
+        return pixels(answer["images"][0]), json.loads(answer["info"])["infotexts"][0]
+
+    def reports(self) -> list[dict]:
+        """Of the last job's passes."""
+        return [entry["report"] for entry in self.get("/accel/v1/report")[1]["report"]["passes"]]
+
+
+def pixels(text: str) -> np.ndarray:
+    """A picture of an answer."""
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(text))))
+
+
+def encoded(picture: np.ndarray) -> str:
+    """A picture for a question."""
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()

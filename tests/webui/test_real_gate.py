@@ -100,18 +100,9 @@ def test_pictures_to_pictures(webui, masked):
     picture = np.full((64, 64, 3), 90, np.uint8)
     mask = np.zeros((64, 64), np.uint8)
     mask[16:48, 16:48] = 255
-    body = {
-        "init_images": [real_webui.encoded(picture)],
-        "prompt": "a star",
-        "seed": 1,
-        "denoising_strength": 0.8,
-        "sampler_name": "Euler a",
-        **SMALL,
-    }
-    body |= {"mask": real_webui.encoded(mask)} if masked else {}
-    body["alwayson_scripts"] = {"accel": {"args": [TGATE]}}
-    status, answer = webui.post("/sdapi/v1/img2img", body)
-    assert status == 200, answer
+    fields = SMALL | {"init_images": [real_webui.encoded(picture)], "denoising_strength": 0.8}
+    fields |= {"mask": real_webui.encoded(mask)} if masked else {}
+    webui.job(TGATE, tab="img2img", **fields)
     evaluations = int(0.8 * STEPS) + 1
     assert rows(webui) == [wanted(evaluations, evaluations, 1, 1)]
 

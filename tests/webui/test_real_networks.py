@@ -1,8 +1,5 @@
 """Networks that are added to a checkpoint, and weights that come and go, in a real WebUI. Skipped without A1111_ROOT."""
 
-import json
-import struct
-
 import numpy as np
 import pytest
 import real_webui
@@ -21,9 +18,7 @@ def checkpoint():
 
 def linear_layers(kinds):
     """Name in the U-Net -> shape of the weight of the checkpoint's projections."""
-    with checkpoint().open("rb") as file:
-        header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
-    found = {name.removeprefix(PREFIX): entry["shape"] for name, entry in header.items() if name.startswith(PREFIX)}
+    found = {name.removeprefix(PREFIX): shape for name, shape in real_webui.tensors(checkpoint()).items() if name.startswith(PREFIX)}
     return {name[: -len(".weight")]: shape for name, shape in found.items() if name.endswith(tuple(f"{kind}.weight" for kind in kinds))}
 
 
