@@ -33,20 +33,40 @@ def preset_choices() -> list[str]:
 
 def fill(chosen: Any) -> list[Any]:
     """The sentence and the knobs for a preset that was chosen, for the model that is loaded."""
+    sentence, values = _meant(chosen)
+    # What PNG info pinned is this machine's to say again.
+    pinned = {knob: 0 for knob in KNOBS if knob.startswith("least.")} if values else {}
+    return _updates(sentence, {**pinned, **values})
+
+
+def fill_page(chosen: Any) -> list[Any]:
+    """The same for a page that opens with the preset ``chosen``.
+
+    The host keeps the values and ranges of all controls in a file when it first starts, and what the file says stands on the page from
+    then on. So what a preset fills is filled anew, as it is now and for this model, and sliders get their ranges of now. Custom and its
+    knobs, and what no preset fills, stay as somebody saved them.
+    """
+    return _updates(*_meant(chosen), ranges=True)
+
+
+def _meant(chosen: Any) -> tuple[str, dict[str, Any]]:
+    """(sentence, knob values) of a preset as the page names it. No values for Custom and for what is no preset."""
     name = str(chosen).lower() if str(chosen).lower() in (*PRESETS, CUSTOM) else str(chosen)
-    own = user_presets.read()[0]
-    values: dict[str, Any] = {}
-    if name != CUSTOM:
-        try:
-            values = preset_values(name, loaded_family(), own)
-        except SettingError as error:
-            return [gr.update(value=plain(str(error)))] + [gr.update() for knob in KNOBS if knob not in NOT_IN_PRESETS]
-        # What PNG info pinned is this machine's to say again.
-        values = {**{knob: 0 for knob in KNOBS if knob.startswith("least.")}, **values}
-    updates = [
-        gr.update(value=shown(KNOBS[knob], values[knob])) if knob in values else gr.update() for knob in KNOBS if knob not in NOT_IN_PRESETS
-    ]
-    return [gr.update(value=SENTENCES.get(name, OWN_SENTENCE)), *updates]
+    if name == CUSTOM:
+        return SENTENCES[CUSTOM], {}
+    try:
+        return SENTENCES.get(name, OWN_SENTENCE), preset_values(name, loaded_family(), user_presets.read()[0])
+    except SettingError as error:
+        return plain(str(error)), {}
+
+
+def _updates(sentence: str, values: dict[str, Any], ranges: bool = False) -> list[Any]:
+    updates = [gr.update(value=sentence)]
+    for name, knob in KNOBS.items():
+        if name not in NOT_IN_PRESETS:
+            given = {"minimum": knob.rule["low"], "maximum": knob.rule["high"]} if ranges and is_slider(knob) else {}
+            updates.append(gr.update(**given, value=shown(knob, values[name])) if name in values else gr.update(**given))
+    return updates
 
 
 def loaded_family() -> str:
@@ -101,6 +121,10 @@ def delete(name: Any) -> list[Any]:
 
 def shown(knob: Knob, value: Any) -> Any:
     return knob.text(value) if knob.kind == "choice" else value
+
+
+def is_slider(knob: Knob) -> bool:
+    return knob.kind in ("number", "integer") and knob.rule["high"] is not None
 
 
 def plain(text: str) -> str:

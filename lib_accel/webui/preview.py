@@ -1,4 +1,7 @@
-"""The accordion's header and the strip below the preset: computed here, shown by the browser."""
+"""The accordion's header and the strip below the preset: computed here, shown by the browser.
+
+The host translates a text of the page when it knows all of it, so every word or phrase stands alone, and numbers beside them.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,7 @@ def show(sizes: Any, *values: Any) -> tuple[str, str]:
     try:
         settings = resolve(without_untouched(dict(zip(KNOBS, values)), own), family, own)
     except SettingError:
-        return _badge("settings refused", ""), ""
+        return _badge(_text("settings refused")), ""
     if settings["auto"] and not any(settings[f"least.{field}"] for field in LEAST):
         table, _ = thresholds_for(host.device(), host.traits().fused_kernel())
         settings = settings.replaced({f"least.{field}": table.least.get(method, 0) for field, method in LEAST.items()})
@@ -54,23 +57,28 @@ def show(sizes: Any, *values: Any) -> tuple[str, str]:
     passes = [preview_pass(settings, FIRST, shape, width, height, steps, scale)]
     if factor > 1:
         passes.append(preview_pass(settings, HIRES, shape, int(width * factor), int(height * factor), min(again or steps, 200), scale))
-    saving = f"estimate: {100 * saved(passes):.0f} % less time per picture"
-    name = shown_preset(settings["preset"]) if settings["enabled"] else f"off · {shown_preset(settings['preset'])}"
-    return _badge(name, saving), "".join(map(_strip, passes))
+    told = [] if settings["enabled"] else ["off"]
+    told += [shown_preset(settings["preset"])]
+    saving = f"{_text('estimate:')} {100 * saved(passes):.0f} % {_text('less time per picture')}"
+    return _badge(*map(_text, told), saving), "".join(map(_strip, passes))
 
 
-def _badge(preset: str, saving: str) -> str:
+def _badge(*parts: str) -> str:
+    return f'<span class="accel-badge">{" · ".join(parts)}</span>'
+
+
+def _text(words: str) -> str:
     # A preset's name has letters, digits, spaces and hyphens only, or it would not have been resolved.
-    return f'<span class="accel-badge">{preset}{" · " + saving if saving else ""}</span>'
+    return f"<span>{words}</span>"
 
 
 def _strip(preview: PassPreview) -> str:
     cells = "".join(f'<i class="{" ".join("accel-" + kind for kind in kinds) or "accel-whole"}"></i>' for kinds in preview.steps)
     at_work = dict.fromkeys(kind for kinds in preview.steps for kind in kinds)
-    words = ", ".join(KINDS[kind] for kind in at_work) or "every step runs whole"
-    idle = f"; {', '.join(preview.idle)} not worth it at this size" if preview.idle else ""
-    idle += "; guidance is skipped when it matters little" if preview.later else ""
-    return (
-        f'<div class="accel-pass"><span>{preview.place} {preview.width}x{preview.height}: {words}{idle}</span>'
-        f'<div class="accel-strip">{cells}</div></div>'
-    )
+    said = [", ".join(_text(KINDS[kind]) for kind in at_work) or _text("every step runs whole")]
+    if preview.idle:
+        said.append(f"{', '.join(map(_text, preview.idle))} {_text('not worth it at this size')}")
+    if preview.later:
+        said.append(_text("guidance is skipped when it matters little"))
+    place = f"{_text(preview.place)} {preview.width}x{preview.height}"
+    return f'<div class="accel-pass"><span>{place}: {"; ".join(said)}</span><div class="accel-strip">{cells}</div></div>'

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
+from gradio.context import Context
 from modules.ui_components import InputAccordion
 
 from ..infotext import shown_preset
@@ -63,7 +64,8 @@ def build(elem_id: Callable[[str], str], tab: str) -> Built:
         with enabled.extra():
             badge = gr.HTML("", elem_id=elem_id("badge"))
         with gr.Row():
-            made["preset"] = gr.Dropdown(
+            # Its choices, as those of all radio buttons here, are texts on the page, which the host translates; values stay as they are.
+            made["preset"] = gr.Radio(
                 filling.preset_choices(),
                 value=shown_preset(preset),
                 label=KNOBS["preset"].label,
@@ -87,15 +89,18 @@ def build(elem_id: Callable[[str], str], tab: str) -> Built:
         sizes = gr.Textbox("", visible=False)
 
     filled = [name for name in KNOBS if name not in NOT_IN_PRESETS]
-    made["preset"].input(filling.fill, inputs=[made["preset"]], outputs=[sentence, *(made[name] for name in filled)], show_progress=False)
+    knobs_of_preset = {"inputs": [made["preset"]], "outputs": [sentence, *(made[name] for name in filled)], "show_progress": False}
+    made["preset"].input(filling.fill, **knobs_of_preset)
     for name in METHOD_KNOBS:
         # In the browser: no call of the server for every move of a slider.
         made[name].input(fn=None, _js=f"() => {shown_preset(CUSTOM)!r}", inputs=[], outputs=[made["preset"]])
 
     controls = [made[name] for name in KNOBS]
-    look = {"fn": preview.show, "_js": f"(...args) => accelSizes({tab!r}, args)", "inputs": [sizes, *controls], "outputs": [badge, strip]}
-    refresh.click(**look, show_progress=False)
-    enabled.change(**look, show_progress=False)
+    look = {"fn": preview.show, "_js": f"(...args) => accel.sizes({tab!r}, args)", "inputs": [sizes, *controls], "outputs": [badge, strip]}
+    look["show_progress"] = False
+    refresh.click(**look)
+    enabled.change(**look)
+    Context.root_block.load(filling.fill_page, **knobs_of_preset, queue=False).then(**look)
     save.click(filling.save, inputs=[own_name, *controls], outputs=[made["preset"], said])
     delete.click(filling.delete, inputs=[own_name], outputs=[made["preset"], said])
     readers = [filling.reader(name) for name in KNOBS]
@@ -107,8 +112,8 @@ def _component(knob: Knob, value: Any, elem_id: str) -> Any:
     if knob.kind == "flag":
         return gr.Checkbox(**given)
     if knob.kind == "choice":
-        return gr.Dropdown(list(knob.texts), **given)
+        return gr.Radio(list(knob.texts), **given)
     low, high = knob.rule["low"], knob.rule["high"]
-    if high is None:
+    if not filling.is_slider(knob):
         return gr.Number(minimum=low, precision=0 if knob.kind == "integer" else None, **given)
     return gr.Slider(low, high, step=1 if knob.kind == "integer" else knob.rule.get("step", 0.01), **given)

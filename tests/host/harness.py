@@ -10,6 +10,7 @@ import gradio as gr
 import models
 import numpy as np
 import torch
+from gradio.blocks import postprocess_update_dict
 
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parent.parent
@@ -38,17 +39,19 @@ def _forget() -> None:
 
 
 class Host:
-    """One host from start to end. extension: whether ours is installed. version: (1, 7) to (1, 10)."""
+    """One host from start to end. extension: whether ours is installed. version: (1, 7) to (1, 10). defaults: the file of defaults."""
 
-    def __init__(self, data: Path, extension: bool = True, version: tuple[int, int] = (1, 10)) -> None:
+    def __init__(self, data: Path, extension: bool = True, version: tuple[int, int] = (1, 10), defaults: dict | None = None) -> None:
         _forget()
         sys.path.insert(0, str(ROOT))
         import sgm_twin
         from ldm.modules.diffusionmodules.openaimodel import UNetModel
-        from modules import errors, paths, processing, script_callbacks, scripts, sd_hijack, sd_models, sd_unet, shared
+        from modules import errors, paths, processing, script_callbacks, scripts, sd_hijack, sd_models, sd_unet, shared, ui_loadsave
 
         self.errors, self.shared, self.scripts, self.processing = errors, shared, scripts, processing
         self.callbacks, self.hijack, self.sd_unet, self.sd_models = script_callbacks, sd_hijack, sd_unet, sd_models
+        # What `ui-config.json` holds.
+        self.loadsave, self.defaults = ui_loadsave, dict(defaults or {})
         paths.data_path = str(data)
         sd_hijack.apply_optimizations()
         sd_unet.install(UNetModel)
@@ -83,7 +86,9 @@ class Host:
         with gr.Blocks() as self.demo:
             for tab, is_img2img in (("txt2img", False), ("img2img", True)):
                 runner = self.runners[tab] = self.scripts.ScriptRunner(is_img2img)
-                runner.setup_ui()
+                with gr.Group() as group:
+                    runner.setup_ui()
+                self.loadsave.add_block(group, tab, self.defaults)
 
     def reload(self) -> None:
         """Reload UI: the scripts' files are executed again, what they imported stays as it is."""
@@ -119,6 +124,15 @@ class Host:
             for i, value in enumerate(sent[: ours.args_to - ours.args_from]):
                 args[ours.args_from + i] = value
         return args
+
+    def page(self) -> dict[str, dict[str, Any]]:
+        """What a page shows that has just opened: the components' properties by element id, after the events of loading."""
+        blocks = {block._id: dict(vars(block)) for block in self.demo.blocks.values()}
+        for event, function in zip(self.demo.dependencies, self.demo.fns):
+            if (event["trigger"], event["targets"]) == ("load", []):
+                for output, update in zip(event["outputs"], function.fn(*[blocks[i]["value"] for i in event["inputs"]])):
+                    blocks[output].update(postprocess_update_dict(self.demo.blocks[output], update, postprocess=False))
+        return {block["elem_id"]: block for block in blocks.values() if block.get("elem_id")}
 
     def p(self, tab: str = "txt2img", accel: Any = None, **fields: Any) -> Any:
         made = self.processing.StableDiffusionProcessingImg2Img if tab == "img2img" else self.processing.StableDiffusionProcessingTxt2Img

@@ -46,7 +46,7 @@ def _of_line(line: Line, source: str, kind: str) -> str:
     except SettingError as error:
         return _complaint(error)
     chips = "".join(_chip(number, ours, theirs, mixing, line) for number in range(len(theirs.pieces)))
-    gone = "".join(f'<del class="accel-gone">{escape(word)}</del>' for word in _gone(ours, theirs, mixing))
+    gone = "".join(f'<del class="accel-gone">{_own(word)}</del>' for word in _gone(ours, theirs, mixing))
     tokens = len(theirs.content)
     chunks = f", {theirs.chunks} chunks" if theirs.chunks > 1 else ""
     return f'<div class="accel-edit"><b>{name}</b> {chips}{gone}<small>{tokens} tokens{chunks}</small></div>'
@@ -73,11 +73,11 @@ def _chip(number: int, ours: PromptTokens, theirs: PromptTokens, mixing: Mixing,
     weights = [weight for phrase, weight in line.weights.items() if set(positions) & set(theirs.find(phrase))]
     factor = "".join(f" <i>&times;{weight:g}</i>" for weight in weights)
     if not partners:
-        return f'<span class="accel-chip accel-new">{escape(word)}{factor}</span>'
+        return f'<span class="accel-chip accel-new">{_own(word)}{factor}</span>'
     was = " ".join(partners)
     if was.casefold() == word.casefold():
-        return f'<span class="accel-chip{" accel-weighed" if weights else ""}">{escape(word)}{factor}</span>'
-    return f'<span class="accel-chip accel-swapped"><s>{escape(was)}</s> → {escape(word)}{factor}</span>'
+        return f'<span class="accel-chip{" accel-weighed" if weights else ""}">{_own(word)}{factor}</span>'
+    return f'<span class="accel-chip accel-swapped"><s>{_own(was)}</s> → {_own(word)}{factor}</span>'
 
 
 def _partners(ours: PromptTokens, mixing: Mixing, positions: list[int]) -> list[str]:
@@ -90,6 +90,11 @@ def _gone(ours: PromptTokens, theirs: PromptTokens, mixing: Mixing) -> list[str]
     """The source's words that no word of the edited prompt takes anything from."""
     content = theirs.content
     return [word for number, word in enumerate(ours.pieces) if not bool(mixing.take[ours.of_piece(number)][:, content].any())]
+
+
+def _own(word: str) -> str:
+    # What stands before it has no width; without it the host would translate words that are labels elsewhere.
+    return f"&#8288;{escape(word)}"
 
 
 def _complaint(error: SettingError) -> str:

@@ -21,6 +21,8 @@ ROWS: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...] = (
     (MORE, (("self_source", "cross_layers", "self_layers"), ("hires", "heat", "at_once"))),
 )
 LINES = 4
+# Choices up to this many are all in sight, where the host translates them.
+IN_SIGHT = 4
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def build(elem_id: Callable[[str], str], tab: str) -> Built:
     source = gr.Textbox("", visible=False)
     refresh.click(
         preview.show,
-        _js=f"(...args) => accelPrompt({tab!r}, args)",
+        _js=f"(...args) => accel.prompt({tab!r}, args)",
         inputs=[prompt, made["edits"], made["kind"]],
         outputs=[chips],
         show_progress=False,
@@ -87,7 +89,7 @@ def _component(control: Control, elem_id: Callable[[str], str]) -> Any:
     if control.kind == "flag":
         return gr.Checkbox(**given)
     if control.kind == "choice":
-        return gr.Dropdown(list(control.choices), **given)
+        return (gr.Radio if len(control.choices) <= IN_SIGHT else gr.Dropdown)(list(control.choices), **given)
     if control.kind in ("number", "integer"):
         return gr.Slider(control.low, control.high, step=1 if control.kind == "integer" else 0.01, **given)
     lines = LINES if control.kind == "lines" else 1

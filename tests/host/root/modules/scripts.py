@@ -121,6 +121,8 @@ class ScriptRunner:
             return
         assert all(control.label for control in controls)
         script.controls, script.name = controls, script.title().lower()
+        for control in controls:
+            control.custom_script_source = Path(script.filename).name
         self.inputs += controls
         script.args_to = len(self.inputs)
         self.infotext_fields += script.infotext_fields or []
