@@ -33,3 +33,17 @@ def start(tmp_path):
 @pytest.fixture
 def host(start):
     return start()
+
+
+@pytest.fixture
+def jobs(host, monkeypatch):
+    """The jobs that are started, in order."""
+    started = []
+    run = host.processing.process_images
+
+    def process_images(p):
+        started.append(p)
+        return run(p)
+
+    monkeypatch.setattr(host.processing, "process_images", process_images)
+    return started

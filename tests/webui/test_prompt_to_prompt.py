@@ -1,33 +1,8 @@
-"""The script Prompt-to-Prompt in the host double: the jobs that it starts, what comes of them, what is refused, what is left behind."""
+"""The script Prompt-to-Prompt in the host double: the jobs that it starts, and what comes of them."""
 
 import numpy as np
-import pytest
-from editing import SOURCE, draw, prepare, told
+from editing import SOURCE, SWAP, close, draw, told
 from harness import pixels, same
-
-from lib_accel.settings import SettingError
-
-SWAP = {"edits": "cat -> dog"}
-ON = {"enabled": True, "preset": "Custom", "auto": False, "merging.on": True, "merging.ratio": 0.6, "agents.on": False, "first_pass": True}
-
-
-@pytest.fixture
-def jobs(host, monkeypatch):
-    """The jobs that are started, in order."""
-    started = []
-    run = host.processing.process_images
-
-    def process_images(p):
-        started.append(p)
-        return run(p)
-
-    monkeypatch.setattr(host.processing, "process_images", process_images)
-    return started
-
-
-def close(one, other):
-    """Whether two pictures are the same but for rounding, which depends on the size of the batch."""
-    return np.abs(np.asarray(one).astype(int) - np.asarray(other).astype(int)).max() <= 1
 
 
 def test_a_batch_is_the_source_and_its_edits_from_equal_seeds(host, jobs):
@@ -130,180 +105,12 @@ def test_styles_and_tags_go_to_all(host, jobs):
     assert told(done.infotexts[2])["P2P source"] == f"{SOURCE} <lora:x:1>"
 
 
-REFUSED = [
-    ({}, {}, "has no edit; write one per line"),
-    ({"edits": "# only a remark"}, {}, "has no edit"),
-    ({"edits": "dog -> cat"}, {}, "Line 1: 'dog' is not in the prompt; its words are a, red, cat"),
-    ({"edits": "cat -> dog\ngreen*2"}, {}, "Line 2: .*the words a, red, cat"),
-    ({"edits": "cat -> dog\na red cat"}, {}, "Line 2 is 'a red cat'; it changes nothing"),
-    ({"edits": "a * b"}, {}, "Line 1 is 'a . b'; a weight is"),
-    ({"edits": "+ hat", "kind": "replace"}, {}, "Line 1: edit is 'replace'"),
-    ({"edits": "cat -> dog AND bird"}, {}, "Line 1: .*AND makes"),
-    (SWAP, {"prompt": "a cat AND a dog"}, "AND makes"),
-    (SWAP, {"prompt": "a [red:blue:0.5] cat"}, "change from step to step"),
-    (SWAP, {"prompt": "a [red|blue] cat"}, "change from step to step"),
-    ({"edits": "a dog <lora:y:1>"}, {"prompt": "a cat <lora:x:1>"}, "Line 1 has the tags <lora:y:1>, the source <lora:x:1>"),
-    (SWAP, {"prompt": ["a cat", "a red cat"]}, "prompt is a list of 2"),
-    (SWAP, {"enable_hr": True, "hr_prompt": "another"}, "needs an empty Hires prompt"),
-    ({**SWAP, "blend": "bird"}, {}, "the words a, red, cat"),
-    ({**SWAP, "blend": "cat : bird"}, {}, "Line 1: .*'bird'.* the words a, red, dog"),
-    ({**SWAP, "blend": "a : b : c"}, {}, "one colon at most"),
-    ({**SWAP, "subtract": "sky", "blend": "cat"}, {}, "the words a, red, cat"),
-    ({**SWAP, "heat": "sky"}, {}, "the words a, red, cat"),
-    ({**SWAP, "cross": "2"}, {}, "Cross window is 2.0"),
-    ({**SWAP, "cross": "0.8; lion 0.4"}, {}, "word is 'lion'"),
-    ({**SWAP, "self": "0.8-0.2"}, {}, "start <= end"),
-    ({**SWAP, "self_layers": "left"}, {}, "Self-attention layers is 'left'"),
-    ({**SWAP, "threshold": float("nan")}, {}, "Blend threshold is nan"),
-    ({**SWAP, "x": "Colour"}, {}, "X axis is 'Colour'"),
-    (SWAP, {"token_merging_ratio": 0.5}, "own token merging is on"),
-]
-
-
-@pytest.mark.parametrize(("settings", "fields", "sentence"), REFUSED)
-def test_what_cannot_be_drawn_is_refused_before_anything_is(host, jobs, settings, fields, sentence):
-    from lib_accel.webui.prompt_edit import host_text  # noqa: F401 - the host has to be there
-
-    if "token_merging_ratio" in fields:
-        host.processing.StableDiffusionProcessing.get_token_merging_ratio = lambda self, for_hr=False: self.token_merging_ratio
-    with pytest.raises(SettingError, match=sentence):
-        draw(host, settings, **fields)
-    assert jobs == []
-
-
-def test_models_without_blocks_and_other_unets_are_refused(host, jobs):
-    host.sd_models.switch_to(host.model(kind="sd3"))
-    with pytest.raises(SettingError, match="no transformer blocks"):
-        draw(host, SWAP)
-    host.sd_models.switch_to(host.model())
-    host.sd_unet.current_unet = object()
-    with pytest.raises(SettingError, match="the option sd_unet"):
-        draw(host, SWAP)
-    host.sd_unet.current_unet = None
-    assert jobs == []
-
-
-def test_arguments_by_place_by_name_and_missing(host, jobs):
-    draw(host, ["cat -> dog"], steps=2)
-    draw(host, ["cat -> dog", "refine", 0.5, None], steps=2)
-    assert len(jobs) == 2
-    with pytest.raises(SettingError, match="'word' is no setting"):
-        draw(host, {"word": 1})
-
-
-@pytest.mark.parametrize("kind", ["sd1", "sd2", "sdxl"])
-@pytest.mark.parametrize("together", [True, False])
-def test_kinds_of_models_and_of_batching(host, kind, together):
-    host.sd_models.switch_to(host.model(kind=kind))
-    host.shared.opts.batch_cond_uncond = together
-    done = draw(host, {**SWAP, "edits": "cat -> dog\n+ a long hat", "blend": "cat : dog, hat"})
-    assert "cross-attention on " in done.comments and "[local blend]" in done.comments
-
-
-@pytest.mark.parametrize("fields", [{"sampler_name": "Heun"}, {"sampler_name": "DDIM", "steps": 5}, {"width": 136, "height": 72}])
-def test_samplers_and_sizes(host, fields):
-    assert "cross-attention on 7" in draw(host, SWAP, **fields).comments
-
-
-def test_img2img(host):
-    done = draw(host, SWAP, tab="img2img", steps=6, denoising_strength=0.6)
-    assert "cross-attention on 7" in done.comments and len(done.images) == 3
-
-
 def test_a_blend_that_lets_nothing_change_is_the_source(host):
     done = draw(host, {**SWAP, "blend": "cat", "threshold": 1, "start": 0})
     assert np.array_equal(pixels(done)[1], pixels(done)[2])
     done = draw(host, {**SWAP, "blend": "cat", "threshold": 0, "start": 0})
     free = draw(host, SWAP)
     assert close(done.images[2], free.images[2])
-
-
-def test_in_the_hires_pass_only_weights_and_the_blend_go_on(host):
-    fields = {"enable_hr": True, "hr_scale": 1.5, "steps": 3}
-    done = draw(host, SWAP, **fields)
-    assert "hires pass: Prompt-to-Prompt: nothing is re-weighted here" in done.comments
-    done = draw(host, {"edits": "red*3"}, **fields)
-    assert "hires pass: PromptToPrompt: cross-attention on 7 of 7 layers" in done.comments
-    whole = draw(host, {**SWAP, "hires": True}, **fields)
-    assert "hires pass: PromptToPrompt: cross-attention on 7, self-attention on 1 of 7" in whole.comments
-    kept = draw(host, {**SWAP, "blend": "cat", "threshold": 1, "start": 0}, **fields)
-    assert np.array_equal(pixels(kept)[1], pixels(kept)[2])
-
-
-def test_the_accordion_goes_on_where_nothing_is_edited_and_says_so(host):
-    done = draw(host, {**SWAP, "self_layers": "all"}, accel=ON)
-    assert "Accel Custom: " in done.comments and "PromptToPrompt edits this layer" in done.comments
-    assert "cross-attention on 7" in done.comments
-    assert told(done.infotexts[2])["Accel"] == "Custom"
-    assert "Accel" not in told(draw(host, SWAP).infotexts[2])
-
-
-@pytest.mark.parametrize(
-    "gated", [{"tgate.on": True, "tgate.gate": 0.5}, {"guidance.on": True, "guidance.when": "after", "guidance.after": 0.5}]
-)
-def test_guidance_may_be_left_out_beside_it(host, gated):
-    done = draw(host, {**SWAP, "blend": "cat"}, accel={"enabled": True, "preset": "Custom", "auto": False, **gated}, steps=6)
-    assert "cross-attention on 7" in done.comments and "evaluations saved" in done.comments and "[local blend]" in done.comments
-
-
-def test_bad_values_of_the_accordion_cost_no_edit(host):
-    done = draw(host, SWAP, accel={"enabled": True, "merging.ratio": 7})
-    assert "Accel is off for this job: merging.ratio is 7" in done.comments
-    assert "cross-attention on 7" in done.comments
-
-
-def test_without_our_script_in_the_jobs_it_says_that_nothing_was_edited(host):
-    runner = host.runners["txt2img"]
-    runner.alwayson_scripts = [script for script in runner.alwayson_scripts if script.title() != "Accel"]
-    assert "Accel took no part in the jobs, so nothing was edited" in draw(host, SWAP).comments
-
-
-@pytest.mark.parametrize("how", ["interrupt", "skip", "stopping"])
-def test_what_was_finished_is_kept(host, jobs, how):
-    def stop(params):
-        if len(jobs) == 2:
-            if how == "stopping":
-                host.shared.state.stopping_generation = True
-            else:
-                getattr(host.shared.state, how)()
-
-    host.callbacks.on_cfg_denoiser(stop)
-    done = draw(host, {"edits": "\n".join(f"cat -> dog{i}" for i in range(6)), "at_once": 3}, steps=3)
-    kept = {"interrupt": 2, "skip": 6, "stopping": 4}[how]
-    assert len(done.images) == len(done.infotexts) == 1 + 1 + kept
-    if how == "skip":
-        assert "A batch was stopped early; its pictures are unfinished." in done.comments
-    else:
-        assert f"Ended early: {6 - kept} of 6 pictures were not drawn." in done.comments
-    host.callbacks.remove_callbacks_for_function(stop)
-
-
-def test_a_batch_that_fails_costs_only_what_comes_after_it(host, monkeypatch):
-    run, count = host.processing.process_images, []
-
-    def process_images(p):
-        count.append(p)
-        if len(count) == 2:
-            raise RuntimeError("out of memory")
-        return run(p)
-
-    monkeypatch.setattr(host.processing, "process_images", process_images)
-    done = draw(host, {"edits": "cat -> dog\n+ hat", "at_once": 2}, steps=2)
-    assert "Batch 2 of 2 failed and ended it: RuntimeError: out of memory." in done.comments
-    assert len(done.images) == 3
-    host.errors.reports.clear()
-
-
-def test_the_hosts_job_stays_as_it_was_and_plain_jobs_are_plain(host):
-    before = host.job(prompt=SOURCE)
-    p = prepare(host, SWAP, seed=-1)
-    fields = dict(vars(p))
-    host.shared.state.begin("job")
-    p.scripts.run(p, *p.script_args)
-    assert {key: vars(p)[key] for key in fields} == fields and p.extra_generation_params == {}
-    assert same(host.job(prompt=SOURCE), before)
-    unet = host.shared.sd_model.model.diffusion_model
-    assert all(not module._forward_pre_hooks and not module._forward_hooks and "forward" not in vars(module) for module in unet.modules())
 
 
 def test_heat_maps_are_pictures_of_their_own(host):
