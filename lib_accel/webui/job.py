@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..families import FEW_STEP, family_of
-from ..infotext import is_ours, to_infotext
+from ..infotext import REPORT_KEY, is_ours, to_infotext
 from ..job_settings import METHOD_KNOBS, Settings, resolve, without_untouched
 from ..knobs import GROUPS, KNOBS
 from ..presets import PRESETS
@@ -74,6 +74,7 @@ class Job:
 
 def begin(p: Any, args: tuple) -> None:
     """A job starts with the script's ``args``: read them, and write our keys into its PNG info, or take them out."""
+    report = _report_of_original(p)
     setattr(p, JOB, None)
     for key in [key for key in p.extra_generation_params if is_ours(key)]:
         # The cells of a grid share this dictionary.
@@ -93,6 +94,16 @@ def begin(p: Any, args: tuple) -> None:
     setattr(p, JOB, job)
     if job.settings is not None:
         p.extra_generation_params.update(to_infotext(job.settings))
+    if report is not None:
+        p.extra_generation_params[REPORT_KEY] = report
+
+
+def _report_of_original(p: Any) -> str | None:
+    """Where ``p`` is a copy of a job that runs, and shares its PNG info: what that job reported. ADetailer begins such a copy after the
+    last picture of a batch, whose PNG info is written later."""
+    whose = getattr(p, JOB, None)
+    original = whose.p if whose is not None else None
+    return p.extra_generation_params.get(REPORT_KEY) if original is not None and original is not p else None
 
 
 def job_of(p: Any) -> Job | None:

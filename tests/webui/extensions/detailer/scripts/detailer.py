@@ -28,7 +28,7 @@ class Detailer(scripts.Script):
         return scripts.AlwaysVisible
 
     def ui(self, is_img2img):
-        return [gr.Checkbox(False, label="Detailer on"), gr.Textbox("", label="Scripts of the inner job, all when empty")]
+        return [gr.Checkbox(False, label="Detailer on"), gr.Textbox("", label="Always-on scripts of the inner job")]
 
     def postprocess_image(self, p, pp, on, kept):
         if not on or getattr(p, "is_inner", False):
@@ -55,6 +55,7 @@ class Detailer(scripts.Script):
             mask=None,
             mask_blur=4,
             inpainting_fill=1,
+            inpaint_full_res=False,
             denoising_strength=0.6,
             sd_model=p.sd_model,
             prompt=p.prompt,
@@ -72,9 +73,10 @@ class Detailer(scripts.Script):
         )
         inner.image_mask = mask
         inner.is_inner = True
-        inner.scripts, inner.script_args = copy.copy(p.scripts), copy.copy(p.script_args)
-        if kept:
-            inner.scripts.alwayson_scripts = [s for s in p.scripts.alwayson_scripts if Path(s.filename).stem in kept.split(",")]
+        # The host sets the job up when it has both.
+        runner = copy.copy(p.scripts)
+        runner.alwayson_scripts = [s for s in runner.alwayson_scripts if Path(s.filename).stem in kept.split(",")]
+        inner.scripts, inner.script_args = runner, copy.copy(p.script_args)
         return inner
 
 
