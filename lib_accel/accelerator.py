@@ -11,15 +11,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from .arming import Arming, in_words, strict, unwrap
+from .arming import Arming
 from .auto import AutoChoice
 from .backends import backend_for
 from .choosing import refuse_meetings, runner_of, wanted_sites
 from .copies import clean_copies, drop_clean_copies
 from .dropping import OpenCall, choose_plan
 from .hosting import HostSide
+from .layer_forward import unwrap
 from .methods.base import HostTraits, UNetCall
 from .methods.heat_maps import maps_of
+from .own_errors import in_words, strict
 from .report import Report
 from .sites import PARTS, Site, find_unet, held_unet, is_compiled
 from .threads import is_inside

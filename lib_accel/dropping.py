@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from .arming import in_words, strict
 from .layout import GUIDANCE_KEPT, Layout, RowPlan
 from .methods.base import Moment, Runner
+from .own_errors import in_words, strict
 from .rows import cut_rows, fill_rows, prediction_of
 
 

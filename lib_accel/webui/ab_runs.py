@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from modules import errors, processing, shared
 
-from ..arming import in_words
+from ..own_errors import in_words
 from . import job
 
 PLAIN, ACCELERATED = "plain", "accelerated"

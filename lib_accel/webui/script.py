@@ -8,7 +8,7 @@ from typing import Any
 import modules.scripts as scripts
 from modules import errors
 
-from ..arming import strict
+from ..own_errors import strict
 from ..passes import FIRST, HIRES
 from . import job, ui
 from .session import SESSION

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..accelerator import Accelerator
-from ..arming import in_words, strict
 from ..infotext import REPORT_KEY
 from ..job_settings import Settings
 from ..methods import TGate
+from ..own_errors import in_words, strict
 from ..passes import methods_for
 from ..sites import UnsupportedModelError
 from ..thresholds import Thresholds

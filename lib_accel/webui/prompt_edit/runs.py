@@ -10,8 +10,8 @@ from typing import Any
 
 from modules import errors, images, processing, shared
 
-from ...arming import in_words
 from ...job_settings import Settings
+from ...own_errors import in_words
 from .. import host, job
 from ..account import Account
 from . import controls
