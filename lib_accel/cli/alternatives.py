@@ -5,7 +5,6 @@ fewer:part=0.7    ngms:sigma=3    ngms:sigma=3,all_steps=true
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ from ..layout import RowPlan, without_guidance
 from ..methods.base import Moment, Runner
 from ..settings import check, setting
 from ..sites import Site
-from .errors import CommandError
+from .variant_words import read_settings
 
 
 class _OfRows(Runner):
@@ -69,16 +68,7 @@ class NgmsRunner(_OfRows):
 ALTERNATIVES = {"fewer": Fewer, "ngms": Ngms}
 
 
-def parse_alternative(text: str, value: Any) -> Any:
-    """The settings that ``text`` names, None when it names none of these. value: reads what follows ``=``. CommandError, SettingError."""
+def parse_alternative(text: str) -> Any:
+    """The settings that ``text`` names, None when it names none of these. CommandError, SettingError."""
     name, _, settings = text.partition(":")
-    if name not in ALTERNATIVES:
-        return None
-    fields = [field.name for field in dataclasses.fields(ALTERNATIVES[name])]
-    given = {}
-    for pair in filter(None, settings.split(",")):
-        key, equals, words = pair.partition("=")
-        if key not in fields or not equals:
-            raise CommandError(f"variant is {text!r}; {pair!r} must be key=value with a key among {', '.join(fields)}.")
-        given[key] = value(words)
-    return ALTERNATIVES[name](**given)
+    return ALTERNATIVES[name](**read_settings(text, settings, ALTERNATIVES[name])) if name in ALTERNATIVES else None

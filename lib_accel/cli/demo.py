@@ -13,35 +13,24 @@ from .. import sample
 from ..api import accelerated
 from ..families import family_of
 from ..presets import PRESETS, preset
+from ..prompt_edit.starting import checked_seed
 from ..sites import find_unet
-from .bench import DTYPES
-from .errors import CommandError
+from .drawing import add_drawing_arguments, check_pass, open_for_drawing
 from .measuring import machine, timed
-from .models import open_pipeline
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", default=sample.DEFAULT_PROMPT)
-    parser.add_argument("--negative-prompt", default="")
     parser.add_argument("--preset", nargs="+", default=list(PRESETS), metavar="NAME", help=f"among {', '.join(PRESETS)} (default: all)")
-    parser.add_argument("--size", type=int, help="pixels a side, a multiple of 8 (default 512; other models: their own)")
-    parser.add_argument("--steps", type=int, default=sample.DEFAULT_STEPS)
-    parser.add_argument("--guidance", type=float, default=sample.DEFAULT_GUIDANCE)
-    parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=2, help="times each picture is drawn; the least time counts")
-    parser.add_argument("--model", type=Path, help="a diffusers folder or a .safetensors checkpoint (default: the sample model)")
-    parser.add_argument("--config", type=Path, help="with a checkpoint: a diffusers folder of the same kind of model")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--dtype", choices=DTYPES, help="default: float16 on a GPU, else float32")
-    parser.add_argument("--out", type=Path, default=Path("accel-demo"), help="folder for the pictures (default: accel-demo)")
+    add_drawing_arguments(parser, "accel-demo", size="512; other models: their own")
 
 
 def run(args: argparse.Namespace) -> int:
     for name in args.preset:
         preset(name)
-    _check(args)
-    dtype = DTYPES[args.dtype or ("float16" if args.device.startswith("cuda") else "float32")]
-    pipeline, what = open_pipeline(args.model, args.config, args.device, dtype)
+    check_pass(args, () if args.size is None else (args.size,), repeats=100)
+    pipeline, what = open_for_drawing(args)
     family = family_of(find_unet(pipeline), args.steps)
     methods = {"plain": ()} | {name.lower(): preset(name, family) for name in args.preset}
     print(f"Model: {what}. Presets for {family}.")
@@ -53,17 +42,6 @@ def run(args: argparse.Namespace) -> int:
         print(f"{entry['name']:>10}: {entry['seconds']:.2f} s, {entry['ratio']:.2f}x. {entry['to_plain']}. {entry['account']}")
     print(f"Look at {args.out / 'comparison.png'}")
     return 0
-
-
-def _check(args: argparse.Namespace) -> None:
-    if args.size is not None and (args.size < 64 or args.size % 8):
-        raise CommandError(f"--size is {args.size}; it must be a multiple of 8 from 64 on.")
-    for name, low, high in (("steps", 1, 1000), ("repeats", 1, 100)):
-        value = getattr(args, name)
-        if not low <= value <= high:
-            raise CommandError(f"--{name} is {value}; it must be a whole number from {low} to {high}.")
-    if not 0 <= args.guidance <= 100:
-        raise CommandError(f"--guidance is {args.guidance}; it must be a number from 0 to 100.")
 
 
 def draw(pipeline: Any, methods: dict[str, tuple], args: argparse.Namespace, size: int | None) -> dict[str, dict[str, Any]]:
@@ -83,7 +61,7 @@ def draw(pipeline: Any, methods: dict[str, tuple], args: argparse.Namespace, siz
             steps = args.steps if turn else min(2, args.steps)
             label = f"{name}, {turn} of {args.repeats}" if turn else f"{name}, warming up"
             pipeline.set_progress_bar_config(disable=False, desc=f"{label:>22}", leave=bool(turn))
-            generator = torch.Generator().manual_seed(args.seed)
+            generator = torch.Generator().manual_seed(checked_seed(args.seed))
             with accelerated(pipeline, *methods[name]) as accelerator:
                 images: list = []
                 seconds = timed(

@@ -1,8 +1,9 @@
-"""What the commands that draw with prompts share: their arguments about the model and the pass, and opening it."""
+"""What the commands that draw with prompts share: their arguments about the model and the pass, checking them, opening the model."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +11,39 @@ import torch
 
 from .. import sample
 from .bench import DTYPES
+from .errors import CommandError
 from .models import open_pipeline
 
 
-def add_drawing_arguments(parser: argparse.ArgumentParser, out: str) -> None:
-    """--negative-prompt, --steps, --guidance, --seed, --size, --model, --config, --device, --dtype, --out."""
+def add_drawing_arguments(parser: argparse.ArgumentParser, out: str, size: str = "the model's own") -> None:
+    """--negative-prompt, --seed, --size, and those of `add_pass_arguments`. size: in words, the one without --size."""
     parser.add_argument("--negative-prompt", default="")
+    parser.add_argument("--seed", type=int, default=1, help="a whole number of any size")
+    parser.add_argument("--size", type=int, help=f"pixels a side, a multiple of 8 (default: {size})")
+    add_pass_arguments(parser, out, "the pictures")
+
+
+def add_pass_arguments(parser: argparse.ArgumentParser, out: str, holds: str) -> None:
+    """--steps, --guidance, --model, --config, --device, --dtype, --out. holds: in words, what the folder --out is for."""
     parser.add_argument("--steps", type=int, default=sample.DEFAULT_STEPS)
     parser.add_argument("--guidance", type=float, default=sample.DEFAULT_GUIDANCE)
-    parser.add_argument("--seed", type=int, default=1, help="a whole number of any size")
-    parser.add_argument("--size", type=int, help="pixels a side, a multiple of 8 (default: the model's own)")
     parser.add_argument("--model", type=Path, help="a diffusers folder or a .safetensors checkpoint (default: the sample model)")
     parser.add_argument("--config", type=Path, help="with a checkpoint: a diffusers folder of the same kind of model")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=DTYPES, help="default: float16 on a GPU, else float32")
-    parser.add_argument("--out", type=Path, default=Path(out), help=f"folder for the pictures (default: {out})")
+    parser.add_argument("--out", type=Path, default=Path(out), help=f"folder for {holds} (default: {out})")
+
+
+def check_pass(args: argparse.Namespace, sizes: Iterable[int], **most: int) -> None:
+    """CommandError for a side, a number of steps or a guidance scale that cannot be, or an argument of ``most`` outside 1 to its number."""
+    for size in sizes:
+        if size < 64 or size % 8:
+            raise CommandError(f"--size is {size}; it must be a multiple of 8 from 64 on.")
+    for name, high in {"steps": 1000, **most}.items():
+        if not 1 <= getattr(args, name) <= high:
+            raise CommandError(f"--{name} is {getattr(args, name)}; it must be a whole number from 1 to {high}.")
+    if not 0 <= args.guidance <= 100:
+        raise CommandError(f"--guidance is {args.guidance}; it must be a number from 0 to 100.")
 
 
 def open_for_drawing(args: argparse.Namespace) -> tuple[Any, str]:

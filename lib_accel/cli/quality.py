@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,12 +15,11 @@ from .. import sample
 from ..api import accelerated
 from ..presets import PRESETS, preset
 from .alternatives import ALTERNATIVES, Fewer, Ngms, parse_alternative
-from .bench import DTYPES
+from .drawing import add_pass_arguments, check_pass, open_for_drawing
 from .errors import CommandError
 from .measuring import machine, timed
-from .models import open_pipeline
 from .variants import METHODS as SETTINGS_OF
-from .variants import parse_variant, read_value
+from .variants import parse_variant
 
 METHODS = {method.__name__: method for method in SETTINGS_OF.values()}
 SHOWN = 5  # pictures per variant in the grid
@@ -49,21 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--count", type=int, default=24, help="prompts of combinations that training never saw, one seed each (default 24)")
     parser.add_argument("--prompt", nargs="+", metavar="TEXT", help="your own prompts instead")
     parser.add_argument("--size", type=int, nargs="+", default=[256, 512], help="pixels a side, multiples of 8 (default 256 512)")
-    parser.add_argument("--steps", type=int, default=sample.DEFAULT_STEPS)
-    parser.add_argument("--guidance", type=float, default=sample.DEFAULT_GUIDANCE)
     parser.add_argument("--seed", type=int, default=0, help="of the prompts; picture i is drawn from seed + i")
-    parser.add_argument("--model", type=Path, help="a diffusers folder or a .safetensors checkpoint (default: the sample model)")
-    parser.add_argument("--config", type=Path, help="with a checkpoint: a diffusers folder of the same kind of model")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--dtype", choices=DTYPES, help="default: float16 on a GPU, else float32")
-    parser.add_argument("--out", type=Path, default=Path("accel-quality"), help="folder for quality.json and the grids")
+    add_pass_arguments(parser, "accel-quality", "quality.json and the grids")
 
 
 def run(args: argparse.Namespace) -> int:
     variants = _variants(args)
-    dtype = DTYPES[args.dtype or ("float16" if args.device.startswith("cuda") else "float32")]
-    pipeline, what = open_pipeline(args.model, args.config, args.device, dtype)
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline, what = open_for_drawing(args)
     prompts = args.prompt or sample_prompts(args.count, args.seed)
     print(f"Model: {what}. {len(prompts)} prompts, {len(variants)} variants, {args.steps} steps, guidance {args.guidance:g}.", flush=True)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -96,14 +86,7 @@ def sample_prompts(count: int, seed: int) -> list[str]:
 
 def _variants(args: argparse.Namespace) -> dict[str, tuple]:
     """Check the arguments; the methods of every variant by name, plain first. CommandError or SettingError."""
-    for size in args.size:
-        if size < 64 or size % 8:
-            raise CommandError(f"--size is {size}; it must be a multiple of 8 from 64 on.")
-    for name, low, high in (("steps", 1, 1000), ("count", 1, 10000)):
-        if not low <= getattr(args, name) <= high:
-            raise CommandError(f"--{name} is {getattr(args, name)}; it must be a whole number from {low} to {high}.")
-    if not 0 <= args.guidance <= 100:
-        raise CommandError(f"--guidance is {args.guidance}; it must be a number from 0 to 100.")
+    check_pass(args, args.size, count=10000)
     variants: dict[str, tuple] = {"plain": ()}
     for name in args.method:
         if name not in METHODS:
@@ -111,7 +94,7 @@ def _variants(args: argparse.Namespace) -> dict[str, tuple]:
         variants[name] = (METHODS[name](),)
     variants |= {name.lower(): preset(name) for name in args.preset}
     for text in args.variants:
-        alternative = parse_alternative(text, read_value)
+        alternative = parse_alternative(text)
         if alternative is not None:
             variants[text] = (alternative,)
             continue

@@ -10,7 +10,6 @@ fraction; without it, at the beginning.
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from ..presets import PRESETS, preset
 from .errors import CommandError
 from .peers import PEERS
 from .probes import PROBES
+from .variant_words import read_settings
 
 METHODS = {
     "agent": techniques.AgentAttention,
@@ -94,25 +94,7 @@ def _method(text: str, part: str) -> Any:
     if made is None:
         known = ", ".join(("plain", *PRESETS, *METHODS, *PROBES, *PEERS))
         raise CommandError(f"variant is {text!r}; {name!r} must be one of {known}.")
-    fields = [field.name for field in dataclasses.fields(made)]
-    given: dict[str, Any] = {"window": (0.0, 1.0)} if "window" in fields else {}
-    for pair in filter(None, settings.split(",")):
-        key, equals, value = pair.partition("=")
-        if key not in fields or not equals:
-            raise CommandError(f"variant is {text!r}; {pair!r} must be key=value with a key among {', '.join(fields)}.")
-        given[key] = read_value(value)
+    given = read_settings(text, settings, made)
+    if "window" in (field.name for field in dataclasses.fields(made)):
+        given = {"window": (0.0, 1.0), **given}
     return made(**given) if name in METHODS else made(**given).method()
-
-
-def read_value(text: str) -> Any:
-    """A number, a window ``0.2-1``, true, false, none, or the word itself."""
-    known = {"true": True, "false": False, "none": None}
-    if text.lower() in known:
-        return known[text.lower()]
-    window = re.fullmatch(r"([\d.]+)-([\d.]+)", text)
-    try:
-        if window:
-            return (float(window[1]), float(window[2]))
-        return int(text) if re.fullmatch(r"[+-]?\d+", text) else float(text)
-    except ValueError:
-        return text
