@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
 import gradio as gr
 
+from ..ui import Built
 from . import preview
 from .controls import CONTROLS, SOURCE_KEY, Control, from_infotext
 
@@ -23,15 +23,6 @@ ROWS: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...] = (
 LINES = 4
 # Choices up to this many are all in sight, where the host translates them.
 IN_SIGHT = 4
-
-
-@dataclass(frozen=True)
-class Built:
-    """What a script's `ui` has to return or keep, for one tab."""
-
-    controls: list[Any]
-    infotext_fields: list[Any]
-    paste_field_names: list[Any]
 
 
 def build(elem_id: Callable[[str], str], tab: str) -> Built:
