@@ -64,20 +64,25 @@ def save_grid(pictures: list, path: Path, columns: int = 8) -> None:
     Image.fromarray(np.concatenate(rows, axis=0)).save(path)
 
 
-def main(argv: list | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def add_arguments(parser: argparse.ArgumentParser, holds: str, batch: int) -> None:
+    """What evaluations take: the model, the pass, the machine. holds: what the folder --out is for. batch: pictures at once by default."""
     parser.add_argument("--model", type=Path, help="diffusers folder (default: the shipped model)")
-    parser.add_argument("--out", type=Path, required=True, help="folder for evaluation.json and grid.png")
-    parser.add_argument("--count", type=int, default=400, help="pictures")
+    parser.add_argument("--out", type=Path, required=True, help=f"folder for {holds}")
     parser.add_argument("--steps", type=int, default=DEFAULT_STEPS)
     parser.add_argument("--guidance", type=float, default=DEFAULT_GUIDANCE)
-    parser.add_argument("--size", type=int, default=DEFAULT_SIZE, help="side in pixels, taken to the nearest multiple of 8")
-    parser.add_argument("--seed", type=int, default=0, help="of the prompts; picture i has the noise of seed + i")
-    parser.add_argument("--batch", type=int, default=8, help="pictures drawn at once")
+    parser.add_argument("--size", type=int, default=DEFAULT_SIZE, help="side in pixels, a multiple of 8")
+    parser.add_argument("--seed", type=int, default=0, help="of the prompts; what is drawn from prompt i has the noise of seed + i")
+    parser.add_argument("--batch", type=int, default=batch, help="pictures drawn at once")
     parser.add_argument("--device", default="cpu")
     parser.add_argument(
         "--precision", choices=("float32", "bfloat16"), default="float32", help="bfloat16: autocast, faster on new processors"
     )
+
+
+def main(argv: list | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=400, help="pictures")
+    add_arguments(parser, "evaluation.json and grid.png", batch=8)
     options = parser.parse_args(argv)
 
     import torch

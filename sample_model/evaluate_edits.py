@@ -22,9 +22,10 @@ import numpy as np
 
 from lib_accel.prompt_edit import Edit, LocalBlend, Reweight, composite, feathered
 from lib_accel.prompt_edit.editing import draw_edits
-from lib_accel.sample import DEFAULT_GUIDANCE, DEFAULT_SIZE, DEFAULT_STEPS, captions, checker, load_pipeline, scenes
+from lib_accel.sample import captions, checker, load_pipeline, scenes
 
 from .edit_tables import KINDS, SCHEDULERS, WEIGHTS, print_summary, summarise
+from .evaluate import add_arguments
 
 PLACES = {"sky": "in the sky", "night": "at night", "grass": "on grass", "sand": "on sand", "sea": "by the sea", "wall": "on a wall"}
 
@@ -175,22 +176,12 @@ class Evaluation:
 
 def main(argv: list | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, help="diffusers folder (default: the shipped model)")
-    parser.add_argument("--out", type=Path, required=True, help="folder for edits.json and the grids")
     parser.add_argument("--count", type=int, default=100, help="sources, and so edits of every kind")
     parser.add_argument("--blends", type=int, default=20, help="sources that are also blended, with each scheduler, at most")
     parser.add_argument("--cross", type=float, default=0.8)
     parser.add_argument("--self", type=float, default=0.4, dest="self_attention")
-    parser.add_argument("--steps", type=int, default=DEFAULT_STEPS)
-    parser.add_argument("--guidance", type=float, default=DEFAULT_GUIDANCE)
-    parser.add_argument("--size", type=int, default=DEFAULT_SIZE)
-    parser.add_argument("--seed", type=int, default=0, help="of the prompts; source i has the noise of seed + i")
-    parser.add_argument("--batch", type=int, default=9, help="pictures drawn at once")
     parser.add_argument("--shown", type=int, default=4, help="sources in grid.png")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument(
-        "--precision", choices=("float32", "bfloat16"), default="float32", help="bfloat16: autocast, faster on new processors"
-    )
+    add_arguments(parser, "edits.json and the grids", batch=9)
     options = parser.parse_args(argv)
 
     import torch

@@ -75,20 +75,11 @@ def measure(autoencoder, device, count: int = 24, seed: int = 999) -> dict:
 
 def main(argv: list | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoint, log and result")
-    parser.add_argument("--minutes", type=float, help="length in minutes of computing (default 20, unless --steps)")
-    parser.add_argument("--steps", type=int, help="length in steps instead: the same seed then gives the same weights")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--rate", type=float, default=7e-4, help="highest learning rate; 2e-3 diverges")
-    parser.add_argument("--device", default="auto")
     parser.add_argument("--batch", type=int, default=1, help="multiply the crops per step by this (for GPUs)")
-    parser.add_argument("--save-every", type=int, default=500, help="steps between two checkpoints")
     parser.add_argument("--start", type=Path, help="folder of an autoencoder to begin with instead of fresh weights")
     parser.add_argument("--decoder-only", action="store_true", help="leave the encoder, and so every latent, as it is in --start")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
-    options = parser.parse_args(argv)
-    if options.minutes is None and options.steps is None:
-        options.minutes = 20.0
+    # A rate of 2e-3 diverges.
+    options = training.parse(parser, argv, minutes=20.0, rate=7e-4, save_every=500, holds="checkpoint, log and result")
 
     from diffusers import AutoencoderKL
 

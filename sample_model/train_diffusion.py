@@ -108,23 +108,12 @@ def loss_of(unet, context: torch.Tensor, clean: torch.Tensor, levels: torch.Tens
 def parse_options(argv: list | None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--autoencoder", type=Path, required=True, help="folder of the trained autoencoder")
-    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoint, log and the finished model")
-    parser.add_argument("--minutes", type=float, help="length in minutes of computing (default 65, unless --steps)")
-    parser.add_argument("--steps", type=int, help="length in steps instead: the same seed then gives the same weights")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--rate", type=float, default=1.2e-3, help="highest learning rate")
     parser.add_argument("--window-share", type=float, default=0.5, help="share of the budget on windows around the objects")
     parser.add_argument("--window-rows", type=int, default=32, help="windows per step, half as many of two objects")
     parser.add_argument("--whole-rows", type=int, default=10, help="whole scenes per step")
     parser.add_argument("--scenes", type=int, default=4000, help="how many scenes are drawn and encoded")
     parser.add_argument("--reading-steps", type=int, default=400, help="steps in which the text encoder learns alone")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--save-every", type=int, default=250, help="steps between two checkpoints")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
-    options = parser.parse_args(argv)
-    if options.minutes is None and options.steps is None:
-        options.minutes = 65.0
-    return options
+    return training.parse(parser, argv, minutes=65.0, rate=1.2e-3, save_every=250, holds="checkpoint, log and the finished model")
 
 
 def main(argv: list | None = None) -> int:

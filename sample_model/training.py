@@ -1,7 +1,8 @@
-"""What both training scripts share: the budget that drives the schedule, the average of the weights, checkpoints."""
+"""What both training scripts share: arguments, the budget that drives the schedule, the average of the weights, checkpoints."""
 
 from __future__ import annotations
 
+import argparse
 import copy
 import json
 import math
@@ -11,6 +12,24 @@ from pathlib import Path
 import torch
 
 LONGEST_STEP = 20.0  # seconds; a step that took longer was paused, and a pause must not eat the budget
+
+
+def parse(
+    parser: argparse.ArgumentParser, argv: list | None, minutes: float, rate: float, save_every: int, holds: str
+) -> argparse.Namespace:
+    """Add what both scripts take to ``parser``, and parse. holds: what the folder --out is for, in words; the others are defaults."""
+    parser.add_argument("--out", type=Path, required=True, help=f"folder for {holds}")
+    parser.add_argument("--minutes", type=float, help=f"length in minutes of computing (default {minutes:g}, unless --steps)")
+    parser.add_argument("--steps", type=int, help="length in steps instead: the same seed then gives the same weights")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rate", type=float, default=rate, help="highest learning rate")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--save-every", type=int, default=save_every, help="steps between two checkpoints")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+    options = parser.parse_args(argv)
+    if options.minutes is None and options.steps is None:
+        options.minutes = minutes
+    return options
 
 
 class Budget:
