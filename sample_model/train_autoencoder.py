@@ -98,42 +98,21 @@ def main(argv: list | None = None) -> int:
         autoencoder.encoder.requires_grad_(False)
         autoencoder.quant_conv.requires_grad_(False)
     parameters = [parameter for parameter in autoencoder.parameters() if parameter.requires_grad]
-    modules = {"autoencoder": autoencoder}
-    average = training.Average(modules, 0.998)
-    optimizer = torch.optim.AdamW(parameters, lr=options.rate, betas=(0.9, 0.99), weight_decay=1e-3)
-    budget = training.Budget(options.steps, options.minutes)
-    checkpoint = options.out / "checkpoint.pt"
-    if options.resume:
-        training.load_checkpoint(checkpoint, modules, average, optimizer, budget)
-    running = None
+    run = training.Run(options, {"autoencoder": autoencoder}, parameters, weight_decay=1e-3)
+    budget, running = run.budget, None
     while not budget.done:
         # Everything random comes from seed and step, so a resumed run continues as if it had never stopped.
         rng = np.random.default_rng((options.seed, budget.step))
         torch.manual_seed(options.seed * 1_000_003 + budget.step)
         _, side, count = [stage for stage in (STAGES if fresh else LATER_STAGES) if stage[0] <= budget.progress][-1]
-        for group in optimizer.param_groups:
-            group["lr"] = training.learning_rate(options.rate, budget.progress, budget.step)
         with torch.autocast(device.type, torch.bfloat16):
             loss, absolute = loss_of(autoencoder, crops(rng, side, count * options.batch).to(device))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        budget.tick()
-        average.update(modules, budget.step)
+        run.learn(loss)
         running = absolute.item() if running is None else 0.98 * running + 0.02 * absolute.item()
         if budget.step % 100 == 0:
-            training.log_line(
-                options.out / "log.jsonl",
-                step=budget.step,
-                minutes=budget.seconds / 60,
-                progress=budget.progress,
-                side=side,
-                grey_levels=running * 127.5,
-            )
-        if budget.step % options.save_every == 0 or budget.done:
-            training.save_checkpoint(checkpoint, modules, average, optimizer, budget, {})
-    result = average.modules["autoencoder"]
+            run.log(side=side, grey_levels=running * 127.5)
+        run.save_in_time()
+    result = run.average.modules["autoencoder"]
     quality = measure(result, device)
     training.log_line(options.out / "log.jsonl", step=budget.step, **quality)
     # The U-Net wants latents of spread 1; the factor that makes them so travels in the configuration.

@@ -134,12 +134,8 @@ def main(argv: list | None = None) -> int:
     if device.type == "cpu":
         modules["unet"].set_attn_processor(PlainAttention())
     parameters = [parameter for module in modules.values() for parameter in module.parameters()]
-    average = training.Average(modules, 0.998)
-    optimizer = torch.optim.AdamW(parameters, lr=options.rate, betas=(0.9, 0.99), weight_decay=1e-2)
-    budget = training.Budget(options.steps, options.minutes)
-    checkpoint = options.out / "checkpoint.pt"
-    if options.resume:
-        training.load_checkpoint(checkpoint, modules, average, optimizer, budget)
+    run = training.Run(options, modules, parameters, weight_decay=1e-2, warm_up=200)
+    budget = run.budget
     listener = labels.Listener(modules["unet"])
     windows = Windows(latents.cached_latents(options.out, autoencoder, options.scenes, 8 * SIDE, options.seed, device), options.seed)
     levels, running = noise_levels().to(device), {}
@@ -153,30 +149,20 @@ def main(argv: list | None = None) -> int:
         texts = batch_of_captions(drawn, rng)
         tokens, lengths = reading.tokens_of(tokenizer, texts, device)
         lesson = max(0.0, 1 - budget.progress / LESSONS_END)
-        for group in optimizer.param_groups:
-            group["lr"] = training.learning_rate(options.rate, budget.progress, budget.step, warm_up=200)
         with torch.autocast(device.type, torch.bfloat16):
             context = modules["text_encoder"](tokens)[0]
             losses = {"noise": loss_of(modules["unet"], context, clean.to(device), levels)}
             losses["labels"] = modules["labels"].loss(listener.features, maps.to(device))
             losses["reading"] = modules["reading"].loss(context, texts, lengths)
             loss = losses["noise"] + lesson * (LABEL_WEIGHT * losses["labels"] + READING_WEIGHT * losses["reading"])
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        budget.tick()
-        average.update(modules, budget.step)
+        run.learn(loss)
         for name, value in losses.items():
             running[name] = 0.98 * running.get(name, value.item()) + 0.02 * value.item()
         if budget.step % 50 == 0:
             side = 8 * (SIDE if whole else bands.WIDTH)
-            training.log_line(
-                options.out / "log.jsonl", step=budget.step, minutes=budget.seconds / 60, progress=budget.progress, side=side, **running
-            )
-        if budget.step % options.save_every == 0 or budget.done:
-            training.save_checkpoint(checkpoint, modules, average, optimizer, budget, {})
-            ours = average.modules
+            run.log(side=side, **running)
+        if run.save_in_time():
+            ours = run.average.modules
             write_model(options.out / "model", autoencoder, ours["text_encoder"], tokenizer, ours["unet"])
     return 0
 

@@ -118,6 +118,42 @@ def load_checkpoint(path: Path, modules: dict, average: Average, optimizer, budg
     return state["extra"]
 
 
+class Run:
+    """One training of `modules`: the optimizer of `parameters`, the budget, the average, the checkpoint that `--resume` goes on from."""
+
+    def __init__(self, options: argparse.Namespace, modules: dict, parameters: list, weight_decay: float, warm_up: int = 100):
+        self.options, self.modules, self.parameters, self.warm_up = options, modules, parameters, warm_up
+        self.average = Average(modules, 0.998)
+        self.optimizer = torch.optim.AdamW(parameters, lr=options.rate, betas=(0.9, 0.99), weight_decay=weight_decay)
+        self.budget = Budget(options.steps, options.minutes)
+        self.checkpoint = options.out / "checkpoint.pt"
+        if options.resume:
+            load_checkpoint(self.checkpoint, modules, self.average, self.optimizer, self.budget)
+
+    def learn(self, loss: torch.Tensor) -> None:
+        """One step of the optimizer and of the budget."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.options.rate, self.budget.progress, self.budget.step, self.warm_up)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        self.budget.tick()
+        self.average.update(self.modules, self.budget.step)
+
+    def save_in_time(self) -> bool:
+        """Write a checkpoint when it is time to, or the end; whether one was written."""
+        due = self.budget.step % self.options.save_every == 0 or self.budget.done
+        if due:
+            save_checkpoint(self.checkpoint, self.modules, self.average, self.optimizer, self.budget, {})
+        return due
+
+    def log(self, **values) -> None:
+        """Print and keep a line of progress with `values`."""
+        budget = self.budget
+        log_line(self.options.out / "log.jsonl", step=budget.step, minutes=budget.seconds / 60, progress=budget.progress, **values)
+
+
 def log_line(path: Path, **values) -> None:
     """Print one line of progress and append it as JSON to `path`."""
     rounded = {key: round(value, 5) if isinstance(value, float) else value for key, value in values.items()}
