@@ -14,7 +14,6 @@ from modules import errors, script_callbacks, script_loading
 
 AlwaysVisible = object()
 MOMENTS = (
-    "setup",
     "before_process",
     "process",
     "before_process_batch",
@@ -58,28 +57,22 @@ for _moment in MOMENTS:
     setattr(Script, _moment, _nothing)
 
 scripts_data: list[SimpleNamespace] = []
-_basedir = None
-
-
-def basedir():
-    return _basedir
 
 
 def load_scripts(folders):
     """Execute all script files, the host's first. A file that fails is noted and left out."""
-    global _basedir
     scripts_data.clear()
     script_callbacks.clear_callbacks()
     for folder in folders:
         for file in sorted(Path(folder, "scripts").glob("*.py")):
-            before, sys.path, _basedir = sys.path, [str(folder), *sys.path], str(folder)
+            before, sys.path = sys.path, [str(folder), *sys.path]
             try:
                 module = script_loading.load_module(str(file))
             except Exception:
                 errors.report(f"loading {file.name}", exc_info=True)
                 continue
             finally:
-                sys.path, _basedir = before, None
+                sys.path = before
             for found in vars(module).values():
                 if isinstance(found, type) and issubclass(found, Script):
                     scripts_data.append(SimpleNamespace(script_class=found, path=str(file), basedir=str(folder), module=module))
