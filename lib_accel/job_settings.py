@@ -18,9 +18,10 @@ REFUSED = "refused: "
 # Preset name -> knob values of the user's own presets.
 OwnPresets = Mapping[str, Mapping[str, Any]]
 
-# What a preset fills. Own presets also keep the rest, all but these.
+# What a preset fills. Own presets fill the rest, too, but token counts only where they have some: those are a machine's.
 METHOD_KNOBS = tuple(name for name, knob in KNOBS.items() if knob.group in METHOD_GROUPS)
 NOT_IN_PRESETS = ("enabled", "preset")
+_OF_OWN_PRESETS = tuple(name for name, knob in KNOBS.items() if name not in NOT_IN_PRESETS and knob.group != "least")
 
 
 class Settings(Mapping[str, Any]):
@@ -32,7 +33,7 @@ class Settings(Mapping[str, Any]):
             self._values[name] = knob_named(name).read(value)
         for group in WINDOWED_GROUPS:
             start, end = self.window(group)
-            if self[f"{group}.on"] and start >= end:
+            if self._uses(group) and start >= end:
                 raise SettingError(f"{group}.start is {start:g} and {group}.end is {end:g}; the start must be before the end.")
         low, high = self["guidance.sigma_low"], self["guidance.sigma_high"]
         if self["guidance.on"] and self["guidance.when"] == "outside" and low >= high:
@@ -46,6 +47,10 @@ class Settings(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._values)
+
+    def _uses(self, group: str) -> bool:
+        in_hires = group == "agents" and self["hires.profile"] == "own" and self["hires.agents"]
+        return self[f"{group}.on"] or in_hires
 
     def window(self, group: str) -> Window:
         return (self[f"{group}.start"], self[f"{group}.end"])
@@ -65,7 +70,7 @@ def preset_values(name: str, family: str, own: OwnPresets | None = None) -> dict
         if name not in own:
             names = ", ".join([*PRESETS, CUSTOM, *own])
             raise SettingError(f"preset is {name[:80]!r}; it must be one of {names}.")
-        return {**_defaults(METHOD_KNOBS), **{k: v for k, v in own[name].items() if k not in NOT_IN_PRESETS}}
+        return {**_defaults(_OF_OWN_PRESETS), **{k: v for k, v in own[name].items() if k not in NOT_IN_PRESETS}}
     values = _defaults(METHOD_KNOBS)
     for method in preset(name, family):
         group = next(g.name for g in GROUPS if g.described_by is type(method))
@@ -90,7 +95,7 @@ def resolve(given: Mapping[str, Any], family: str, own: OwnPresets | None = None
         raise SettingError(name[len(REFUSED) :])
     name = name.lower() if name.lower() in (CUSTOM, *PRESETS) else name
     base = {} if name == CUSTOM else preset_values(name, family, own)
-    given = {**_implied(given), **given}
+    given = {**implied(given), **given}
     if any(base.get(knob, value) != value for knob, value in given.items()):
         name = CUSTOM
     return Settings({**base, **given, "preset": name})
@@ -128,14 +133,15 @@ def _defaults(names: tuple[str, ...]) -> dict[str, Any]:
     return {name: KNOBS[name].default for name in names}
 
 
-def _implied(given: Mapping[str, Any]) -> dict[str, Any]:
-    implied: dict[str, Any] = {}
+def implied(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The switches without which settings ``given`` by name would have no effect, switched on; among them some that were given."""
+    switches: dict[str, Any] = {}
     for name in given:
         group = KNOBS[name].group
         if group in METHOD_GROUPS:
-            implied[f"{group}.on"] = True
+            switches[f"{group}.on"] = True
         elif group == "hires":
-            implied["hires.profile"] = "own"
+            switches["hires.profile"] = "own"
         elif group == "least" and given[name]:
-            implied["auto"] = True
-    return implied
+            switches["auto"] = True
+    return switches

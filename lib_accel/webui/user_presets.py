@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ VERSION = 1
 
 # What was told to nobody yet: the file may be read, and put aside, while the page is built.
 _UNTOLD: list[str] = []
+# Pages and jobs ask from threads of their own.
+_LOCK = threading.RLock()
 
 
 def path() -> Path:
@@ -33,27 +37,31 @@ def read() -> tuple[dict[str, dict[str, Any]], str | None]:
 
     A broken file is renamed, so that the next `save` does not lose what was in it.
     """
-    file = path()
-    try:
-        text = file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return {}, None
-    except (OSError, UnicodeDecodeError) as error:
-        return {}, _put_aside(file, str(error)) if isinstance(error, UnicodeDecodeError) else f"{FILE} was not read: {error.strerror}"
-    try:
-        data = json.loads(text)
-        if data["version"] != VERSION:
-            return {}, f"{FILE} was not read: it is of version {data['version']!r}, not {VERSION}"
-        presets = dict(data["presets"])
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        return {}, _put_aside(file, type(error).__name__)
+    presets, complaint = _in_file()
     usable, unusable = {}, []
     for name, values in presets.items():
         try:
             usable[checked_name(name)] = {k: v for k, v in Settings(values).changed().items() if k not in NOT_IN_PRESETS}
         except (SettingError, TypeError, ValueError, AttributeError):
             unusable.append(str(name)[:40])
-    return usable, f"{FILE}: not understood: {', '.join(unusable)}" if unusable else None
+    return usable, f"{FILE}: not understood: {', '.join(unusable)}" if unusable else complaint
+
+
+def _in_file() -> tuple[dict[str, Any], str | None]:
+    """The presets as the file has them, understood or not, and a sentence when it could not be read."""
+    file = path()
+    with _LOCK:
+        try:
+            data = json.loads(file.read_text(encoding="utf-8"))
+            if data["version"] != VERSION:
+                return {}, f"{FILE} was not read: it is of version {data['version']!r}, not {VERSION}"
+            return dict(data["presets"]), None
+        except FileNotFoundError:
+            return {}, None
+        except OSError as error:
+            return {}, f"{FILE} was not read: {error.strerror}"
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            return {}, _put_aside(file, type(error).__name__)
 
 
 def untold() -> str | None:
@@ -61,29 +69,28 @@ def untold() -> str | None:
     return _UNTOLD.pop() if _UNTOLD else None
 
 
-def save(name: str, values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Keep ``values`` as the preset ``name``, replacing one of that name. All presets then. SettingError, OSError."""
+def save(name: str, values: Mapping[str, Any]) -> None:
+    """Keep ``values`` as the preset ``name``, replacing one of that name. SettingError, OSError."""
     name = checked_name(name)
-    kept = {k: v for k, v in Settings(values).changed().items() if k not in NOT_IN_PRESETS}
-    presets = _all_for_writing()
-    presets[name] = kept
-    _write(presets)
-    return presets
+    kept = {k: KNOBS[k].text(v) for k, v in Settings(values).changed().items() if k not in NOT_IN_PRESETS}
+    with _LOCK:
+        _write({**_all_for_writing(), name: kept})
 
 
-def delete(name: str) -> dict[str, dict[str, Any]]:
-    """Forget the preset ``name``. All presets then. SettingError when there is none, OSError."""
-    presets = _all_for_writing()
-    if name not in presets:
-        raise SettingError(f"{name[:40]!r} is none of your presets.")
-    del presets[name]
-    _write(presets)
-    return presets
+def delete(name: str) -> None:
+    """Forget the preset ``name``, also one that is not understood. SettingError when there is none, OSError."""
+    with _LOCK:
+        presets = _all_for_writing()
+        if name not in presets:
+            raise SettingError(f"{name[:40]!r} is none of your presets.")
+        del presets[name]
+        _write(presets)
 
 
-def _all_for_writing() -> dict[str, dict[str, Any]]:
-    """The presets to write back, changed. SettingError when what is in the file would be lost by that."""
-    presets, complaint = read()
+def _all_for_writing() -> dict[str, Any]:
+    """The presets to write back, changed; those that are not understood stay as they are. SettingError when what is in the file would be
+    lost by that."""
+    presets, complaint = _in_file()
     if complaint and path().exists():
         raise SettingError(f"Nothing was changed: {complaint}.")
     return presets
@@ -99,16 +106,16 @@ def checked_name(name: Any) -> str:
     return name
 
 
-def _write(presets: Mapping[str, Mapping[str, Any]]) -> None:
+def _write(presets: Mapping[str, Any]) -> None:
     file = path()
     part = file.with_suffix(f".{os.getpid()}.part")
-    words = {name: {knob: KNOBS[knob].text(value) for knob, value in values.items()} for name, values in presets.items()}
-    part.write_text(json.dumps({"version": VERSION, "presets": words}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    part.write_text(json.dumps({"version": VERSION, "presets": presets}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     part.replace(file)
 
 
 def _put_aside(file: Path, why: str) -> str:
-    aside = file.with_suffix(".broken.json")
+    names = (file.with_suffix(f".broken-{n}.json" if n > 1 else ".broken.json") for n in count(1))
+    aside = next(name for name in names if not name.exists())
     try:
         file.replace(aside)
     except OSError as error:

@@ -1,9 +1,11 @@
 """The user's own presets: kept, replaced, deleted; a broken file costs nothing but itself."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from lib_accel.knobs import KNOBS
 from lib_accel.settings import SettingError
 
 
@@ -62,6 +64,56 @@ def test_a_broken_file_is_put_aside_and_reported(host, presets, text):
     assert list(presets.read()[0]) == ["mine"]
 
 
+def test_every_broken_file_is_kept(presets):
+    for text in ("{", "[", ""):
+        presets.path().write_text(text)
+        presets.read()
+    asides = [presets.path().with_suffix(f".broken{number}.json") for number in ("", "-2", "-3")]
+    assert [aside.read_text() for aside in asides] == ["{", "[", ""]
+
+
+def test_presets_saved_and_deleted_at_the_same_time(presets):
+    def change(number):
+        presets.save(f"kept {number}", {"merging.ratio": number / 100})
+        presets.save(f"gone {number}", {})
+        presets.delete(f"gone {number}")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(change, range(24)))
+    assert presets.read() == ({f"kept {n}": {"merging.ratio": n / 100} for n in range(24)}, None)
+    assert [file.name for file in presets.path().parent.glob("accel-presets*")] == ["accel-presets.json"]
+
+
+def test_a_preset_brings_back_all_that_was_saved(host, presets):
+    presets.save("hires off", {"merging.on": True, "hires.profile": "off", "first_pass": False, "least.merging": 900})
+    presets.save("plain", {"merging.on": True})
+    from lib_accel.webui import filling
+
+    def filled(name):
+        updates = filling.fill(name)[1:]
+        return dict(zip([knob for knob in KNOBS if knob not in ("enabled", "preset")], (update.get("value") for update in updates)))
+
+    assert filled("hires off").items() >= {"hires.profile": "off", "first_pass": False, "least.merging": 900}.items()
+    assert filled("plain").items() >= {"hires.profile": "same", "first_pass": True, "least.merging": 0, "auto": True}.items()
+    # What no preset of ours fills stays on the page as it is.
+    assert filled("Fast")["hires.profile"] is None
+
+
+def test_paste_knows_an_own_preset_by_all_that_was_saved(host, presets):
+    from modules.infotext_utils import pasted
+
+    presets.save("plain", {"merging.on": True})
+    info = host.job(accel={"preset": "plain"}, enable_hr=True).infotexts[0]
+    assert "Accel least tokens merging from: " in info
+    controls = host.script().controls
+
+    def preset_of(text):
+        return pasted(host.runners["txt2img"].infotext_fields, text)[controls[1]]
+
+    assert preset_of(info) == "plain"
+    assert preset_of(f"{info}, Accel hires pass profile: off") == "Custom"
+
+
 def test_a_broken_file_is_told_under_the_picture(host, presets):
     presets.path().write_bytes(b"\xff\xfe\xfa")
     done = host.job(accel={"preset": "Fast", "auto": False})
@@ -75,6 +127,12 @@ def test_a_preset_that_is_not_understood_leaves_the_others(presets):
     found, complaint = presets.read()
     assert found == {"good": {"auto": False}}
     assert "bad, worse, <b>" in complaint
+    presets.save("mine", {"merging.ratio": 0.3})
+    assert set(presets.read()[0]) == {"good", "mine"} and presets.read()[1] == complaint
+    assert json.loads(presets.path().read_text())["presets"].items() >= kept.items()
+    for name in ("bad", "worse", "<b>"):
+        presets.delete(name)
+    assert presets.read() == ({"good": {"auto": False}, "mine": {"merging.ratio": 0.3}}, None)
 
 
 def test_a_newer_file_is_left_as_it_is(presets):
