@@ -61,7 +61,8 @@ def choose_plan(
 ) -> tuple[RowPlan | None, Runner | None]:
     """The first plan that one of ``runners`` has for ``moment``, and whose it is. Every runner is told that the call begins.
 
-    by_host: the host drops the rows and combines what is left, so plans that only a host, or only our hooks, can carry out are told apart.
+    by_host: the host drops the rows and combines what is left, so plans that only a host, or only our hooks, can carry out are told apart;
+    it tells what it left out.
     adds_direction: such a host also adds what a method would put into the dropped rows.
     tiles: whether calls hold parts of pictures, of which some would be guided and others not.
     """
@@ -84,6 +85,6 @@ def choose_plan(
             runner.account.note(GUIDANCE_KEPT + "the U-Net runs more often than was said")
             continue
         chosen = (plan, runner)
-    if chosen[0] is not None:
+    if chosen[0] is not None and not by_host:
         chosen[1].account.dropped(moment.pass_and_step, chosen[0].dropped, kept=chosen[1].changes_fill)
     return chosen

@@ -20,6 +20,8 @@ class HostSide:
         self._runners = runners
         self._where = Whereabouts(model)
         self._planned: tuple[Runner | None, Moment | None] = (None, None)
+        # Whose plan a host was given, until it tells the rows that it runs.
+        self._uncounted: tuple[Runner, Moment] | None = None
 
     def step(
         self,
@@ -40,6 +42,12 @@ class HostSide:
         prompts stay as they are. guided_because: why no row may be dropped in this step (a clause). dropped: `row_plan` was carried out.
         """
         self._where.tell(index, total, rows, Told(guidance, sigma, settled, guided_because, dropped))
+        if self._uncounted is not None and rows is not None:
+            owner, moment = self._uncounted
+            # A host may run more rows than the plan asks for.
+            if len(rows) < len(moment.rows):
+                owner.account.dropped(moment.pass_and_step, len(moment.rows) - len(rows), kept=owner.changes_fill)
+        self._uncounted = None
 
     def row_plan(self, adds_direction: bool = False) -> RowPlan | None:
         """Which rows of the step told last are to run, None for all; for hosts that drop rows before they batch.
@@ -53,6 +61,7 @@ class HostSide:
             return None
         plan, owner = choose_plan(self._active(moment), moment, True, self._where.tiles, adds_direction)
         self._planned = (owner, moment)
+        self._uncounted = None if plan is None else (owner, moment)
         return plan
 
     def direction(self, image: int) -> torch.Tensor | None:

@@ -54,7 +54,7 @@ def webui(request, tmp_path_factory):
     write_hypernetwork(data / "accel-test.pt")
     # The torch of the tests may write files that the host's check does not know yet.
     flags = [request.param, "--disable-safe-unpickle", "--lora-dir", str(data), "--hypernetwork-dir", str(data)]
-    server = real_webui.WebUI(data, flags=flags)
+    server = real_webui.WebUI(data, flags=flags, others=[real_webui.OWN / "witness"])
     yield server
     server.stop()
 
@@ -71,6 +71,27 @@ def test_networks_act_with_and_without_us(webui, tag):
     assert np.array_equal(webui.job(prompt=prompt + tag)[0], with_network)
     assert np.array_equal(webui.job()[0], plain)
     assert np.array_equal(webui.job(ON)[0], on)
+
+
+GATE = {"enabled": True, "preset": "Custom", "auto": False, "tgate.on": True, "tgate.gate": 0.5}
+AFTER = {"enabled": True, "preset": "Custom", "auto": False, "guidance.on": True, "guidance.when": "after", "guidance.after": 0.5}
+
+
+@pytest.mark.parametrize("settings", [GATE, AFTER], ids=["gate", "guidance"])
+@pytest.mark.parametrize("tag", ["<lora:accel-test:0.8>", "<hypernet:accel-test:0.8>"])
+def test_networks_and_the_negative_prompt_left_out(webui, tag, settings):
+    """A quarter of the rows of four steps is saved; networks act before and after."""
+    fields = {"prompt": "a large red star" + tag, "negative_prompt": "a blue ring"}
+    plain = webui.job(**fields)[0]
+    traces = webui.get("/witness/traces")[1]
+    webui.get("/witness/rows")
+    picture, told = webui.job(settings, **fields)
+    assert webui.get("/witness/rows")[1] == [2, 2, 1, 1] and "2 evaluations saved" in told and "error" not in told
+    assert not np.array_equal(picture, plain)
+    assert not np.array_equal(picture, webui.job(settings, prompt="a large red star", negative_prompt="a blue ring")[0])
+    assert np.array_equal(webui.job(**fields)[0], plain)
+    assert np.array_equal(webui.job(infotext=told)[0], picture)
+    assert webui.get("/witness/traces")[1] == traces
 
 
 def test_a_refiner(webui):
