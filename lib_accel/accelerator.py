@@ -56,6 +56,8 @@ class Accelerator(HostSide):
         self._traits = traits or HostTraits()
         self._sites: list[Site] = self._backend.find_sites(unet)
         self._finest = min((site.level for site in self._sites), default=0)
+        for runner in runners:
+            runner.coarsest = max((site.level for site in self._sites), default=0)
         super().__init__(model, runners)
         self._auto = AutoChoice(_auto_default() if auto is None else auto, self._traits.fused_kernel())
         self._watch = Stopwatch()

@@ -22,11 +22,16 @@ class MethodAccount:
         self.reasons: dict[str, set[str]] = {}
         self.failed: str | None = None
         self.off: str | None = None
+        self.idle: str | None = None
         self.notes: set[str] = set()
         self.dropped_steps: set[tuple[int, int]] = set()
         self.kept_steps: set[tuple[int, int]] = set()
         self.rows_dropped = 0
         self.cache_bytes = 0
+
+    def is_idle(self, why: str | None) -> None:
+        """Why this method did nothing so far, by its own settings (a clause); told only where it did nothing to the end."""
+        self.idle = why
 
     def note(self, text: str) -> None:
         """Something that concerns the whole U-Net (a clause)."""
@@ -67,6 +72,7 @@ class MethodAccount:
             "stood_down": {reason: len(sites) for reason, sites in sorted(self.reasons.items())},
             "failed": self.failed,
             "off": self.off,
+            "idle": self.idle,
             "notes": sorted(self.notes),
             "unguided_steps": len(self.dropped_steps),
             "kept_direction_steps": len(self.kept_steps),
@@ -116,7 +122,8 @@ def _method_clause(method: dict[str, Any], whole: dict[str, Any]) -> str:
     if method["cache_bytes"]:
         more.append(f"{method['cache_bytes'] / 2**20:.1f} MiB kept")
     clause += (", " if effects and more else " " if more else "") + ", ".join(more)
-    notes = list(method["notes"]) + ([f"off: {method['off']}"] if method["off"] else [])
+    notes = [method["idle"]] if method["idle"] and not (effects or more) else []
+    notes += list(method["notes"]) + ([f"off: {method['off']}"] if method["off"] else [])
     notes += [f"{reason} ({count} layers)" for reason, count in method["stood_down"].items()]
     if method["failed"]:
         notes.append(f"switched off after an error: {method['failed']}")

@@ -122,6 +122,8 @@ class Runner:
     needs_tokens = False
     # Whether observe wants to see what layers return.
     observes = False
+    # The coarsest level of this U-Net that has attention; the accelerator tells.
+    coarsest = 0
     # Whether it adds something of its own to rows that it dropped; a host that drops rows itself has to ask for it (`direction`).
     changes_fill = False
 

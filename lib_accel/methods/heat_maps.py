@@ -27,7 +27,8 @@ class HeatMaps:
     """Settings of watching. SettingError when one cannot be.
 
     tokens: the prompts' tokens, one for every picture of the batch, or one for all; see `prompt_edit.text.tokens_for`.
-    layers: blocks that are watched, see `prompt_edit.layers`; 1024 are those with at most so many tokens.
+    layers: blocks that are watched, see `prompt_edit.layers`; 1024 are those with at most so many tokens, of larger pictures at least the
+    coarsest.
     every_step: the maps of each layer and step are kept, too (`MapSums.by_step`): more memory, 0.3 MB for each at 32x32 tokens.
     """
 
@@ -75,7 +76,7 @@ class HeatRunner(Runner):
 
     def wants(self, site: Site, finest: int) -> frozenset[str]:
         h, w = grid_at(*self._latents, site.level)
-        return frozenset({"attn2"}) if self._layers.hold(site.place, site.level, h * w) else frozenset()
+        return frozenset({"attn2"}) if self._layers.hold(site.place, site.level, h * w, self.coarsest) else frozenset()
 
     def observe(self, call: UNetCall, site: Site, layer: LayerAtWork, out: torch.Tensor) -> None:
         rows = [index for index, row in enumerate(call.rows) if row.role == "cond"]

@@ -18,6 +18,9 @@ from .prompt_to_prompt import ImageEdit, PromptToPrompt
 from .source_rows import Heads, SourceRows
 from .word_watch import WordWatch
 
+NO_STEP = "nothing edited: no step is in a window of an edit"
+NO_LAYER = "nothing edited: none of the chosen layers is in this U-Net"
+
 
 class PromptToPromptRunner(Runner):
     """Prompt-to-Prompt at work. Reach it by ``accelerator.running(PromptToPrompt)``."""
@@ -37,7 +40,7 @@ class PromptToPromptRunner(Runner):
         self._latents: tuple[int, int] | None = None
         self._mixed: dict = {}
         self._fresh = True
-        self._text_now = self._self_now = False
+        self._text_now = self._self_now = self._chosen = False
 
     @property
     def sums(self) -> MapSums:
@@ -93,6 +96,7 @@ class PromptToPromptRunner(Runner):
         self._self_now = any(self._edits_self(edit) for edit in self.config.edits)
         if moment.sample is not None:
             self._latents = tuple(moment.sample.shape[-2:])
+        self._tell_idle(moment)
         if not moment.rows.known:
             self.account.note("nothing edited: nobody said which rows are conditional")
 
@@ -101,10 +105,14 @@ class PromptToPromptRunner(Runner):
         parts = set()
         if self._text_now and self._cross_layers.hold(site.place, site.level, tokens):
             parts.add("attn2")
-        if self._words.wanted(site, tokens):
-            parts.add("attn2")
         if self._self_now and self._self_layers.hold(site.place, site.level, tokens):
             parts.add("attn1")
+        if parts:
+            self._chosen = True
+            self.account.is_idle(None)
+        self._words.coarsest = self.coarsest
+        if self._words.wanted(site, tokens):
+            parts.add("attn2")
         return frozenset(parts)
 
     def compute(self, call: UNetCall, site: Site, layer: LayerAtWork) -> torch.Tensor | None:
@@ -202,6 +210,16 @@ class PromptToPromptRunner(Runner):
             return None
         # Zeros are told from the rest here, where nothing has to be waited for.
         return tuple(part.to(context.device) if bool(part.any()) else None for part in now)
+
+    def _tell_idle(self, moment: Moment) -> None:
+        """Never a silent no-op: why nothing is edited, as long as nothing was."""
+        if not self._chosen and (self._text_now or self._self_now):
+            self.account.is_idle(NO_LAYER)
+        elif not self._chosen and self.account.idle is None:
+            self.account.is_idle(NO_STEP)
+        blend, total = self.config.blend, moment.step.total
+        if blend is not None and total is not None and first_step(blend.start, total) >= total:
+            self.account.note(f"no local blend: its start {blend.start:g} is behind the last of {total} steps")
 
     # -- this step ----------------------------------------------------------------------------------------------------------
 

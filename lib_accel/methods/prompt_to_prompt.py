@@ -71,14 +71,17 @@ class PromptToPrompt:
     every_step: bool = False
 
     def __post_init__(self) -> None:
-        edits = tuple(self.edits)
+        given = self.edits
+        edits = tuple(given) if isinstance(given, (tuple, list)) else ()
         object.__setattr__(self, "edits", edits)
         object.__setattr__(self, "tokens", tuple(self.tokens))
         if not edits or not all(isinstance(edit, ImageEdit) for edit in edits):
-            raise SettingError(f"PromptToPrompt.edits is {self.edits!r}; it must be one ImageEdit or more.")
+            raise SettingError(f"PromptToPrompt.edits is {given!r}; it must be one ImageEdit or more.")
         images = [edit.image for edit in edits]
         if len(set(images)) < len(images) or {edit.source for edit in edits} & set(images):
             raise SettingError(f"PromptToPrompt.edits edit the pictures {images}; every one once, and no source of another.")
+        if self.blend is not None and not isinstance(self.blend, AlignedBlend):
+            raise SettingError(f"PromptToPrompt.blend is {self.blend!r}; it must be an AlignedBlend (see LocalBlend.aligned), or None.")
         check(self)
         Layers("PromptToPrompt.cross_layers", self.cross_layers)
         Layers("PromptToPrompt.self_layers", self.self_layers)

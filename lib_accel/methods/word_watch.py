@@ -17,7 +17,7 @@ from .base import UNetCall
 from .prompt_to_prompt import PromptToPrompt
 from .source_rows import Heads
 
-# Grids of at most so many tokens are watched for heat maps.
+# Grids of at most so many tokens are watched for heat maps; where all are larger, the coarsest.
 WATCHED = Layers("watched layers", "1024")
 
 # Of a row and its keys, the values [K, groups] that its maps are asked for with; None: not at all.
@@ -25,10 +25,11 @@ Columns = Callable[[Row, torch.Tensor], "torch.Tensor | None"]
 
 
 class WordWatch:
-    """Maps of one pass. sums: of all words (`PromptToPrompt.tokens`)."""
+    """Maps of one pass. sums: of all words (`PromptToPrompt.tokens`). coarsest: see `Runner`."""
 
     def __init__(self, config: PromptToPrompt) -> None:
         self.config = config
+        self.coarsest = 0
         self.sums = MapSums(config.every_step)
         self._blend_sums = MapSums()
         self._blend_layers = Layers("AlignedBlend.layers", config.blend.layers) if config.blend else None
@@ -39,8 +40,7 @@ class WordWatch:
 
     def wanted(self, site: Site, tokens: int | None) -> bool:
         """Whether ``site`` is watched. tokens: its grid's, None while unknown."""
-        blend = self._blend_layers is not None and self._blend_layers.hold(site.place, site.level, tokens)
-        return blend or (bool(self.config.tokens) and WATCHED.hold(site.place, site.level, tokens))
+        return self._for_blend(site, tokens) or self._for_sums(site, tokens)
 
     def add(self, call: UNetCall, site: Site, heads: Heads, edits: Sequence[CrossEdit], scale: float, fp32: bool) -> None:
         """Sum up what the rows' words look at, by the edited maps."""
@@ -67,16 +67,22 @@ class WordWatch:
     def _columns(self, site: Site, tokens: int) -> list[tuple[MapSums, Columns]]:
         """What is asked for at ``site``."""
         blend, wanted = self.config.blend, []
-        if blend is not None and self._blend_layers.hold(site.place, site.level, tokens):
+        if self._for_blend(site, tokens):
 
             def words(row: Row, k: torch.Tensor) -> torch.Tensor | None:
                 columns = blend.columns.get(key_of(row))
                 return None if columns is None else columns_of(k.shape[2], (columns.blend, columns.subtract), k)
 
             wanted.append((self._blend_sums, words))
-        if self.config.tokens and WATCHED.hold(site.place, site.level, tokens):
+        if self._for_sums(site, tokens):
             wanted.append((self.sums, lambda row, k: torch.eye(k.shape[2], dtype=k.dtype, device=k.device)))
         return wanted
+
+    def _for_blend(self, site: Site, tokens: int | None) -> bool:
+        return self._blend_layers is not None and self._blend_layers.hold(site.place, site.level, tokens, self.coarsest)
+
+    def _for_sums(self, site: Site, tokens: int | None) -> bool:
+        return bool(self.config.tokens) and WATCHED.hold(site.place, site.level, tokens, self.coarsest)
 
     def _heat(self, image: int) -> torch.Tensor | None:
         """[2, h, w]: maps of the words that may change and of those that must not, over all AND parts."""

@@ -10,15 +10,14 @@ from typing import Any
 import torch
 
 from ..api import accelerated
-from ..layout import Layout
 from ..methods.prompt_to_prompt import ImageEdit, PromptToPrompt
 from ..report import Report
 from .batches import Batch, batches
 from .edits import Edit, kind_of, mix
 from .inversion import Inverted, ddim, invert
 from .local_blend import composite
-from .options import EditOptions, checked_edits
-from .starting import checked_seed, checked_size, encode_picture, equal_noise
+from .options import EditOptions, checked_edits, checked_source
+from .starting import checked_pipeline, checked_seed, checked_size, encode_picture, equal_noise
 from .text import embeddings, tokens_for
 from .tokens import PromptTokens
 from .windows import DEFAULT
@@ -57,7 +56,8 @@ def edit_images(pipe: Any, source: str, edits: Sequence[Edit | str] | Edit | str
 
 def draw_edits(pipe: Any, source: str, edits: Sequence[Edit | str] | Edit | str, seed: int, **options: Any) -> EditedPictures:
     """`edit_images` with all that is known of the pictures."""
-    return _Job(pipe, source, checked_edits(edits, options.get("edit", "auto")), checked_seed(seed), EditOptions(**options)).run()
+    given = checked_edits(edits, options.get("edit", "auto"))
+    return _Job(checked_pipeline(pipe), checked_source(source), given, checked_seed(seed), EditOptions(**options)).run()
 
 
 class _Job:
@@ -81,14 +81,18 @@ class _Job:
             inverted = self._invert()
             for batch, method in zip(self.batches, self.methods):
                 self._draw(batch, method, inverted, made)
+        made.heat = {word: made.heat[word] for word in self.options.heat_maps if word in made.heat}
         return made
 
     def _check_words(self) -> None:
-        """Every word with a window of its own, or in a local blend, must be in some prompt."""
+        """Every word with a window of its own, in a local blend or with a heat map must be in some prompt."""
         windows = self.options.cross_replace
         for word in windows if isinstance(windows, Mapping) else ():
             if word != DEFAULT and not any(stream.has(word) for stream in self.streams):
                 self.streams[0].find(word)
+        for word in self.options.heat_maps:
+            if not any(stream.has(word) for stream in (self.source_stream, *self.streams)):
+                self.source_stream.find(word)
         if self.options.local_blend is not None:
             self.options.local_blend.aligned([self.source_stream, *self.streams])
 
@@ -131,11 +135,6 @@ class _Job:
         with accelerated(pipe, method, *o.methods) as accelerator:
             runner = accelerator.running(PromptToPrompt)
             last: dict[str, torch.Tensor] = {}
-            rows = Layout.guided(2 * batch.images)[0 if self._guided else batch.images :]
-            if o.strength is not None:
-                # A window is a part of the steps that are run, not of the schedule.
-                total = max(1, int(o.steps * o.strength))
-                accelerator.step(0, total, rows)
 
             def after_step(pipe: Any, index: int, timestep: Any, tensors: dict) -> dict:
                 latents = runner.blend(tensors["latents"])
@@ -143,8 +142,6 @@ class _Job:
                     latents = latents.clone()
                     for follower, leader in batch.followers:
                         latents[follower] = latents[leader]
-                if o.strength is not None:
-                    accelerator.step(min(index + 1, total - 1), total, rows)
                 last["latents"] = latents
                 changed = {"latents": latents}
                 if inverted is not None and inverted.negative and self._guided and index + 1 < len(inverted.negative):
@@ -163,8 +160,10 @@ class _Job:
                 **o.pipeline,
             ).images
             masks = runner.masks(tuple(last["latents"].shape[-2:]))
-            if o.heat_maps:
-                self._take_heat(batch, accelerator.heat_maps(o.heat_maps), made)
+            # Another batch may have the others.
+            words = [word for word in o.heat_maps if any(stream.has(word) for stream in self._streams(batch))]
+            if words:
+                self._take_heat(batch, accelerator.heat_maps(words), made)
         made.reports.append(accelerator.report())
         self._take(batch, images, last["latents"], masks, made)
 

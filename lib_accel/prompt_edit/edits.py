@@ -6,7 +6,6 @@ P_new = P_source A + P_edit D with a matrix A and a diagonal D that depend on pr
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,12 +16,14 @@ from ..schedule import Step
 from ..settings import SettingError
 from . import published
 from .alignment import Alignment, refinement, replacement, same_tokens
-from .tokens import PromptTokens
+from .tokens import PromptTokens, equally_long
 from .windows import token_switch, token_windows, window_of, windows_of
 
 # By word or phrase, or the number of the word from 0.
 Weights = Mapping[str | int, float]
 KINDS = ("auto", "replace", "refine", "reweight")
+# Of a weight, either way. Published pictures go to 8; far more is beyond half precision.
+MOST_WEIGHT = 1000
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Edit:
     """One edited picture. SettingError, with a sentence, when a value cannot be.
 
     prompt: the edited prompt; None: the source's. kind: ``replace`` | ``refine`` | ``reweight`` | ``auto`` (re-weight for the same words,
-    replace for as many, else refine). weights: factors of the attention to words of the edited prompt, any finite number; 1 changes
+    replace for as many, else refine). weights: factors of the attention to words of the edited prompt, -1000 to 1000; 1 changes
     nothing, negative ones push away. cross_replace, self_replace: windows of this picture, None: the job's; see `edit_images`.
     """
 
@@ -48,8 +49,8 @@ class Edit:
         if not isinstance(self.weights, Mapping):
             raise SettingError(f"Edit.weights is {self.weights!r}; it must map words to numbers.")
         for word, weight in self.weights.items():
-            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight):
-                raise SettingError(f"weight of {word!r} is {weight!r}; it must be a finite number.")
+            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not -MOST_WEIGHT <= weight <= MOST_WEIGHT:
+                raise SettingError(f"weight of {word!r} is {weight!r}; it must be a number from -{MOST_WEIGHT} to {MOST_WEIGHT}.")
         if self.cross_replace is not None:
             windows_of("cross_replace", self.cross_replace)
         if self.self_replace is not None:
@@ -157,7 +158,7 @@ def kind_of(source: PromptTokens, target: PromptTokens, edit: Edit) -> str:
     """The kind of ``edit``, with ``auto`` decided."""
     if edit.kind != "auto":
         return edit.kind
-    if source.words == target.words:
+    if _same(source, target):
         return "reweight"
     return "replace" if len(source.words) == len(target.words) else "refine"
 
@@ -167,8 +168,19 @@ def _aligned(source: PromptTokens, target: PromptTokens, edit: Edit, variant: st
     if variant == "bloc97":
         return published.sequence_match(source, target)
     if kind == "reweight":
+        # The released code weighs by position, whatever stands there.
+        if variant == "accel" and not _same(source, target):
+            raise SettingError(
+                f"edit is 'reweight', and {target.text!r} has other words than {source.text!r}; they must be the same (or edit='auto')."
+            )
         return same_tokens(source, target)
     rules = {"accel": (replacement, refinement), "published": (published.replacement, published.refinement)}
     if variant not in rules:
         raise SettingError(f"variant is {variant!r}; it must be one of 'accel', 'published', 'bloc97'.")
     return rules[variant][kind == "refine"](source, target)
+
+
+def _same(source: PromptTokens, target: PromptTokens) -> bool:
+    """Whether the text encoder gets the same from both: the same words with another comma are not the same tokens at the same places."""
+    ours, theirs = equally_long((source, target))
+    return ours.ids == theirs.ids

@@ -83,7 +83,7 @@ class WordColumns:
 class AlignedBlend:
     """A local blend as the method takes it. columns: (image, AND part) -> positions, for sources and edited images.
 
-    layers: see `layers`.
+    threshold, subtract_threshold, start: as in `LocalBlend`. layers: see `layers`; of larger pictures at least the coarsest.
     """
 
     columns: dict[tuple[int, int], WordColumns]

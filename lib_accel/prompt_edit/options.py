@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,12 @@ from .local_blend import LocalBlend
 from .windows import RULES, window_of, windows_of
 
 VARIANTS = ("accel", "published", "bloc97")
+# Arguments of a pipeline's call that `edit_images` gives itself.
+OWN = (
+    *("prompt", "negative_prompt", "prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds"),
+    *("num_inference_steps", "guidance_scale", "strength", "latents", "generator", "width", "height", "num_images_per_prompt"),
+    *("callback_on_step_end", "callback_on_step_end_tensor_inputs", "output_type", "return_dict"),
+)
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,7 @@ class EditOptions:
     negative_prompt, steps, guidance (scale), width, height: as pipelines have them. image: a real picture (PIL, RGB) to start from, with
     strength (0 to 1, how much of the pass is run) or inversion: ``ddim``, ``negative_prompt`` or ``null_text``.
     pictures_at_once: pictures of one U-Net batch, the source among them; more edits run in more batches. methods: further methods.
-    heat_maps: words whose maps are kept. pipeline: further arguments of the pipeline's call.
+    heat_maps: words whose maps are kept. pipeline: further arguments of the pipeline's call, none of `OWN`.
     """
 
     edit: str = setting("auto", "choice", "Edit", "", choices=KINDS)
@@ -58,6 +64,10 @@ class EditOptions:
         check(self)
         windows_of("cross_replace", self.cross_replace)
         window_of("self_replace", self.self_replace)
+        object.__setattr__(self, "heat_maps", _words("heat_maps", self.heat_maps))
+        own = sorted(set(self.pipeline) & set(OWN)) if isinstance(self.pipeline, Mapping) else ["?"]
+        if own:
+            raise SettingError(f"pipeline is {self.pipeline!r}; it must be further arguments by name, none of {', '.join(OWN)}.")
         if self.local_blend is not None and not isinstance(self.local_blend, LocalBlend):
             raise SettingError(f"local_blend is {self.local_blend!r}; it must be a LocalBlend, or None.")
         if self.composite and self.local_blend is None:
@@ -67,11 +77,30 @@ class EditOptions:
             raise SettingError(f"{name} is {getattr(self, name)!r}; it needs an image to start from.")
         if self.image is not None and (self.strength is None) == (self.inversion is None):
             raise SettingError("image is given; it needs either strength or inversion.")
+        if self.strength is not None and int(self.steps * self.strength) < 1:
+            raise SettingError(
+                f"strength is {self.strength:g}; with {self.steps} steps it must be {1 / self.steps:.3g} or more, to run one."
+            )
         if self.source_latent == "shared":
             if self.local_blend is not None:
                 raise SettingError("source_latent is 'shared'; there is no source picture to blend with then, so local_blend must be None.")
             if self.pictures_at_once < 3:
                 raise SettingError(f"pictures_at_once is {self.pictures_at_once}; with source_latent='shared' it must be 3 or more.")
+
+
+def _words(name: str, value: Any) -> tuple[str | int, ...]:
+    """Words, or numbers of words; one alone may stand for itself."""
+    words = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+    if any(isinstance(word, bool) or not isinstance(word, (str, int)) for word in words):
+        raise SettingError(f"{name} is {value!r}; it must be words, or numbers of words.")
+    return words
+
+
+def checked_source(source: Any) -> str:
+    """The source prompt. SettingError."""
+    if not isinstance(source, str):
+        raise SettingError(f"source is {source!r}; it must be a text, the prompt of the picture that is edited.")
+    return source
 
 
 def checked_edits(edits: Any, kind: str) -> list[Edit]:

@@ -9,6 +9,15 @@ import torch
 from ..settings import SettingError
 
 
+def checked_pipeline(pipe: Any) -> Any:
+    """``pipe``, if it draws pictures from text with a U-Net. SettingError for others."""
+    lacks = [name for name in ("unet", "vae", "scheduler", "vae_scale_factor") if getattr(pipe, name, None) is None]
+    # Those that start from a picture choose among timesteps.
+    if lacks or hasattr(pipe, "get_timesteps"):
+        raise SettingError(f"pipe is {type(pipe).__name__}; it must be a text-to-image pipeline of Stable Diffusion or SDXL.")
+    return pipe
+
+
 def checked_seed(seed: Any) -> int:
     """``seed`` as a generator takes it; whole numbers of any size, the same number for the same seed. SettingError for others."""
     if isinstance(seed, bool) or not isinstance(seed, int):

@@ -119,7 +119,8 @@ class PromptTokens:
         places = self.word_pieces
         if isinstance(word, int) and not isinstance(word, bool):
             if not 0 <= word < len(places):
-                raise WordError(f"word number is {word}; the prompt {self.text!r} has the words 0 to {len(places) - 1}.")
+                have = f"the words 0 to {len(places) - 1}" if places else "no words"
+                raise WordError(f"word number is {word}; the prompt {self.text!r} has {have}.")
             return self.of_piece(places[word])
         wanted = [_normal(piece) for piece in split_words(str(word)) if is_word(piece)]
         have = [_normal(self.pieces[piece]) for piece in places]

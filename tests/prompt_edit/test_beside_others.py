@@ -81,6 +81,25 @@ def test_the_account_is_plain_data(unet):
     assert "PromptToPrompt: cross-attention on 7, self-attention on 7 of 7 layers for 2 of 4 steps" in str(report)
 
 
+@pytest.mark.parametrize(
+    ("cross", "self_replace", "layers", "why"),
+    [
+        (0.0, 0.0, {}, "no step is in a window of an edit"),
+        (0.0, 0.5, {"self_layers": "=1/64"}, "none of the chosen layers is in this U-Net"),
+        (0.5, 0.5, {"self_layers": "=1/64", "cross_layers": "=1/64"}, "none of the chosen layers is in this U-Net"),
+    ],
+)
+def test_an_edit_of_nothing_says_why(unet, cross, self_replace, layers, why):
+    mixing = mix(TOKENS("a cat on sand"), TOKENS("a dog on sand"), Edit(), cross)
+    _, report = run(unet, PromptToPrompt([ImageEdit(1, 0, (mixing,), self_replace)], **layers))
+    assert f"PromptToPrompt: 0 of 7 layers [nothing edited: {why}];" in str(report)
+    # A window that opens late is no reason.
+    late = mix(TOKENS("a cat on sand"), TOKENS("a dog on sand"), Edit(), (0.5, 1))
+    _, report = run(unet, PromptToPrompt([ImageEdit(1, 0, (late,), 0.0)]))
+    assert "nothing edited" not in str(report)
+    assert "for 2 of 4 steps" in str(report)
+
+
 def test_nothing_is_left_behind(unet):
     before = traces.fingerprint(unet)
     plain = models.call(unet, inputs(0))

@@ -17,6 +17,9 @@ BAD = {
     "prompt": lambda: Edit(3),
     "NaN": lambda: Reweight({"cat": math.nan}),
     "infinite": lambda: Replace("a", {"cat": math.inf}),
+    "far too much": lambda: Reweight({"cat": 1e30}),
+    "beyond every float": lambda: Reweight({"cat": -(10**400)}),
+    "product too large": lambda: Reweight({"cat": 500}).then(Reweight({"cat": 500})),
     "text for a weight": lambda: Reweight({"cat": "much"}),
     "weights": lambda: Reweight(["cat"]),
     "reversed window": lambda: Replace("a", cross_replace=(0.8, 0.2)),
@@ -31,6 +34,8 @@ BAD = {
     "layers of the method": lambda: PromptToPrompt([ImageEdit(1, 0, [None])], self_layers="fine"),
     "source": lambda: PromptToPrompt([ImageEdit(1, 0, [None])], self_source="queries"),
     "no edits": lambda: PromptToPrompt([]),
+    "nothing for edits": lambda: PromptToPrompt(None),
+    "a blend that is not aligned": lambda: PromptToPrompt([ImageEdit(1, 0, [None])], blend=LocalBlend("cat")),
     "itself": lambda: ImageEdit(1, 1, [None]),
     "edited twice": lambda: PromptToPrompt([ImageEdit(1, 0, [None]), ImageEdit(1, 0, [None])]),
     "from an edited one": lambda: PromptToPrompt([ImageEdit(1, 0, [None]), ImageEdit(2, 1, [None])]),
@@ -40,6 +45,8 @@ BAD = {
     "word of a blend": lambda: LocalBlend(None),
     "chain": lambda: Reweight({"cat": 2}).then(Replace("a dog")),
     "variant": lambda: mix(SOURCE, LION, Edit(), variant="new"),
+    "other words re-weighted": lambda: mix(SOURCE, LION, Edit("a red lion", "reweight")),
+    "a number of no words": lambda: TOKENS("").find(0),
     "weighted word": lambda: mix(SOURCE, LION, Reweight({"zebra": 2})),
     "windowed word": lambda: mix(SOURCE, LION, Replace("a red lion", cross_replace={"zebra": 0.3})),
     "blended word": lambda: LocalBlend("squirrel", "zebra").aligned([SOURCE, LION]),
@@ -62,6 +69,16 @@ def test_auto_decides_by_the_words():
     assert kind_of(SOURCE, TOKENS("a very red squirrel"), auto) == "refine"
     assert kind_of(SOURCE, SOURCE, auto) == "reweight"
     assert kind_of(SOURCE, SOURCE, Edit(kind="refine")) == "refine"
+
+
+def test_another_comma_moves_no_word():
+    """The same words at other places: they are paired as words, not by their places."""
+    comma = TOKENS("a red, squirrel")
+    assert kind_of(SOURCE, comma, Edit()) == "replace"
+    take, _ = mix(SOURCE, comma, Edit()).at(Step(0, 10, 0.0, "host"))
+    assert torch.equal(take[SOURCE.find("squirrel")][:, comma.find("squirrel")], torch.eye(2))
+    assert not take[:, 3].any()
+    assert kind_of(SOURCE, SOURCE.padded(3), Edit()) == "reweight"
 
 
 def test_weights_multiply_what_another_edit_gives():
@@ -98,6 +115,7 @@ def test_layers_in_words():
     assert [Layers("x", "1/4").hold("up", level) for level in range(4)] == [False, False, True, True]
     assert [Layers("x", "=1/2").hold("up", level) for level in range(4)] == [False, True, False, False]
     assert Layers("x", "256").hold("up", 0, 256) and not Layers("x", "256").hold("up", 0, 257)
+    assert [Layers("x", "256").hold("up", level, 999, coarsest=2) for level in range(3)] == [False, False, True]
 
 
 def test_a_local_blend_finds_each_prompts_words():

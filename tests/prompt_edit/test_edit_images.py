@@ -83,6 +83,14 @@ def test_words_are_shown_where_they_look(pipe):
     assert not made.heat["circle"][1:].any()
 
 
+def test_words_that_only_some_batches_have_are_shown_there(pipe):
+    made = draw(pipe, [SQUARE, STAR], heat_maps=("star", "square"), pictures_at_once=2)
+    assert list(made.heat) == ["star", "square"]
+    assert [bool(heat.any()) for heat in made.heat["square"]] == [False, True, False]
+    assert [bool(heat.any()) for heat in made.heat["star"]] == [False, False, True]
+    assert list(draw(pipe, [SQUARE], heat_maps="circle").heat) == ["circle"]
+
+
 def test_seeds_of_any_size(pipe):
     huge = [edit_images(pipe, SOURCE, SQUARE, seed, **SMALL)[0].tobytes() for seed in (7, 7 + 2**64, -3, 2**200 + 8)]
     assert huge[0] == huge[1]
@@ -115,10 +123,16 @@ def picture():
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
 
 
-def test_a_real_picture_with_strength(pipe, picture):
+def test_a_real_picture_with_strength(pipe, picture, monkeypatch):
     made = draw(pipe, [SQUARE], image=picture, strength=0.7, steps=4, cross_replace=1.0)
     assert made.reports[0].as_dict()["methods"][0]["steps"] == 2
     assert made.reports[0].as_dict()["steps"] == 2
+    monkeypatch.setattr(pipe, "scheduler", scheduled(pipe, "HeunDiscreteScheduler"))
+    twice = draw(pipe, [SQUARE], image=picture, strength=0.7, steps=6, cross_replace=0.5, self_replace=0)
+    # Half of the four steps that are run, though Heun calls the U-Net seven times.
+    assert [twice.reports[0].as_dict()[name] for name in ("steps", "unet_calls")] == [4, 7]
+    assert twice.reports[0].as_dict()["methods"][0]["steps"] == 2
+    monkeypatch.undo()
     weak = draw(pipe, [SQUARE], image=picture, strength=0.3, steps=4)
     encoded = starting.encode_picture(pipe, picture)[0]
     assert (weak.latents[0] - encoded).abs().mean() < (made.latents[0] - encoded).abs().mean()
@@ -177,6 +191,12 @@ BAD = {
     "not an edit": ([3], {}),
     "unknown word": ([Reweight({"zebra": 2})], {}),
     "unknown window": ([SQUARE], {"cross_replace": {"zebra": 0.4}}),
+    "unknown heat map": ([SQUARE], {"heat_maps": ("circle", "zebra")}),
+    "heat maps": ([SQUARE], {"heat_maps": (0.5,)}),
+    "source": ([SQUARE], {"source": 3}),
+    "no step to run": ([SQUARE], {"image": Image.new("RGB", (64, 64)), "strength": 0.3}),
+    "an argument of ours": ([SQUARE], {"pipeline": {"num_images_per_prompt": 2}}),
+    "arguments": ([SQUARE], {"pipeline": [2]}),
     "unknown blend": ([SQUARE], {"local_blend": LocalBlend("zebra")}),
     "unknown blend of the edit": ([SQUARE], {"local_blend": LocalBlend("circle", "zebra")}),
     "reversed": ([SQUARE], {"cross_replace": (0.8, 0.2)}),
@@ -207,8 +227,19 @@ BAD = {
 @pytest.mark.parametrize(("edits", "more"), BAD.values(), ids=BAD)
 def test_bad_input_is_a_sentence_before_anything_is_drawn(pipe, edits, more, monkeypatch):
     monkeypatch.setattr(type(pipe), "__call__", lambda *args, **kwargs: pytest.fail("something was drawn"))
-    settings = SMALL | {"seed": 1} | more
+    settings = SMALL | {"seed": 1, "source": SOURCE} | more
     with pytest.raises(SettingError) as caught:
-        edit_images(pipe, SOURCE, edits, **settings)
+        edit_images(pipe, edits=edits, **settings)
     assert str(caught.value).endswith(".")
     assert "\n" not in str(caught.value)
+
+
+def test_only_pipelines_from_text_are_taken(pipe):
+    from diffusers import AutoPipelineForImage2Image
+
+    for other, name in (
+        (pipe.unet, "UNet2DConditionModel"),
+        (AutoPipelineForImage2Image.from_pipe(pipe), "StableDiffusionImg2ImgPipeline"),
+    ):
+        with pytest.raises(SettingError, match=rf"^pipe is {name}; it must be a text-to-image pipeline"):
+            edit_images(other, SOURCE, SQUARE, 1)

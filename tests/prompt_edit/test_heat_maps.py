@@ -75,6 +75,13 @@ def test_coarser_grids_are_brought_to_the_finest(unet):
     torch.testing.assert_close(flat, torch.full((1, 4, 6), 0.3))
 
 
+def test_where_every_grid_is_larger_the_coarsest_is_watched(unet):
+    accelerator, _ = watched(unet, layers="4")
+    coarsest = max(site.level for site in accelerator.sites)
+    assert accelerator.heat_maps(["red"])["red"].shape == (2, 8 >> coarsest, 12 >> coarsest)
+    assert accelerator.report().as_dict()["methods"][0]["layers"] == sum(site.level == coarsest for site in accelerator.sites)
+
+
 def test_every_layer_and_step_can_be_kept(unet):
     accelerator, _ = watched(unet, every_step=True)
     found = accelerator.heat_maps(["lion"], every_step=True)["lion"]

@@ -1,5 +1,7 @@
 """Masks from maps, blending of latents and pictures, and what the method sums them from."""
 
+from dataclasses import replace
+
 import models
 import numpy as np
 import prompts
@@ -77,7 +79,8 @@ def unet():
 
 def run(unet, blend, steps=5, total=5, **more):
     """The runner after ``steps``, and what it saw of each."""
-    method = PromptToPrompt([ImageEdit(1, 0, (mix(*STREAMS, Edit()),), 0.0)], blend=blend.aligned(STREAMS), **more)
+    aligned = blend.aligned(STREAMS) if isinstance(blend, LocalBlend) else blend
+    method = PromptToPrompt([ImageEdit(1, 0, (mix(*STREAMS, Edit()),), 0.0)], blend=aligned, **more)
     seen = []
     with accelerated(unet, method) as accelerator:
         for index in range(steps):
@@ -104,6 +107,19 @@ def test_the_runner_blends_the_batch(unet):
     assert torch.equal(out[0], latents[0])
     assert torch.equal(out[1][:, mask == 0], latents[0][:, mask == 0])
     assert torch.equal(out[1][:, mask == 1], latents[0][:, mask == 1] + (latents[1] - latents[0])[:, mask == 1])
+
+
+def test_a_start_behind_the_last_step_is_told(unet):
+    runner = run(unet, LocalBlend("cat", "dog", start=1))[0]
+    assert runner.masks((16, 12)) == {}
+    assert runner.account.notes == {"no local blend: its start 1 is behind the last of 5 steps"}
+    assert not run(unet, LocalBlend("cat", "dog", start=0.8))[0].account.notes
+
+
+def test_pictures_so_large_that_every_grid_is_are_blended_by_the_coarsest(unet):
+    blend = replace(LocalBlend("cat", "dog", start=0).aligned(STREAMS), layers="4")
+    _, seen = run(unet, blend)
+    assert seen[-1][1].any()
 
 
 def test_masks_stay_readable_after_the_method_was_taken_off(unet):
