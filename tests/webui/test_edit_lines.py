@@ -28,6 +28,8 @@ SOURCE = "a (squirrel:1.2) eats a red  car, Car <lora:car:1>"
         ("squirrel*2; squirrel*3", SOURCE, {"squirrel": 6.0}),
         ("a lion; + a hat*1.3; lion*2", "a lion, a hat", {"a hat": 1.3, "lion": 2.0}),
         ("= a -> b; c*2", "a -> b; c*2", {}),
+        ("b*2; c*.5 b*3; = a -> b; c*2", "a -> b; c*2", {"b": 6.0, "c": 0.5}),
+        ("a lion; b = c", "a lion; b = c", {}),
     ],
 )
 def test_what_a_line_means(line, prompt, weights):
@@ -36,7 +38,9 @@ def test_what_a_line_means(line, prompt, weights):
     assert parsed.weights == weights
 
 
-@pytest.mark.parametrize("line", ["-> x", "a -> b -> c", "a*b", "a*", "*2", "a*1e400x", "a cat; b; c*2", "=", "+", "+ *2", "x*nan"])
+@pytest.mark.parametrize(
+    "line", ["-> x", "a -> b -> c", "a*b", "a*", "*2", "a*1e400x", "a cat; b; c*2", "=", "+", "+ *2", "x*nan", "a*b; = c", "b*2; ="]
+)
 def test_lines_that_cannot_be_are_named_by_number(line):
     with pytest.raises(SettingError, match="Line 3 "):
         parse_lines(f"cat -> dog\n\n{line}")
@@ -61,6 +65,17 @@ def test_a_line_with_other_weights_means_the_same_edit():
     again = parse_line(1, line.weighing({"lion": -2.0}))
     assert again.weights == {"lion": -2.0} and again.applied(SOURCE) == line.applied(SOURCE)
     assert line.weighing({"lion": 1.5}) == line.text
+
+
+@pytest.mark.parametrize(
+    "text", ["= a -> b; c*2", "= + a hat", "= # a", "a lion; on a rock", "a lion", "= = a", "b*2; = a; b", "a b*2; + hat"]
+)
+@pytest.mark.parametrize("weight", [-1.0, 0.123456789, 1e-7, 900.0, 1 / 3])
+def test_whole_prompts_keep_what_they_are_with_other_weights(text, weight):
+    line = parse_line(1, text)
+    again = parse_line(1, line.weighing({"a": weight}))
+    assert again.applied(SOURCE) == line.applied(SOURCE)
+    assert again.weights == {"a": weight}
 
 
 @given(st.text(max_size=60))
@@ -131,6 +146,12 @@ def test_where_pictures_without_control_go(axes, expected):
     assert {cell.line for cell in off} == {0, 1} and len(set(off)) == 2
 
 
+def test_what_is_without_control_is_drawn_once_for_all_thresholds():
+    plan = planned(off=True, x="Cross window", x_values="0,1", y="Blend threshold", y_values=".2,.4,.6", blend="cat")
+    assert len([cell for cell in plan.cells() if not cell.control]) == 2
+    assert len(plan.cells()) == 2 * (2 * 3 + 1)
+
+
 def test_weights_of_an_axis():
     plan = planned(x="Word weight", x_values="-1, dog*3", edits="cat -> dog; dog*2")
     first, second = plan.pages[0].cells[0]
@@ -150,6 +171,11 @@ def test_weights_of_an_axis():
         ({"y": "Blend threshold", "y_values": "0.3"}, "needs Blend words"),
         ({"y": "Blend threshold", "y_values": "7", "blend": "cat"}, "from 0 to 1"),
         ({"y": "Seed", "y_values": "1-900"}, "more than 1000 pictures"),
+        # Said before billions of cells were made.
+        (
+            {"edits": "cat -> dog\n" * 2000, "y": "Seed", "y_values": "1-1000", "x": "Self window", "x_values": ".1," * 3000},
+            "more than 1000 pictures",
+        ),
         ({"x": "Prompt"}, "X axis is 'Prompt'"),
         ({"at_once": 1}, "Pictures at once is 1"),
         ({"words": 1}, "'words' is no setting"),

@@ -31,6 +31,11 @@ def test_chips(host, show, loaded):
     assert host.sd_models.model_data.loads == loaded
 
 
+def test_another_comma_is_no_other_word(host, show):
+    html = show("a red, cat")
+    assert "<b>replace</b>" in html and "accel-swapped" not in html and "<del" not in html
+
+
 def test_nothing_is_encoded(host, show, monkeypatch):
     assert host.shared.sd_model is not None
     monkeypatch.setattr(type(host.shared.sd_model), "get_learned_conditioning", lambda *given: 1 / 0)

@@ -9,6 +9,7 @@ REFUSED = [
     ({}, {}, "has no edit; write one per line"),
     ({"edits": "# only a remark"}, {}, "has no edit"),
     ({"edits": "dog -> cat"}, {}, "Line 1: 'dog' is not in the prompt; its words are a, red, cat"),
+    ({"edits": "cat -> dog\nred*5000"}, {}, "Line 2: weight of 'red' is 5000.0; it must be a number from -1000 to 1000"),
     ({"edits": "cat -> dog\ngreen*2"}, {}, "Line 2: .*the words a, red, cat"),
     ({"edits": "cat -> dog\na red cat"}, {}, "Line 2 is 'a red cat'; it changes nothing"),
     ({"edits": "a * b"}, {}, "Line 1 is 'a . b'; a weight is"),

@@ -25,7 +25,10 @@ def test_the_source_and_what_is_without_control_are_the_plain_pictures(host):
 def test_windows_of_nothing_are_no_control(host):
     done = draw(host, {**SWAP, "cross": "0", "self": "0", "off": True})
     assert np.array_equal(pixels(done)[2], pixels(done)[3])
-    assert "PromptToPrompt: 0 of 7 layers" in done.comments
+    assert "PromptToPrompt: 0 of 7 layers [nothing edited: no step is in a window of an edit]" in done.comments
+    # Of a batch with an edit, and one without, the line tells what was edited.
+    done = draw(host, {**SWAP, "self": "0", "x": "Cross window", "x_values": "0, 1", "at_once": 2})
+    assert "cross-attention on 7 of 7 layers for 4 of 8 steps" in done.comments and "nothing edited" not in done.comments
 
 
 def test_many_edits_come_in_batches_that_each_have_the_source(host, jobs):

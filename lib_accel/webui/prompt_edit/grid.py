@@ -93,6 +93,9 @@ def plan(settings: Settings, lines: Sequence[Line], seed_count: int) -> Plan:
     columns, rows = (_axis(settings, name, lines, seeds, count) for name in "xy")
     if settings["off"]:
         columns, rows = _with_off(x, y, columns, rows)
+    places = (1 if EDIT in (x, y) else len(lines)) * (1 if SEED in (x, y) else count)
+    if places * len(columns) * len(rows) > MOST_CELLS:
+        raise SettingError(f"{controls.TITLE}: this makes more than {MOST_CELLS} pictures; take fewer values.")
     pages = []
     for line, seed in product(_or_all(EDIT, (x, y), len(lines)), _or_all(SEED, (x, y), count)):
         titles = [lines[line].text] * (EDIT not in (x, y) and len(lines) > 1) + [f"seed {seed + 1} of {count}"] * (
@@ -101,17 +104,15 @@ def plan(settings: Settings, lines: Sequence[Line], seed_count: int) -> Plan:
         here = replace(base, line=line, seed=seed)
         cells = tuple(tuple(_changed(here, row, column) for column in columns) for row in rows)
         pages.append(Page(", ".join(titles), columns, rows, cells))
-    whole = Plan(tuple(pages), tuple(seeds) if seeds is not None else None, count)
-    if sum(len(page.columns) * len(page.rows) for page in pages) > MOST_CELLS:
-        raise SettingError(f"{controls.TITLE}: this makes more than {MOST_CELLS} pictures; take fewer values.")
-    return whole
+    return Plan(tuple(pages), tuple(seeds) if seeds is not None else None, count)
 
 
-def _changed(cell: Cell, *by: Value) -> Cell:
+def _changed(base: Cell, *by: Value) -> Cell:
     """What is drawn without control does not depend on any."""
+    cell = base
     for value in by:
         cell = replace(cell, **value.change)
-    return cell if cell.control else Cell(cell.line, cell.seed, cross="", self_="", threshold=cell.threshold, weights=None, control=False)
+    return cell if cell.control else Cell(cell.line, cell.seed, cross="", self_="", threshold=base.threshold, weights=None, control=False)
 
 
 def _or_all(axis: str, axes: tuple[str, str], count: int) -> Iterator[int]:

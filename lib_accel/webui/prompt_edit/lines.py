@@ -6,6 +6,7 @@ squirrel -> lion                 words of the source are swapped, wherever they 
 smiling*1.8   sad face*-1        words of the edited prompt get more or less attention, or are pushed away
 cat -> dog*1.5; + hat; red*.5    several of these; the first part may also be a whole new prompt
 = a -> b; c*2                    a whole new prompt as it stands, whatever is in it
+b*2; = a -> b; c*2               weights may stand before it
 # a remark                       passed over, as empty lines are
 """
 
@@ -13,8 +14,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 
 from ...prompt_edit import split_words
 from ...settings import SettingError
@@ -54,9 +56,11 @@ class Line:
         """This line as it is written with other weights."""
         if dict(weights) == dict(self.weights):
             return self.text
-        parts = [self.prompt] if self.prompt is not None else []
-        parts += [f"{old} -> {new}" for old, new in self.swaps] + [f"+ {addition}" for addition in self.additions]
-        return "; ".join([*parts, *(f"{word}*{weight:g}" for word, weight in weights.items())])
+        weighed = [f"{word}*{_written(weight)}" for word, weight in weights.items()]
+        parts = [f"{old} -> {new}" for old, new in self.swaps] + [f"+ {addition}" for addition in self.additions]
+        if self.prompt is not None and not _is_plain(self.prompt):
+            return "; ".join([*weighed, f"= {self.prompt}"])
+        return "; ".join([*([self.prompt] if self.prompt is not None else []), *parts, *weighed])
 
 
 def parse_lines(text: str) -> list[Line]:
@@ -67,10 +71,12 @@ def parse_lines(text: str) -> list[Line]:
 
 def parse_line(number: int, text: str) -> Line:
     """One line. SettingError."""
-    if text.startswith("="):
-        if not text[1:].strip():
+    literal = _literal(text)
+    if literal is not None:
+        before, prompt = literal
+        if not prompt:
             raise SettingError(f"Line {number} is {text!r}; a prompt must follow the =.")
-        return Line(number, text, prompt=text[1:].strip())
+        return Line(number, text, prompt, weights=_product(_weights(number, part) for part in before))
     parts = [part.strip() for part in text.split(";") if part.strip()]
     if not any(_is_special(part) for part in parts):
         return Line(number, text, prompt=text)
@@ -95,8 +101,7 @@ def parse_line(number: int, text: str) -> Line:
             raise SettingError(
                 f"Line {number} has {part!r} behind a ;, which is no swap (->), addition (+) or weight (word*number); {LITERAL}."
             )
-        for word, weight in its_weights.items():
-            weights[word] = weights.get(word, 1.0) * weight
+        weights = _product([weights, its_weights])
     return Line(number, text, prompt, tuple(swaps), tuple(additions), weights)
 
 
@@ -105,7 +110,7 @@ def weights_of(name: str, text: str) -> dict[str, float]:
     found, at = {}, 0
     while at < len(text):
         one = _WEIGHT.match(text, at)
-        word = one and one[1].strip(" ,")
+        word = one and one[1].strip(" ,+=")
         if not word or not split_words(word) or not math.isfinite(float(one[2])):
             raise SettingError(f"{name} is {text!r}; a weight is a word, * and a number, as in smiling*1.8; {LITERAL}.")
         found[word] = found.get(word, 1.0) * float(one[2])
@@ -113,8 +118,44 @@ def weights_of(name: str, text: str) -> dict[str, float]:
     return found
 
 
+def _literal(text: str) -> tuple[list[str], str] | None:
+    """The weights before an = and the prompt behind it; None where there is no = with nothing but weights before it."""
+    before: list[str] = []
+    rest = text.strip()
+    while not rest.startswith("="):
+        part, semicolon, rest = (piece.strip() for piece in rest.partition(";"))
+        if not semicolon or (part and not _is_weight(part)):
+            return None
+        before += [part] if part else []
+    return before, rest[1:].strip()
+
+
+def _product(several: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """A word that is weighted twice gets the product."""
+    whole: dict[str, float] = {}
+    for weights in several:
+        for word, weight in weights.items():
+            whole[word] = whole.get(word, 1.0) * weight
+    return whole
+
+
+def _written(weight: float) -> str:
+    """All of its digits, in a form that `NUMBER` takes."""
+    text = f"{Decimal(repr(float(weight))):f}"
+    return text.removesuffix(".0")
+
+
 def _is_special(part: str) -> bool:
     return bool(_ARROW.search(part)) or part.startswith("+") or "*" in part
+
+
+def _is_weight(part: str) -> bool:
+    return "*" in part and not part.startswith("+") and not _ARROW.search(part)
+
+
+def _is_plain(prompt: str) -> bool:
+    """Whether a whole prompt is one without an = in front."""
+    return not _is_special(prompt) and ";" not in prompt and not prompt.startswith(("=", "#"))
 
 
 def _weights(number: int, part: str) -> dict[str, float]:

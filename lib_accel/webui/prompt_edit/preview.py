@@ -11,7 +11,7 @@ from typing import Any
 
 from modules import sd_models
 
-from ...prompt_edit import Edit, Mixing, PromptTokens, kind_of, mix, tokenize
+from ...prompt_edit import Edit, Mixing, PromptTokens, kind_of, mix, split_words, tokenize
 from ...settings import SettingError
 from . import host_text
 from .controls import CONTROLS
@@ -61,7 +61,7 @@ def _stream(prompt: str) -> PromptTokens:
     if model is not None:
         return host_text.tokens_of(model, text)
     # No checkpoint yet: words stand for tokens.
-    return tokenize(text, lambda words: [zlib.crc32(word.casefold().encode()) for word in words.split()], (-1, -2, -3))
+    return tokenize(text, lambda words: [zlib.crc32(word.casefold().encode()) for word in split_words(words)], (-1, -2, -3))
 
 
 def _chip(number: int, ours: PromptTokens, theirs: PromptTokens, mixing: Mixing, line: Line) -> str:
@@ -82,14 +82,14 @@ def _chip(number: int, ours: PromptTokens, theirs: PromptTokens, mixing: Mixing,
 
 def _partners(ours: PromptTokens, mixing: Mixing, positions: list[int]) -> list[str]:
     """The source's words whose attention these positions take."""
-    sources = [place for place in range(len(ours.owners)) if bool(mixing.take[place, positions].any())]
+    sources = mixing.take[:, positions].any(1).nonzero().flatten().tolist()
     return [ours.pieces[owner] for owner in dict.fromkeys(ours.owners[place] for place in sources) if owner >= 0]
 
 
 def _gone(ours: PromptTokens, theirs: PromptTokens, mixing: Mixing) -> list[str]:
     """The source's words that no word of the edited prompt takes anything from."""
-    content = theirs.content
-    return [word for number, word in enumerate(ours.pieces) if not bool(mixing.take[ours.of_piece(number)][:, content].any())]
+    given = {ours.owners[place] for place in mixing.take[:, theirs.content].any(1).nonzero().flatten().tolist()}
+    return [word for number, word in enumerate(ours.pieces) if number not in given]
 
 
 def _own(word: str) -> str:
