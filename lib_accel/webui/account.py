@@ -109,7 +109,7 @@ def _merged(reports: list[dict[str, Any]]) -> dict[str, Any]:
             same["notes"] = sorted({*same["notes"], *method["notes"]})
             for counts in ("layers_by_effect", "stood_down"):
                 same[counts] = {k: max(same[counts].get(k, 0), method[counts].get(k, 0)) for k in {**same[counts], **method[counts]}}
-            for word in ("failed", "off"):
+            for word in ("failed", "off", "idle"):
                 same[word] = same[word] or method[word]
         whole["methods"] = methods
     return whole
