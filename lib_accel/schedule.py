@@ -22,6 +22,12 @@ def first_step(fraction: float, total: int) -> int:
     return math.ceil(fraction * total - 1e-9)
 
 
+def waiting_for_prompts(what: str, settled: int, total: int | None) -> str:
+    """A clause: ``what`` waits until the prompts stay, from step ``settled`` (from 0) of ``total`` on, and sees them in one such step."""
+    never = total is not None and settled + 1 >= total
+    return f"{what} waits for the last change of the prompts, " + ("never: they change to the end" if never else f"step {settled + 2}")
+
+
 def timestep_value(timestep: Any) -> float | None:
     """A timestep (number, tensor, one per row or None) as a number: the first row's."""
     if isinstance(timestep, torch.Tensor):

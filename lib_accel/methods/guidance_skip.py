@@ -13,9 +13,17 @@ import torch.nn.functional as F
 
 from ..layout import GUIDANCE_KEPT, Layout, Row, RowPlan, RowStore, without_guidance
 from ..noise import Noise
+from ..schedule import waiting_for_prompts
 from ..settings import SettingError, check, setting
 from ..sites import Site
 from .base import Moment, Runner
+
+# Why a whole job was guided.
+IDLE = {
+    "similar": "both predictions were never so alike",
+    "after": "no step came after the guided part",
+    "outside": "no step was outside the interval",
+}
 
 
 @dataclass(frozen=True)
@@ -31,10 +39,12 @@ class GuidanceSkip:
     sigma_low, sigma_high: for ``outside``: guidance at noise levels above the first and up to the second; 0 or more.
     reuse: unguided steps keep the direction of the last guided one, so that contrast and colour stay.
     decay: by how much that direction fades with every step, 0 (at once) to 1 (never).
-    every: after a guided step, guide again in every such step, from 2; 0 never. With ``reuse``, how often the direction is refreshed.
+    every: after a guided step, guide again in every such step; 0 never, 1 guides always. With ``reuse``, how often the direction is
+    refreshed.
 
     Cosine and direction are those of the predicted noise. Where a U-Net predicts v or the picture they are converted by the noise levels
     that the pipeline, the model or the host tells; where nobody does, ``similar`` never switches and a direction is used as it is.
+    Both say nothing of other prompts: where a host tells that prompts change, they are those of the prompts that stay.
     """
 
     when: str = setting(
@@ -88,6 +98,7 @@ class GuidanceSkipRunner(Runner):
             # One decision for all calls of a step.
             self._step, self._skips = moment.pass_and_step, self._decide(moment)
             self._predictions.clear()
+            self._tell_idle()
         self.changes_fill = self.config.reuse and self._last_guided is not None and moment.guidance != 1
         if not self._skips or moment.dropped:
             return None
@@ -115,9 +126,29 @@ class GuidanceSkipRunner(Runner):
 
     def _decide(self, moment: Moment) -> bool:
         """Whether the step of ``moment`` goes unguided."""
-        settings, index = self.config, moment.step.index
         if moment.guidance == 1:
             return True
+        skips = self._is_time(moment)
+        if not self._knows_other_prompts(moment):
+            return skips
+        self._passed.clear()
+        if skips:
+            self.account.note(waiting_for_prompts("guidance skipping", moment.settled, moment.step.total))
+        return False
+
+    def _tell_idle(self) -> None:
+        account = self.account
+        said = self._skips or account.dropped_steps or account.kept_steps or account.notes
+        never = self.config.when == "after" and self.config.after == 1
+        account.is_idle(None if said or never else IDLE[self.config.when])
+
+    def _knows_other_prompts(self, moment: Moment) -> bool:
+        """Whether what was learnt so far, and is used, was learnt with prompts that do not stay."""
+        uses = self.config.reuse or self.config.when == "similar"
+        return uses and self._last_guided is not None and min(moment.step.index, self._last_guided) < moment.settled
+
+    def _is_time(self, moment: Moment) -> bool:
+        settings, index = self.config, moment.step.index
         since = None if self._last_guided is None else index - self._last_guided
         if settings.every and since is not None and since >= settings.every:
             return False

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from ..layout import GUIDANCE_KEPT, Row, RowPlan, without_guidance
-from ..schedule import Step, first_step
+from ..schedule import Step, first_step, waiting_for_prompts
 from ..settings import SettingError, check, setting
 from ..sites import Site
 from .base import LayerAtWork, Moment, Runner, UNetCall
@@ -104,6 +104,10 @@ class TGateRunner(Runner):
     def begin(self, moment: Moment) -> RowPlan | None:
         self.account.keeps(self._caches.nbytes)
         self._index, self._where = moment.step.index, self._place(moment)
+        if self._where == AFTER or self.account.notes:
+            self.account.is_idle(None)
+        elif not self.account.layers:
+            self.account.is_idle("no step came after the gate")
         if self._where != AFTER or not self.config.drop_guidance or moment.dropped:
             return None
         plan, reason = without_guidance(moment.rows, self.config.after_gate)
@@ -159,8 +163,7 @@ class TGateRunner(Runner):
         if settled >= gate and not never:
             gate = settled + 1
             never = step.total is not None and gate >= step.total
-            where = "never: they change to the end" if never else f"step {gate + 1}"
-            self.account.note(f"the gate waits for the last change of the prompts, {where}")
+            self.account.note(waiting_for_prompts("the gate", settled, step.total))
         if never:
             return True, False
         return step.index < gate, step.index == gate - 1

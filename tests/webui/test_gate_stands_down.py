@@ -32,6 +32,14 @@ def test_a_changing_negative_prompt_counts_too(host):
     assert rows_by_step(host, TGATE, negative_prompt="[cat:dog:6]", steps=10)[0] == [[2]] * 8 + [[1]] * 2
 
 
+@pytest.mark.parametrize(("prompt", "wanted"), [("a", "ggggkkgkkg"), ("a [cat:dog:0.5]", "gggggggkkg"), ("a [cat|dog]", "gggggggggg")])
+def test_a_kept_direction_waits_for_the_last_change_of_the_prompt(host, prompt, wanted):
+    """It would pull towards what the prompt no longer says."""
+    steps, done = rows_by_step(host, SKIP | {"guidance.reuse": True, "guidance.every": 3}, prompt=prompt, steps=10)
+    assert "".join("g" if rows == [2] else "k" for rows in steps) == wanted
+    assert ("guidance skipping waits for the last change of the prompts" in done.comments) is (prompt != "a")
+
+
 def test_pictures_edited_by_instruction_stay_guided(host):
     host.sd_models.switch_to(host.model(conditioning_key="edit"))
     steps, done = rows_by_step(host, TGATE, tab="img2img", image_cfg_scale=1.5, steps=6)
