@@ -49,7 +49,9 @@ def wanted_sites(
             wanted = runner.wants(site, finest)
             if not wanted:
                 continue
-            refusal = out_of_reach(unet, site) or traits.obstacle(site) or auto.refusal(runner.account.name, site, sample)
+            refusal = (
+                out_of_reach(unet, site) or ("attn1" in wanted and traits.obstacle(site)) or auto.refusal(runner.account.name, site, sample)
+            )
             if refusal:
                 runner.account.stood_down(refusal, site.name)
                 continue

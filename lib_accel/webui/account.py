@@ -44,7 +44,7 @@ class Account:
             "settings": self.settings.changed() if self.settings else None,
             "complaint": self.complaint,
             "passes": [{"place": place, "report": report} for place, report in self.passes],
-            "notes": self.notes,
+            "notes": {place: list(texts) for place, texts in self.notes.items()},
         }
 
     def __str__(self) -> str:

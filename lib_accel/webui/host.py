@@ -10,7 +10,7 @@ from ..few_steps import few_step_sign, loras_in
 from ..sites import find_unet, named
 from .traits import WebuiTraits
 
-TOKEN_MERGING = "off: the WebUI's own token merging is on (Settings, Optimizations)"
+TOKEN_MERGING = "the WebUI's own token merging is on (Settings, Optimizations)"
 
 
 def unet_of(p: Any) -> Any:
@@ -68,10 +68,12 @@ def obstacle(p: Any) -> str | None:
 
     if getattr(sd_unet, "current_unet", None) is not None:
         return "off: the option sd_unet runs the U-Net elsewhere (TensorRT or the like), where no layer can be changed"
-    model = p.sd_model
-    if (getattr(model, "applied_token_merged_ratio", 0) or 0) > 0:
-        return TOKEN_MERGING
     return None
+
+
+def merges_tokens(p: Any) -> bool:
+    """Whether the host's own token merging is at work on the model of ``p``: it changes the layers that methods on tokens change."""
+    return (getattr(p.sd_model, "applied_token_merged_ratio", 0) or 0) > 0
 
 
 def spares_memory(p: Any) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..families import FEW_STEP, family_of
 from ..infotext import REPORT_KEY, is_ours, to_infotext
-from ..job_settings import METHOD_KNOBS, Settings, resolve, without_untouched
+from ..job_settings import CUSTOM, Settings, implied, preset_values, resolve, without_untouched
 from ..knobs import GROUPS, KNOBS
 from ..presets import PRESETS
 from ..settings import SettingError
@@ -30,7 +30,7 @@ class Job:
     """A job that Accel has something to do with, or something to say about.
 
     settings: what it runs by, presets filled in for the model that it starts with; None when bad values switched it off. edits: the batch
-    of the script Prompt-to-Prompt that it draws, or None.
+    of the script Prompt-to-Prompt that it draws, or None. line: its account so far; None until a batch is sampled.
     """
 
     def __init__(self, p: Any, given: Mapping[str, Any], own: Mapping[str, Any]) -> None:
@@ -38,6 +38,7 @@ class Job:
         self._given, self._own = dict(given), own
         self.edits = getattr(p, EDITS, None)
         self.settings: Settings | None = None
+        self.line: str | None = None
         try:
             self.settings = self.settings_for(family_for(p))
             self.account = Account(self.settings)
@@ -74,11 +75,8 @@ class Job:
 
 def begin(p: Any, args: tuple) -> None:
     """A job starts with the script's ``args``: read them, and write our keys into its PNG info, or take them out."""
-    report = _report_of_original(p)
     setattr(p, JOB, None)
-    for key in [key for key in p.extra_generation_params if is_ours(key)]:
-        # The cells of a grid share this dictionary.
-        del p.extra_generation_params[key]
+    write(p)
     own, complaint = user_presets.read()
     try:
         given = given_by(args, getattr(p, AXES, None) or {}, own)
@@ -92,18 +90,19 @@ def begin(p: Any, args: tuple) -> None:
     if complaint and job.settings is not None:
         job.account.note("", complaint)
     setattr(p, JOB, job)
-    if job.settings is not None:
+    write(p)
+
+
+def write(p: Any) -> None:
+    """Put our keys into the PNG info of ``p``, or take them out. Others have the same dictionary: the cells of a grid, and the jobs that
+    ADetailer runs before the PNG info of a picture is made."""
+    for key in [key for key in p.extra_generation_params if is_ours(key)]:
+        del p.extra_generation_params[key]
+    job = job_of(p)
+    if job is not None and job.settings is not None:
         p.extra_generation_params.update(to_infotext(job.settings))
-    if report is not None:
-        p.extra_generation_params[REPORT_KEY] = report
-
-
-def _report_of_original(p: Any) -> str | None:
-    """Where ``p`` is a copy of a job that runs, and shares its PNG info: what that job reported. ADetailer begins such a copy after the
-    last picture of a batch, whose PNG info is written later."""
-    whose = getattr(p, JOB, None)
-    original = whose.p if whose is not None else None
-    return p.extra_generation_params.get(REPORT_KEY) if original is not None and original is not p else None
+    if job is not None and job.line is not None:
+        p.extra_generation_params[REPORT_KEY] = job.line
 
 
 def job_of(p: Any) -> Job | None:
@@ -119,13 +118,15 @@ def given_by(args: tuple, axes: Mapping[str, Any], own: Mapping[str, Any]) -> di
         given = {"enabled": True, **_flat(args[0])}
     else:
         given = dict(zip(KNOBS, args))
-        if _is_on(given) or axes:
+        # As an axis, Custom are the knobs as the page shows them.
+        if (_is_on(given) or axes) and str(axes.get("preset")).lower() != CUSTOM:
             given = without_untouched(given, own)
     if axes:
-        if "preset" in axes:
-            its_own = {*METHOD_KNOBS, *own.get(axes["preset"], {})}
-            given = {name: value for name, value in given.items() if name not in its_own}
-        given = {**given, "enabled": True, **axes}
+        if str(axes.get("preset", CUSTOM)).lower() != CUSTOM:
+            filled = preset_values(axes["preset"], "sd1", own)
+            given = {name: value for name, value in given.items() if name not in filled}
+        # The form's switches do not keep an axis from having an effect.
+        given = {**given, "enabled": True, **implied(axes), **axes}
     return given
 
 

@@ -16,6 +16,7 @@ from .session import SESSION
 # Since 1.10. Older hosts tell of a pass by two other moments.
 EVERY_SAMPLING = hasattr(scripts.Script, "process_before_every_sampling")
 POST_SAMPLE = hasattr(scripts.Script, "post_sample")
+COMPOSITE = hasattr(scripts.Script, "postprocess_image_after_composite")
 
 
 def _carefully(moment: Any) -> Any:
@@ -91,6 +92,16 @@ class AccelScript(scripts.Script):
         @_carefully
         def postprocess_batch(self, p: Any, *args: Any, **kwargs: Any) -> None:
             SESSION.close(p)
+
+    @_carefully
+    def _before_png_info(self, p: Any, picture: Any, *args: Any) -> None:
+        # Jobs that others ran inside on this picture may have written theirs into it.
+        job.write(p)
+
+    if COMPOSITE:
+        postprocess_image_after_composite = _before_png_info
+    else:
+        postprocess_image = _before_png_info
 
     @_carefully
     def postprocess(self, p: Any, processed: Any, *args: Any) -> None:

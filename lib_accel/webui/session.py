@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..accelerator import Accelerator
-from ..infotext import REPORT_KEY
 from ..job_settings import Settings
 from ..methods import TGate
 from ..own_errors import in_words, strict
@@ -19,7 +18,7 @@ from ..passes import methods_for
 from ..sites import UnsupportedModelError
 from ..thresholds import Thresholds
 from . import host, neighbours
-from .job import LEAST, Job, family_for, job_of
+from .job import LEAST, Job, family_for, job_of, write
 from .steps import OF_ROWS, Steps
 from .unguided import shield_from_host
 
@@ -74,7 +73,8 @@ class Session:
         job = job_of(p)
         if job is not None:
             self.last = job.account.as_dict()
-            p.extra_generation_params[REPORT_KEY] = self.last["line"]
+            job.line = self.last["line"]
+            write(p)
 
     # -- a step ------------------------------------------------------------------------------------------------------------
 
@@ -140,6 +140,9 @@ class Session:
         if now.job.edits is not None:
             edited, why_unedited = now.job.edits.methods(p, now.place)
             methods, whys = methods + edited, [*whys, why_unedited]
+        if host.merges_tokens(p) and not all(isinstance(method, OF_ROWS) for method in methods):
+            methods = tuple(method for method in methods if isinstance(method, OF_ROWS))
+            whys.append(f"methods on tokens off: {host.TOKEN_MERGING}")
         for why in filter(None, whys):
             account.note(now.place, why)
         if not methods:

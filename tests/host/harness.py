@@ -64,7 +64,8 @@ class Host:
     def _of_version(self, version: tuple[int, int]) -> None:
         from modules.sd_samplers_cfg_denoiser import CFGDenoiser
 
-        missing = ["process_before_every_sampling"] * (version < (1, 10)) + ["post_sample"] * (version < (1, 8))
+        missing = ["process_before_every_sampling"] * (version < (1, 10))
+        missing += ["post_sample", "postprocess_image_after_composite"] * (version < (1, 8))
         CFGDenoiser.tells_denoiser = version >= (1, 8)
         for moment in missing:
             delattr(self.scripts.Script, moment)

@@ -9,7 +9,7 @@ ON = {"enabled": True, "preset": "Custom", "auto": False, "merging.ratio": 0.4}
 DONE = "merging on 3 of 7 layers for 5 of 5 steps"
 
 
-def detail(host, kept=()):
+def detail(host, kept=(), **fields):
     """Inner jobs' results, as they come. kept: titles of the scripts that take part in them."""
     results = []
 
@@ -17,9 +17,10 @@ def detail(host, kept=()):
         if getattr(p, "is_inner", False):
             return
         p.scripts.postprocess(copy.copy(p), host.processing.Processed(p, [], []))
-        q = host.p("img2img", seed=9)
+        q = host.p("img2img", seed=9, **fields)
         q.is_inner = True
-        q.extra_generation_params = dict(p.extra_generation_params)
+        # As ADetailer: the same dictionary.
+        q.extra_generation_params = p.extra_generation_params
         q.scripts = copy.copy(p.scripts)
         q.scripts.alwayson_scripts = [s for s in p.scripts.alwayson_scripts if s.title() in kept]
         q.script_args = copy.copy(p.script_args)
@@ -57,6 +58,19 @@ def test_inner_jobs_that_take_our_script_along_run_by_its_settings(start):
 
     # The account that the routes tell is the outer job's.
     assert SESSION.last["line"] == done.comments.strip()
+
+
+@pytest.mark.parametrize("version", [(1, 10), (1, 7)])
+def test_an_inner_job_leaves_the_outer_jobs_png_info_alone(start, version):
+    """Of other steps, so that it is taken for one of a few-step model, and the last of several that share one dictionary."""
+    host = start(version=version)
+    detail(host, kept=("Accel",), steps=3)
+    done = host.job(accel={"enabled": True, "preset": "Balanced", "auto": False}, steps=11, cfg_scale=7, batch_size=2, n_iter=2)
+    assert len(done.infotexts) == 4
+    for told, steps in zip(done.infotexts, (11, 11, 22, 22)):
+        settings, account = told.split("Accel report: ")
+        assert "Accel: Balanced" in settings and "Accel merging ratio: 0.25" in settings and "Accel guidance skip: True" in settings
+        assert f"for {steps} of {steps} steps" in account and "few-step" not in account
 
 
 def test_a_copy_of_a_finished_job_begins_anew(host):

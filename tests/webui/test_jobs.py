@@ -175,11 +175,11 @@ def test_built_in_token_merging_wins(start):
     plain = start(extension=False).job(token_merging_ratio=0.5)
     host = start()
     done = host.job(accel=ON, token_merging_ratio=0.5)
-    assert "off: the WebUI's own token merging is on" in done.comments
+    assert "methods on tokens off: the WebUI's own token merging is on" in done.comments
     assert same(done, plain)
     only_hires = host.job(accel=ON, enable_hr=True, token_merging_ratio_hr=0.5)
     assert "first pass: TokenMerging: merging on 3" in only_hires.comments
-    assert "hires pass: off: the WebUI's own token merging" in only_hires.comments
+    assert "hires pass: methods on tokens off: the WebUI's own token merging" in only_hires.comments
 
 
 def test_another_unet_in_place_of_the_models(host):

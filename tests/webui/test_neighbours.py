@@ -1,5 +1,7 @@
 """What other scripts and the host's own features do in jobs of ours: prompts, samplers, inner jobs, arguments, errors."""
 
+from types import SimpleNamespace
+
 import pytest
 from acting import DONE, ON, blocks
 from harness import same
@@ -65,3 +67,27 @@ def test_errors_in_a_models_own_forward_are_the_hosts(host):
     from lib_accel.webui.session import SESSION
 
     assert "ended by an error" in SESSION.last["line"]
+
+
+OF_ROWS = {"tgate.on": True, "tgate.gate": 0.6, "guidance.on": True, "guidance.when": "after", "guidance.after": 0.4}
+
+
+def test_the_hosts_token_merging_keeps_nothing_but_tokens_from_methods(start):
+    pytest.importorskip("tomesd")
+    fields = {"token_merging_ratio": 0.5, "cfg_scale": 7}
+    without = start(extension=False).job(**fields)
+    host = start()
+    done = host.job(accel=ON | OF_ROWS, **fields)
+    assert "methods on tokens off: the WebUI's own token merging is on" in done.comments and "TokenMerging" not in done.comments
+    assert "TGate: cross-attention served on 7 of 7 layers for 2 of 5 steps" in done.comments
+    assert "GuidanceSkip: no guidance for 3 of 5 steps" in done.comments
+    assert not same(done, without)
+    assert same(host.job(**fields), without)
+
+
+def test_hypertile_keeps_nothing_but_self_attention_from_methods(host):
+    for block in blocks(host):
+        setattr(block.attn1, "__webui_hypertile_params", SimpleNamespace(enabled=True))
+    done = host.job(accel=ON | OF_ROWS, cfg_scale=7)
+    assert "TokenMerging: 0 of 7 layers [hypertile is at work there (3 layers)]" in done.comments
+    assert "on 7 of 7 layers for 2 of 5 steps" in done.comments

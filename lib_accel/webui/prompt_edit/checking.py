@@ -85,7 +85,8 @@ def _check_job(p: Any) -> None:
         raise SettingError(f"{TITLE} needs an empty Hires prompt: the hires pass goes by the edited prompts.")
     obstacle = host.obstacle(p)
     passes = (False, True) if getattr(p, "enable_hr", False) else (False,)
-    if obstacle is None and hasattr(p, "get_token_merging_ratio") and any(p.get_token_merging_ratio(for_hr=hires) > 0 for hires in passes):
+    ratio_of = getattr(p, "get_token_merging_ratio", lambda for_hr: 0)
+    if obstacle is None and (host.merges_tokens(p) or any(ratio_of(for_hr=hires) > 0 for hires in passes)):
         obstacle = host.TOKEN_MERGING
     if obstacle:
         raise SettingError(f"{TITLE} can change nothing, {obstacle.removeprefix('off: ')}.")
@@ -118,7 +119,9 @@ def _check_words(p: Any, edits: Edits, plan: Plan) -> None:
         line, stream = edits.lines[cell.line], streams[cell.line]
         cross = values.windows(f"{TITLE}: {controls.CROSS}", cell.cross)
         _of_line(line, lambda: mix(source, stream, edits.edit_of(cell), cross, missing_ok=True))  # noqa: B023 - called at once
-        if stream.ids == source.ids and not cell.weights_on(line.weights) and WEIGHT not in (edits.settings["x"], edits.settings["y"]):
+        # Not by the tokens: emphasis leaves them as they are.
+        same = stream.text.split() == source.text.split()
+        if same and not cell.weights_on(line.weights) and WEIGHT not in (edits.settings["x"], edits.settings["y"]):
             raise SettingError(f"Line {line.number} is {line.text!r}; it changes nothing in the prompt.")
     blend = edits.local_blend(edits.settings["threshold"])
     if blend is not None:

@@ -176,6 +176,7 @@ def process_images_inner(p):
                 pixels = ((latent[:3] + 3) * 42.5).round().byte().permute(1, 2, 0).contiguous()
                 holder = PostprocessImageArgs(Image.fromarray(pixels.numpy()))
                 p.scripts.postprocess_image(p, holder)
+                p.scripts.postprocess_image_after_composite(p, holder)
                 images.append(holder.image)
                 infotexts.append(create_infotext(p, i))
     processed = Processed(p, images, infotexts)

@@ -23,6 +23,7 @@ MOMENTS = (
     "post_sample",
     "postprocess_batch",
     "postprocess_image",
+    "postprocess_image_after_composite",
     "postprocess",
 )
 

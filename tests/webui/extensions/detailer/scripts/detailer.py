@@ -67,7 +67,8 @@ class Detailer(scripts.Script):
             cfg_scale=p.cfg_scale,
             width=p.width,
             height=p.height,
-            extra_generation_params=dict(p.extra_generation_params),
+            # The same dictionary, as ADetailer's.
+            extra_generation_params=p.extra_generation_params,
             do_not_save_samples=True,
             do_not_save_grid=True,
         )

@@ -1,0 +1,62 @@
+"""Axes of the X/Y/Z plot on a form whose switches say otherwise: none is without effect."""
+
+import pytest
+
+from lib_accel.job_settings import METHOD_KNOBS, preset_values, resolve
+from lib_accel.knobs import KNOBS
+
+
+def form(host, **changes):
+    """The values that the accordion sends when its knobs were changed so."""
+    values = dict(zip(KNOBS, (control.value for control in host.script().controls)))
+    return tuple({**values, **{name.replace("__", "."): value for name, value in changes.items()}}.values())
+
+
+def run_by(args, axes):
+    """The settings of a cell of the grid."""
+    from lib_accel.webui import job, user_presets
+
+    own = user_presets.read()[0]
+    return resolve(job.given_by(args, axes, own), "sd1", own)
+
+
+@pytest.mark.parametrize("preset", ["Custom", "Balanced"])
+@pytest.mark.parametrize(
+    ("axis", "value", "switch"),
+    [
+        ("agents.ratio", 0.3, ("agents.on", True)),
+        ("tgate.gate", 0.6, ("tgate.on", True)),
+        ("hires.merging_ratio", 0.3, ("hires.profile", "own")),
+        ("least.merging", 2000, ("auto", True)),
+    ],
+)
+def test_an_axis_switches_on_what_it_needs(host, preset, axis, value, switch):
+    name, wanted = switch
+    args = form(host, preset=preset, **{name.replace(".", "__"): {True: False, "own": "same"}[wanted]})
+    ran = run_by(args, {axis: value})
+    assert (ran["enabled"], ran[axis], ran[name]) == (True, value, wanted)
+
+
+def test_a_switch_that_is_an_axis_itself_is_what_it_says(host):
+    ran = run_by(form(host), {"agents.ratio": 0.3, "agents.on": "False", "hires.profile": "off", "hires.gate": 0.5})
+    assert not ran["agents.on"] and ran["hires.profile"] == "off"
+
+
+def test_custom_as_an_axis_are_the_knobs_as_shown(host):
+    args = form(host, preset="Fast", merging__ratio=0.11)
+    custom, quality = (run_by(args, {"preset": name}) for name in ("Custom", "Quality"))
+    assert (custom["preset"], custom["merging.on"], custom["merging.ratio"]) == ("custom", True, 0.11)
+    assert quality["preset"] == "quality" and not quality["merging.on"]
+    untouched = run_by(form(host), {"preset": "custom"})
+    assert {name: untouched[name] for name in METHOD_KNOBS} == preset_values("balanced", "sd1")
+
+
+def test_an_own_preset_as_an_axis_brings_all_that_was_saved(host):
+    from lib_accel.webui import user_presets
+
+    user_presets.save("mine", {"merging.on": True, "hires.profile": "off", "auto": False})
+    user_presets.save("other", {"merging.on": True, "merging.ratio": 0.3})
+    args = form(host, preset="Custom", first_pass=False, hires__profile="own")
+    mine, other = (run_by(args, {"preset": name}) for name in ("mine", "other"))
+    assert [mine[name] for name in ("preset", "first_pass", "auto", "hires.profile")] == ["mine", True, False, "off"]
+    assert [other[name] for name in ("preset", "first_pass", "auto", "hires.profile")] == ["other", True, True, "same"]
