@@ -150,9 +150,8 @@ class Knob:
             if self.kind == "name":
                 return _checked_name(self.name, value)
             return checked(self.name, value, self.rule)
-        except SettingError:
-            shown = repr(given) if len(repr(given)) <= 80 else repr(given)[:77] + "..."
-            raise SettingError(f"{self.name} is {shown}; it must be {self.allowed()}.") from None
+        except (ValueError, RecursionError):
+            raise SettingError(f"{self.name} is {_shown(given)}; it must be {self.allowed()}.") from None
 
     def allowed(self) -> str:
         """What values it takes, in words."""
@@ -177,6 +176,14 @@ class Knob:
             except ValueError:
                 return words
         return words
+
+
+def _shown(given: Any) -> str:
+    try:
+        text = repr(given)
+    except (ValueError, RecursionError):  # Numbers of thousands of digits; lists nested as deeply.
+        return f"of a kind that cannot be shown ({type(given).__name__})"
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _same_number(choice: Any, given: Any) -> bool:
@@ -225,6 +232,5 @@ def knob_named(name: Any) -> Knob:
     """The knob called ``name``. SettingError when there is none."""
     knob = KNOBS.get(name) if isinstance(name, str) else None
     if knob is None:
-        shown = repr(name) if len(repr(name)) <= 80 else repr(name)[:77] + "..."
-        raise SettingError(f"{shown} is no setting of Accel; see /accel/v1/schema for their names.")
+        raise SettingError(f"{_shown(name)} is no setting of Accel; see /accel/v1/schema for their names.")
     return knob

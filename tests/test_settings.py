@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib_accel import AgentAttention, SettingError, TokenMerging
+from lib_accel.knobs import KNOBS
 from lib_accel.settings import changed
 
 NAN, INF = float("nan"), float("inf")
@@ -134,3 +135,13 @@ def test_anything_is_taken_or_refused_with_a_sentence(method, data):
         assert 0 <= taken[0] < taken[1] <= 1
     else:
         assert taken == value
+
+
+@pytest.mark.parametrize("name", ["agents.ratio", "agents.sx", "agents.plan", "auto", "preset"])
+def test_values_that_cannot_be_shown_get_a_sentence_too(name):
+    nested = []
+    for _ in range(100_000):
+        nested = [nested]
+    for value in (nested, 10**5000):
+        with pytest.raises(SettingError, match=rf"^{name} is (of a kind that cannot be shown|1000).*; it must be "):
+            KNOBS[name].read(value)
