@@ -19,7 +19,6 @@ def setting(
     low: float | None = None,
     high: float | None = None,
     choices: tuple | None = None,
-    infotext: str | None = None,
     above_low: bool = False,
     optional: bool = False,
     step: float = 0.01,
@@ -30,7 +29,7 @@ def setting(
     allowed values.
     above_low: ``low`` itself is not allowed. optional: None is allowed too.
     step: how finely a number is set with a slider.
-    infotext: name in PNG info (letters, digits, spaces, ``-`` and ``/``). hint: one line, what higher or on means.
+    label: letters, digits, spaces, ``-`` and ``/`` (it is the name in PNG info, too). hint: one line, what higher or on means.
     """
     metadata = {
         "kind": kind,
@@ -42,7 +41,6 @@ def setting(
         "above_low": above_low,
         "optional": optional,
         "step": step,
-        "infotext": infotext or f"Accel {label.lower()}",
     }
     return dataclasses.field(default=default, metadata=metadata)
 

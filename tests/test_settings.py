@@ -100,8 +100,9 @@ def test_changed_names_what_differs_from_the_defaults():
 def test_every_field_describes_itself(method):
     fields = method.__dataclass_fields__.values()
     for field in fields:
-        assert {"kind", "label", "hint", "low", "high", "choices", "infotext"} <= set(field.metadata), field.name
-    names = [field.metadata["infotext"] for field in fields]
+        assert {"kind", "label", "hint", "low", "high", "choices"} <= set(field.metadata), field.name
+        assert field.metadata["hint"].strip() and "\n" not in field.metadata["hint"], field.name
+    names = [field.metadata["label"] for field in fields]
     assert len(set(names)) == len(names)
     assert all(name.replace("-", "").replace("/", "").replace(" ", "").isalnum() for name in names)
 
