@@ -12,6 +12,7 @@ import torch
 from ..api import accelerated
 from ..methods.prompt_to_prompt import ImageEdit, PromptToPrompt
 from ..report import Report
+from ..settings import SettingError
 from .batches import Batch, batches
 from .edits import Edit, kind_of, mix
 from .inversion import Inverted, ddim, invert
@@ -68,6 +69,7 @@ class _Job:
         self.size = checked_size(pipe, options.width, options.height, options.image)
         self.prompts = [source if edit.prompt is None else edit.prompt for edit in edits]
         self.source_stream, *self.streams = tokens_for(pipe, [source, *self.prompts])
+        self._check_texts()
         self._check_words()
         # Whatever is wrong with one of the edits is said before anything is drawn.
         self.batches = batches(len(edits), options.pictures_at_once, options.source_latent == "shared")
@@ -83,6 +85,16 @@ class _Job:
                 self._draw(batch, method, inverted, made)
         made.heat = {word: made.heat[word] for word in self.options.heat_maps if word in made.heat}
         return made
+
+    def _check_texts(self) -> None:
+        """What the pipeline does not do to texts that are encoded here."""
+        o = self.options
+        if not o.pipeline.get("clip_skip"):
+            return
+        streams = [self.source_stream, *self.streams, *tokens_for(self.pipe, o.negative_prompt)]
+        own = o.inversion is not None or any(stream.chunks > 1 for stream in streams)
+        if own:
+            raise SettingError(f"clip_skip is {o.pipeline['clip_skip']!r}; it goes with prompts of one chunk, and with no inversion.")
 
     def _check_words(self) -> None:
         """Every word with a window of its own, in a local blend or with a heat map must be in some prompt."""

@@ -64,6 +64,8 @@ class EditOptions:
         check(self)
         windows_of("cross_replace", self.cross_replace)
         window_of("self_replace", self.self_replace)
+        if not isinstance(self.methods, (tuple, list)):
+            raise SettingError(f"methods is {self.methods!r}; it must be a tuple of settings objects such as TokenMerging(ratio=0.5).")
         object.__setattr__(self, "heat_maps", _words("heat_maps", self.heat_maps))
         own = sorted(set(self.pipeline) & set(OWN)) if isinstance(self.pipeline, Mapping) else ["?"]
         if own:

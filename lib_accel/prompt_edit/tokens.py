@@ -60,8 +60,8 @@ class PromptTokens:
     ) -> PromptTokens:
         """From the content of every chunk.
 
-        chunks: for each chunk its (token id, number of the piece in ``pieces`` or -1) without begin, end and padding, ``chunk - 2`` at
-        most; no chunk is one empty chunk. specials: ids of begin, end and padding.
+        chunks: for each chunk its (token id, number of the piece in ``pieces``) without begin, end and padding, ``chunk - 2`` at most; no
+        chunk is one empty chunk. specials: ids of begin, end and padding. ValueError for longer chunks and numbers of no piece.
         """
         begin, end, padding = specials
         ids: list[int] = []
@@ -69,6 +69,9 @@ class PromptTokens:
         for content in chunks or [()]:
             if len(content) > chunk - 2:
                 raise ValueError(f"A chunk holds {len(content)} tokens; it must hold {chunk - 2} at most.")
+            stray = [owner for _, owner in content if not 0 <= owner < len(pieces)]
+            if stray:
+                raise ValueError(f"A token belongs to piece {stray[0]}; it must be a number from 0 to {len(pieces) - 1}.")
             rest = chunk - 2 - len(content)
             ids += [begin, *(token for token, _ in content), end, *[padding] * rest]
             owners += [-1, *(owner for _, owner in content), -1, *[-1] * rest]

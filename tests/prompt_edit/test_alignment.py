@@ -134,3 +134,6 @@ def test_streams_of_a_host_are_checked():
         PromptTokens("a", (1, 2), (-1, -1), ())
     with pytest.raises(ValueError, match="it must hold 6 at most"):
         PromptTokens.from_chunks("a", [[(5, 0)] * 7], ["a"], (1, 2, 2), 8)
+    for stray in (-1, 1):
+        with pytest.raises(ValueError, match=f"belongs to piece {stray}; it must be a number from 0 to 0"):
+            PromptTokens.from_chunks("a", [[(5, stray)]], ["a"], (1, 2, 2), 8)

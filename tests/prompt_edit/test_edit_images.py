@@ -196,6 +196,8 @@ BAD = {
     "source": ([SQUARE], {"source": 3}),
     "no step to run": ([SQUARE], {"image": Image.new("RGB", (64, 64)), "strength": 0.3}),
     "an argument of ours": ([SQUARE], {"pipeline": {"num_images_per_prompt": 2}}),
+    "methods": ([SQUARE], {"methods": 3}),
+    "clip skip of a long prompt": ([" ".join(["a"] * 80)], {"pipeline": {"clip_skip": 1}}),
     "arguments": ([SQUARE], {"pipeline": [2]}),
     "unknown blend": ([SQUARE], {"local_blend": LocalBlend("zebra")}),
     "unknown blend of the edit": ([SQUARE], {"local_blend": LocalBlend("circle", "zebra")}),

@@ -22,6 +22,12 @@ def test_samplers_and_sizes(host, fields):
     assert "cross-attention on 7" in draw(host, SWAP, **fields).comments
 
 
+def test_emphasis_alone_is_an_edit(host):
+    done = draw(host, {"edits": "= a (red:1.9) cat"})
+    _, source, edited = pixels(done)
+    assert not np.array_equal(source, edited) and "cross-attention on 7" in done.comments
+
+
 def test_img2img(host):
     done = draw(host, SWAP, tab="img2img", steps=6, denoising_strength=0.6)
     assert "cross-attention on 7" in done.comments and len(done.images) == 3
