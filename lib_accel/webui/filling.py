@@ -110,13 +110,14 @@ def save(name: Any, *values: Any) -> list[Any]:
     return [gr.update(choices=preset_choices(), value=name.strip()), "Saved. The other tab lists it after Reload UI."]
 
 
-def delete(name: Any) -> list[Any]:
-    """Forget the user's preset ``name``; updates for the preset and for what is said about it."""
+def delete(name: Any, chosen: Any) -> list[Any]:
+    """Forget the user's preset ``name``; updates for the preset (Custom if it was ``chosen``) and for what is said about it."""
+    name = str(name).strip()
     try:
-        user_presets.delete(str(name).strip())
+        user_presets.delete(name)
     except (SettingError, OSError) as error:
         return [gr.update(), plain(str(error))]
-    return [gr.update(choices=preset_choices(), value=shown_preset(CUSTOM)), "Deleted."]
+    return [gr.update(choices=preset_choices(), value=shown_preset(CUSTOM) if chosen == name else chosen), "Deleted."]
 
 
 def shown(knob: Knob, value: Any) -> Any:

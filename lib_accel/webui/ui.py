@@ -102,7 +102,7 @@ def build(elem_id: Callable[[str], str], tab: str) -> Built:
     enabled.change(**look)
     Context.root_block.load(filling.fill_page, **knobs_of_preset, queue=False).then(**look)
     save.click(filling.save, inputs=[own_name, *controls], outputs=[made["preset"], said])
-    delete.click(filling.delete, inputs=[own_name], outputs=[made["preset"], said])
+    delete.click(filling.delete, inputs=[own_name, made["preset"]], outputs=[made["preset"], said])
     readers = [filling.reader(name) for name in KNOBS]
     return Built(controls, list(zip(controls, readers)), readers)
 

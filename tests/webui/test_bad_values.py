@@ -75,6 +75,7 @@ BAD = [
     {"enabled": True, "drop_at_one": "half"},
     {"enabled": True, "hires.gate": 0},
     {"enabled": True, "hires.profile": "never"},
+    {"enabled": True, "hires.agents": True, "agents.on": False, "agents.start": 0.9, "agents.end": 0.1},
     {"enabled": True, "hires.merging_ratio": "0,5"},
     {"enabled": True, "least.agents": -1},
     {"enabled": True, "least.merging": "many"},

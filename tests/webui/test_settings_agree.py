@@ -31,6 +31,7 @@ def test_controls_stand_in_the_order_of_the_table_and_say_what_it_says(host):
             assert name == "enabled" or control.info == knob.hint
     labels = [knob.label for knob in KNOBS.values()]
     assert len(set(labels)) == len(labels)
+    assert all(knob.hint.strip() and "\n" not in knob.hint for knob in KNOBS.values())
 
 
 def test_element_ids_are_of_one_tab(host):

@@ -99,6 +99,22 @@ def test_a_preset_brings_back_all_that_was_saved(host, presets):
     assert filled("Fast")["hires.profile"] is None
 
 
+def test_saving_and_deleting_on_the_page(host, presets):
+    from lib_accel.webui import filling
+
+    values = [control.value for control in host.script().controls]
+    preset, said = filling.save(" mine ", *values)
+    assert preset["value"] == "mine" and preset["choices"][-1] == "mine" and said.startswith("Saved.")
+    preset, said = filling.save("<img src=x onerror=alert(1)>", *values)
+    assert "value" not in preset and "<" not in said and "&#60;img" in said
+    preset, said = filling.delete("<b>", "mine")
+    assert "value" not in preset and "<" not in said
+    filling.save("other", *values)
+    assert filling.delete("other", "Fast")[0]["value"] == "Fast"
+    preset, said = filling.delete("mine", "mine")
+    assert (preset["value"], preset["choices"][-1], said) == ("Custom", "Custom", "Deleted.")
+
+
 def test_paste_knows_an_own_preset_by_all_that_was_saved(host, presets):
     from modules.infotext_utils import pasted
 
