@@ -80,12 +80,15 @@ def test_order_of_events(host):
         "process_before_every_sampling",
         "before_hr",
         "post_sample",
+        "postprocess_image",
+        "postprocess_image_after_composite",
         "postprocess",
     ):
         setattr(neighbour, moment, lambda self, p, *args, moment=moment, **given: seen.append(moment))
     host.job(enable_hr=True)
     sampling = ["process_before_every_sampling", "before_hr", "process_before_every_sampling", "post_sample"]
-    assert seen == ["before_process", "process", "process_batch", *sampling, "postprocess"]
+    picture = ["postprocess_image", "postprocess_image_after_composite"]
+    assert seen == ["before_process", "process", "process_batch", *sampling, *picture, "postprocess"]
 
 
 def test_inpainting_with_a_skipped_negative_prompt_fails_as_in_the_host(host):
