@@ -69,7 +69,7 @@ class HostTraits:
         return False
 
     def obstacle(self, site: Site) -> str | None:
-        """Why no method may touch ``site`` now (a clause), or None: something of the host's is at work there."""
+        """Why no method may change self-attention at ``site`` now (a clause), or None: something of the host's is at work there."""
         return None
 
     def fused_kernel(self) -> bool:
