@@ -33,13 +33,14 @@ class OpenCall:
         return None if self.plan is None else cut_rows((args, kwargs), len(self.moment.rows), self.plan.keep)
 
     def finish(self, output: Any) -> Any:
-        """The U-Net's output with all rows; every method sees the prediction in it."""
+        """The U-Net's output with all rows. Methods see the prediction in it: whoever dropped rows alone, or else all."""
         if self.plan is not None:
             output = fill_rows(output, self.plan.keep, self.plan.fill)
         prediction = prediction_of(output)
         if prediction is None or prediction.shape[0] != len(self.moment.rows):
             return output
-        for runner in self.runners:
+        # Rows that another method's plan filled say nothing of guidance.
+        for runner in self.runners if self.owner is None else [self.owner]:
             with blaming(runner):
                 runner.predicted(self.moment, prediction, runner is self.owner)
         return output

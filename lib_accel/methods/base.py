@@ -150,7 +150,7 @@ class Runner:
         return None
 
     def predicted(self, moment: Moment, prediction: torch.Tensor, mine: bool) -> None:
-        """What the U-Net predicted [rows, ...], dropped rows filled. mine: by this method's plan; then those may be changed in place."""
+        """What the U-Net predicted [rows, ...]. mine: this method dropped rows; those are filled, and may be changed in place."""
 
     def direction(self, moment: Moment, image: int) -> torch.Tensor | None:
         """The guidance direction that picture ``image`` goes on with in a step whose rows a host drops: noise [channels, h, w], float32."""

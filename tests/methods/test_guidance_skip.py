@@ -225,6 +225,23 @@ def test_together_with_a_gate_that_keeps_guidance(kind):
     assert "GuidanceSkip: guidance direction kept for 2 of 5 steps, 2 evaluations saved" in str(accelerator.report())
 
 
+@both
+def test_steps_without_guidance_teach_nothing(kind):
+    """Where a gate drops the rows that were to be looked at, both rows hold the same: no direction, and nothing is alike."""
+    unet = models.UNETS[kind]()
+    for order in (1, -1):
+        methods = (GuidanceSkip(when="after", after=0.2, reuse=True, every=3), TGate(gate_step=4))[::order]
+        with accelerated(unet, *methods) as accelerator:
+            guided.passes(unet, accelerator, 10)
+        told = [account(accelerator, index) for index in (0, 1)][::order]
+        # Guided: 0, 1; looked up at 4 in vain, for the gate is before it.
+        assert told[0]["kept_direction_steps"] == 2 and told[1]["unguided_steps"] == 6
+    with accelerated(unet, TGate(gate_step=2), GuidanceSkip(threshold=0.9999999)) as accelerator:
+        guided.passes(unet, accelerator, 5)
+        assert account(accelerator, 1)["evaluations_saved"] == 0
+        assert not accelerator._runners[1]._passed
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
