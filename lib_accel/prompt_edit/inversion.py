@@ -79,13 +79,17 @@ def ddim(pipe: Any) -> Iterator[None]:
 def invert(
     pipe: Any, how: str, latents: torch.Tensor, given: dict[str, torch.Tensor], steps: int, guidance: float, size: tuple[int, int]
 ) -> Inverted:
-    """``latents`` [1, channels, h, w] of a picture back to noise, inside `ddim`. SettingError for an unknown ``how`` (`INVERSIONS`).
+    """``latents`` [1, channels, h, w] of a picture back to noise, inside `ddim`. SettingError for an unknown ``how`` (`INVERSIONS`)
+    and for a U-Net that predicts pictures.
 
     given: embeddings of the source prompt; see `text.embeddings`. guidance: the scale of the edits to come (null-text fits it). size:
     (height, width) in pixels. ``null_text`` needs gradients through the U-Net: several times the memory, minutes.
     """
     if how not in INVERSIONS:
         raise SettingError(f"inversion is {how!r}; it must be one of {', '.join(map(repr, INVERSIONS))}, or None.")
+    predicts = pipe.scheduler.config.prediction_type
+    if predicts not in ("epsilon", "v_prediction"):
+        raise SettingError(f"inversion is {how!r}; the U-Net must predict 'epsilon' or 'v_prediction' for it, not {predicts!r}.")
     pipe.scheduler.set_timesteps(steps, device=pipe.unet.device)
     predictor = Predictor(pipe, given, size)
     text, negative = given["prompt_embeds"][:1], given["negative_prompt_embeds"][:1]

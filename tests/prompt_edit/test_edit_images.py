@@ -152,6 +152,15 @@ def test_inversion_goes_back_along_the_scheduler(pipe, picture, monkeypatch):
     assert pipe.scheduler is before
 
 
+def test_a_unet_that_predicts_pictures_is_not_inverted(pipe, picture, monkeypatch):
+    import diffusers
+
+    monkeypatch.setattr(pipe, "scheduler", diffusers.DDIMScheduler.from_config(pipe.scheduler.config, prediction_type="sample"))
+    with pytest.raises(SettingError, match=r"must predict 'epsilon' or 'v_prediction' for it, not 'sample'\.$"):
+        draw(pipe, [SQUARE], image=picture, inversion="ddim")
+    assert pipe.scheduler.config.prediction_type == "sample"
+
+
 def test_the_sources_text_in_the_negative_prompts_place_undoes_guidance(pipe, picture):
     """Negative-prompt inversion: the guided source is the unguided one."""
 
