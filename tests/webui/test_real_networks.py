@@ -90,7 +90,7 @@ def test_networks_and_the_negative_prompt_left_out(webui, tag, settings):
     assert not np.array_equal(picture, plain)
     assert not np.array_equal(picture, webui.job(settings, prompt="a large red star", negative_prompt="a blue ring")[0])
     assert np.array_equal(webui.job(**fields)[0], plain)
-    assert np.array_equal(webui.job(infotext=told)[0], picture)
+    assert np.array_equal(webui.job(infotext=told, **fields)[0], picture)
     assert webui.get("/witness/traces")[1] == traces
 
 
