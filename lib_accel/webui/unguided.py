@@ -99,7 +99,7 @@ class Unguided:
         if direction is None or direction.shape[1:] != mean.shape[1:]:
             return mean
         guided = mean.clone()
-        guided[: direction.shape[0]] -= (float(self._unit[parts[0][0]]) * direction).to(mean)
+        guided[: direction.shape[0]] -= (self._unit[parts[0][0]].to(direction) * direction).to(mean)
         return guided
 
 
