@@ -22,7 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", help="the prompt of the picture that is edited")
     parser.add_argument("edits", nargs="*", metavar="EDIT", help="edited prompts; none: the source's with other weights")
     parser.add_argument("--kind", choices=KINDS, default="auto", help="auto: replace for as many words, else refine")
-    parser.add_argument("--weight", action="append", default=[], metavar="WORD:FACTOR", help="of the edited prompts; may be repeated")
+    parser.add_argument(
+        "--weight", action="append", default=[], metavar="WORD:FACTOR", help="of the edited prompts, -1000 to 1000; may be repeated"
+    )
     parser.add_argument("--cross", default="0.8", metavar="VALUES", help="windows of cross-attention: 0,0.4,0.2-0.8 (a column each)")
     parser.add_argument("--self", default="0.4", metavar="VALUES", dest="self_attention", help="windows of self-attention (a row each)")
     parser.add_argument("--word-window", action="append", default=[], metavar="WORD:WINDOW", help="its own for a word: lion:0.4")
@@ -31,8 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--self-source", choices=("map", "value", "keys_values", "none"), default="map")
     parser.add_argument("--blend", metavar="WORDS:WORDS", help="words of the source and of the edits that may change: circle:square, a+b:c")
     parser.add_argument("--subtract", default="", metavar="WORDS", help="with --blend: words whose places must not change, joined by +")
-    parser.add_argument("--threshold", type=float, default=0.3, help="of the blend")
-    parser.add_argument("--blend-start", type=float, default=0.2, help="fraction of the pass")
+    parser.add_argument("--threshold", type=float, help="with --blend: higher blends less, 0 to 1 (default 0.3)")
+    parser.add_argument("--blend-start", type=float, help="with --blend: fraction of the pass from which it acts (default 0.2)")
     parser.add_argument("--composite", action="store_true", help="with --blend: the source's pixels outside the mask")
     parser.add_argument("--variant", choices=VARIANTS, default="accel", help="rules of alignment")
     parser.add_argument("--source-latent", choices=("own", "shared"), default="own", help="shared: the source seen on the edited picture")
@@ -87,9 +89,11 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
         from PIL import Image
 
         try:
-            image = Image.open(args.image).convert("RGB")
+            image = Image.open(args.image).convert("RGBA")
         except OSError as error:
             raise CommandError(f"--image is {str(args.image)!r}; it could not be opened: {error}.") from error
+        # What is transparent shows white.
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return {
         "cross_layers": args.cross_layers,
         "self_layers": args.self_layers,
@@ -112,10 +116,14 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
 
 def _blend(args: argparse.Namespace) -> LocalBlend | None:
     if args.blend is None:
+        for option, given in (("--subtract", args.subtract), ("--threshold", args.threshold), ("--blend-start", args.blend_start)):
+            if given not in ("", None):
+                raise CommandError(f"{option} is {given}; it needs --blend, the words that may change.")
         return None
     source, _, edited = args.blend.partition(":")
     words = [tuple(filter(None, text.split("+"))) for text in (source, edited, args.subtract)]
-    return LocalBlend(*words, threshold=args.threshold, start=args.blend_start)
+    given = {"threshold": args.threshold, "start": args.blend_start}
+    return LocalBlend(*words, **{name: value for name, value in given.items() if value is not None})
 
 
 def _windows(name: str, text: str) -> list[Any]:

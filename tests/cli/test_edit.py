@@ -41,6 +41,16 @@ def test_maps_of_words(tmp_path, capsys):
     assert "maps on 10 of 10 layers for 2 of 2 steps" in capsys.readouterr().out
 
 
+def test_what_is_transparent_in_a_picture_shows_white(tmp_path):
+    drawn = []
+    for name, picture in (("white", Image.new("RGB", (64, 64), "white")), ("clear", Image.new("RGBA", (64, 64), (0, 0, 0, 0)))):
+        picture.save(tmp_path / f"{name}.png")
+        args = ["edit", SOURCE, EDITED, "--image", str(tmp_path / f"{name}.png"), "--strength", "0.5", "--out", str(tmp_path / name)]
+        assert main([*args, *SMALL]) == 0
+        drawn.append(Image.open(tmp_path / name / "edit.png").tobytes())
+    assert drawn[0] == drawn[1]
+
+
 @pytest.mark.parametrize(
     ("args", "sentence"),
     [
@@ -51,6 +61,8 @@ def test_maps_of_words(tmp_path, capsys):
         (["edit", SOURCE, EDITED, "--weight", "red"], "--weight is 'red'"),
         (["edit", SOURCE, EDITED, "--blend", "zebra"], "word is 'zebra'"),
         (["edit", SOURCE, EDITED, "--image", "no such file.png", "--strength", "0.5"], "it could not be opened"),
+        (["edit", SOURCE, EDITED, "--subtract", "wall"], "--subtract is wall; it needs --blend"),
+        (["edit", SOURCE, EDITED, "--blend-start", "0"], "--blend-start is 0.0; it needs --blend"),
         (["maps", SOURCE, "zebra"], "word is 'zebra'"),
         (["maps", SOURCE, "red", "--layers", "some"], "HeatMaps.layers is 'some'"),
     ],
