@@ -41,7 +41,7 @@ def draw(kind: str, paths: Sequence[Path], out: Path) -> str | None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8, 6), layout="constrained")
     try:
         KINDS[kind](axes, results)
         axes.grid(alpha=0.3)
@@ -104,14 +104,16 @@ def _pareto(axes: Any, results: Sequence[dict[str, Any]]) -> None:
             sizes.setdefault(size, {}).update({row["name"]: [(row["ratio"], row["ssim"])] for row in rows})
     for size, points in sizes.items():
         for index, (name, [point]) in enumerate(points.items()):
-            axes.plot(*point, MARKERS[index % len(MARKERS)], color=f"C{index % 10}")
-            label = f"{name}, {size} px" if len(sizes) > 1 else name
-            axes.annotate(label, point, xytext=(6, 4), textcoords="offset points", fontsize=8)
+            # After ten the colours come again, with other markers.
+            marker = MARKERS[(index + index // 10) % len(MARKERS)]
+            axes.plot(*point, marker, color=f"C{index % 10}", label=f"{name}, {size} px" if len(sizes) > 1 else name)
         axes.step(*zip(*pareto_front(points)), where="pre", color="grey", linewidth=1, linestyle="--")
     axes.set_xlabel("times as fast as plain, whole generation")
     axes.set_ylabel("SSIM to the plain picture of the same seed")
     axes.set_title(f"{len(results[0]['prompts'])} pictures, {_machine(results[0])}", fontsize=9)
     axes.margins(0.12)
+    # Names beside points would cover each other.
+    axes.figure.legend(loc="outside lower center", fontsize=7, ncols=2)
 
 
 def _of(results: Sequence[dict[str, Any]]) -> str:
@@ -121,7 +123,7 @@ def _of(results: Sequence[dict[str, Any]]) -> str:
 
 def _machine(result: dict[str, Any]) -> str:
     m = result["machine"]
-    return f"{m['device']}, {m['threads']} threads, torch {m['torch']}, {m['date']}"
+    return f"{m['device']}, {m['threads']} thread{'s' * (m['threads'] != 1)}, torch {m['torch']}, {m['date']}"
 
 
 KINDS = {"time": _time, "ratio": _ratio, "pareto": _pareto}
