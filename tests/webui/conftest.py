@@ -47,3 +47,48 @@ def jobs(host, monkeypatch):
 
     monkeypatch.setattr(host.processing, "process_images", process_images)
     return started
+
+
+@pytest.fixture(scope="module")
+def browsed(tmp_path_factory):
+    """A real WebUI for tests in a browser, which leave it as they found it."""
+    import real_webui
+
+    server = real_webui.WebUI(tmp_path_factory.mktemp("browser"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    import real_browser
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=real_browser.executable(), args=list(real_browser.FLAGS), timeout=300_000)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def fresh(browser, browsed):
+    """Opens pages, each as a newcomer sees it. No test may leave errors of ours on one."""
+    from real_browser import Page
+
+    opened = []
+
+    def page():
+        context = browser.new_context(viewport={"width": 1500, "height": 1300})
+        opened.append((context, Page(context, browsed)))
+        return opened[-1][1]
+
+    yield page
+    errors = [error for _, page in opened for error in page.errors_of_ours()]
+    for context, _ in opened:
+        context.close()
+    assert errors == []
+
+
+@pytest.fixture
+def page(fresh):
+    return fresh()

@@ -90,6 +90,7 @@ class WebUI:
         places += ["--ckpt", str(checkpoint)] if checkpoint else []
         more = [*flags] if extension else [*flags, "--disable-extra-extensions"]
         self.address = f"http://127.0.0.1:{port}"
+        self.data = data
         self.log = (data / "log.txt").open("wb")
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "COMMANDLINE_ARGS": "", "HF_HUB_OFFLINE": "1"}
         command = [python, "launch.py", *FLAGS, *SKIPS, *places, *more]
