@@ -76,7 +76,8 @@ def run(args: argparse.Namespace) -> int:
                     {"size": size, "batch": batch, "dtype": dtype} | row
                     for row in _measure(args, model, variants, size, batch, DTYPES[dtype])
                 ]
-    settings = {key: [str(v) for v in value] if isinstance(value, list) else str(value) for key, value in vars(args).items()}
+    given = {key: value for key, value in vars(args).items() if key != "json"}
+    settings = {key: [str(v) for v in value] if isinstance(value, list) else str(value) for key, value in given.items()}
     result = {"what": what, "settings": settings, "machine": machine(), "rows": rows}
     print(table(result))
     if args.json:
