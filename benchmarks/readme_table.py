@@ -22,11 +22,11 @@ ROWS = (
     ("`AgentAttention(ratio=0.4, agent_ratio=0.95, sx=4, sy=4)`", CALL, "agent:ratio=0.4,agent_ratio=0.95,sx=4,sy=4"),
     ("`TokenMerging(ratio=0.5)`", CALL, "merging:ratio=0.5"),
     ("`TokenDownsampling(factor=2)`", CALL, "downsampling:factor=2"),
-    ("limit: no self-attention at all", CALL, "no-self-attention"),
-    ("limit: half the rows", CALL, "half-the-rows"),
     ("Quality, 25 steps, guidance 7", WHOLE, "quality"),
     ("Balanced, 25 steps, guidance 7", WHOLE, "balanced"),
     ("Fast, 25 steps, guidance 7", WHOLE, "fast"),
+    ("limit: no self-attention at all", WHOLE, "no-self-attention"),
+    ("limit: half the rows", WHOLE, "half-the-rows"),
 )
 
 

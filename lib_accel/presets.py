@@ -15,7 +15,7 @@ _MILD: Methods = (TokenDownsampling(factor=2, window=(0.2, 1.0)),)
 # Down-sampled keys and values and merging among neighbours together are faster than either at the same distance from the plain
 # picture, and both nearer to it and faster than agents.
 _BALANCED_TOKENS: Methods = (TokenDownsampling(factor=2), TokenMerging(ratio=0.25, matching="local"))
-_FAST_TOKENS: Methods = (TokenDownsampling(factor=2), TokenMerging(ratio=0.5, matching="local"))
+_FAST_TOKENS: Methods = (TokenDownsampling(factor=2, deeper_factor=2), TokenMerging(ratio=0.5, matching="local"))
 # A direction that is kept and looked up anew now and then saves nearly as much as dropping guidance for good, or T-GATE, and
 # changes a fraction as much.
 _SOME_GUIDANCE = GuidanceSkip(when="after", after=0.4, reuse=True, every=3)
@@ -38,7 +38,7 @@ PRESETS: dict[str, dict[str, Methods]] = {
     "fast": {
         "sd1": (*_FAST_TOKENS, _LITTLE_GUIDANCE),
         "sd2": (*_FAST_TOKENS, _LITTLE_GUIDANCE),
-        # Its finest level with attention is already coarser, so a little less goes.
+        # Its finest level with attention is already coarser, so a little less goes, and nothing below it.
         "sdxl": (TokenDownsampling(factor=2), TokenMerging(ratio=0.4, matching="local"), _LITTLE_GUIDANCE),
         "few-step": (TokenDownsampling(factor=2), TokenMerging(ratio=0.3, matching="local")),
     },

@@ -6,7 +6,7 @@ belongs to it. What is assumed is that two steps of a kind take the same time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -34,7 +34,7 @@ ONE_KIND = ("tomesd", *LIMITS)
 
 @dataclass(frozen=True)
 class Kind:
-    """Steps that cost the same. step: the first of them, from 0, which is the one that is run. count: how many there are."""
+    """Steps that cost the same. step: the one of them, from 0, that is run. count: how many there are."""
 
     step: int
     count: int
@@ -46,10 +46,42 @@ def kinds_of(variant: Variant, steps: int) -> list[Kind]:
     if variant.peer == "deepcache":
         whole = -(-steps // DEEPCACHE_INTERVAL)
         return [Kind(0, whole)] + ([Kind(1, steps - whole)] if steps > whole else [])
+    every_step = [Kind(step, 1) for step in range(steps)]
     edges, irregular = edges_of(variant.methods, steps)
     if irregular or variant.peer not in (None, *ONE_KIND):
-        return [Kind(step, 1) for step in range(steps)]
-    return [Kind(first, end - first) for first, end in pairwise(edges)]
+        return every_step
+    looking_up = [method for method in variant.methods if isinstance(method, GuidanceSkip) and method.every]
+    if not looking_up:
+        return [Kind(first, end - first) for first, end in pairwise(edges)]
+    if len(looking_up) > 1 or any(isinstance(method, TGate) for method in variant.methods):
+        return every_step
+    guided = guided_steps(looking_up[0], range(steps), steps)
+    kinds = [kind for first, end in pairwise(edges) for kind in _kinds_between(first, end, guided)]
+    # Whether a step is guided depends on those that ran before it, and now some are left out.
+    run = [kind.step for kind in kinds]
+    return kinds if guided_steps(looking_up[0], run, steps) == [guided[step] for step in run] else every_step
+
+
+def guided_steps(method: GuidanceSkip, run: Iterable[int], steps: int) -> list[bool]:
+    """Which of the steps ``run``, of a pass of ``steps``, ``method`` leaves guided: those of the first part, and one now and then."""
+    start, last, guided = first_step(method.after, steps), None, []
+    for step in run:
+        guided.append(step < start or (last is not None and step - last >= method.every))
+        last = step if guided[-1] else last
+    return guided
+
+
+def _kinds_between(first: int, end: int, guided: Sequence[bool]) -> list[Kind]:
+    """Steps ``first`` to ``end``, where nothing else begins or ends: the guided ones and the others. Of the guided ones that is run which
+    another follows that is not."""
+    others = [step for step in range(first, end) if not guided[step]]
+    if len(others) == end - first:
+        return [Kind(first, len(others))]
+    before = next((step for step in range(first, end) if guided[step] and not all(guided[step : step + 2])), None)
+    if before is None:
+        return [Kind(first, end - first)]
+    kinds = [Kind(before, end - first - len(others)), Kind(before + 1, len(others))]
+    return kinds if others else kinds[:1]
 
 
 def edges_of(methods: Iterable[Any], steps: int) -> tuple[list[int], bool]:
@@ -64,8 +96,8 @@ def edges_of(methods: Iterable[Any], steps: int) -> tuple[list[int], bool]:
             edges |= {gate - 1, gate} if gate < steps else set()
             irregular |= method.sp_interval > 1 or method.fi_interval > 1
         elif isinstance(method, GuidanceSkip):
-            edges.add(first_step(method.after, steps))
-            irregular |= method.when != "after" or method.every > 0
+            edges |= set() if method.every else {first_step(method.after, steps)}
+            irregular |= method.when != "after"
     return sorted(edge for edge in edges if edge <= steps), irregular
 
 

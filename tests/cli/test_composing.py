@@ -39,6 +39,9 @@ def of(*methods, peer=None):
         (of(TGate(gate=1.0)), 4, [(0, 4)]),
         (of(TGate(gate=0.5), TokenMerging(window=(0, 0.5))), 8, [(0, 3), (3, 1), (4, 4)]),
         (of(GuidanceSkip(when="after", after=0.5)), 8, [(0, 4), (4, 4)]),
+        (of(GuidanceSkip(when="after", after=0.4, reuse=True, every=3)), 25, [(9, 15), (10, 10)]),
+        (of(GuidanceSkip(when="after", after=0.2, every=5), TokenMerging(window=(0.2, 1))), 25, [(4, 5), (9, 4), (10, 16)]),
+        (of(GuidanceSkip(when="after", after=0.4, every=1)), 4, [(0, 4)]),
         (of(GuidanceSkip()), 3, [(0, 1), (1, 1), (2, 1)]),
         (of(TGate(gate=0.5, fi_interval=2)), 3, [(0, 1), (1, 1), (2, 1)]),
         (of(TokenMerging(plan_every=2)), 3, [(0, 1), (1, 1), (2, 1)]),
@@ -61,6 +64,23 @@ def test_a_composed_pass_runs_a_step_of_each_kind_and_counts_it_as_often_as_it_o
         assert composer.seconds(variant, accelerator) == 3 * 1.0 + 1 * 10.0 + 6 * 1.0
     assert "no guidance for 1 of 3 steps" in str(accelerator.report())
     assert [(step["step"], step["count"]) for step in composer.seconds_by_step["it"]] == [(0, 3), (3, 1), (4, 6)]
+
+
+def test_a_kept_direction_is_composed_of_a_step_with_guidance_and_one_without(monkeypatch):
+    unet = build_unet("tiny", "diffusers")
+    sampling = workloads.Sampling(unet, 64, 2, torch.float32, "cpu", 25, 5.0)
+    variant = of(GuidanceSkip(when="after", after=0.4, reuse=True, every=3))
+    ran = []
+    with torch.no_grad(), variant.on(unet) as accelerator:
+        hook = unet.conv_in.register_forward_hook(lambda *call: ran.append(call[2].shape[0]))
+        monkeypatch.setattr(composing, "timed", lambda work: (work(), float(ran[-1]))[1])
+        try:
+            composed = Composer(sampling).seconds(variant, accelerator)
+            del ran[:]
+            sampling(accelerator)
+        finally:
+            hook.remove()
+    assert composed == sum(ran) == 2 * 15 + 10
 
 
 def test_a_step_of_a_pass_is_the_same_alone_as_in_it():
