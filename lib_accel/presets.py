@@ -19,7 +19,7 @@ _FAST_TOKENS: Methods = (TokenDownsampling(factor=2, deeper_factor=2), TokenMerg
 # A direction that is kept and looked up anew now and then saves nearly as much as dropping guidance for good, or T-GATE, and
 # changes a fraction as much.
 _SOME_GUIDANCE = GuidanceSkip(when="after", after=0.4, reuse=True, every=3)
-_LITTLE_GUIDANCE = GuidanceSkip(when="after", after=0.2, reuse=True, every=5)
+_LITTLE_GUIDANCE = GuidanceSkip(when="after", after=0.2, reuse=True, every=7)
 
 PRESETS: dict[str, dict[str, Methods]] = {
     "quality": {
