@@ -22,6 +22,7 @@ from .variants import METHODS as SETTINGS_OF
 from .variants import parse_variant
 
 METHODS = {method.__name__: method for method in SETTINGS_OF.values()}
+TELL_EVERY = 10  # prompts
 SHOWN = 5  # pictures per variant in the grid
 EVERYWHERE = ", auto off"
 
@@ -125,6 +126,8 @@ def draw(pipeline: Any, variants: dict[str, tuple], prompts: list[str], size: in
             drawings[name]["pictures"].append(np.array(images[0].convert("RGB")))
             drawings[name]["seconds"].append(seconds)
             drawings[name]["account"] = str(accelerator.report())
+        if (index + 1) % TELL_EVERY == 0:
+            print(f"  {size}x{size}: {index + 1} of {len(prompts)} prompts", flush=True)
     return drawings
 
 
