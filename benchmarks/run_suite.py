@@ -20,6 +20,7 @@ import plots
 
 HERE = Path(__file__).resolve().parent
 SUITES, RESULTS, PACKAGES = HERE / "suites", HERE / "results", HERE / ".packages"
+GRID_WIDTH = 1200
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -77,8 +78,20 @@ def run_row(row: dict[str, Any], results: Path) -> str | None:
     if done.returncode:
         return (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
     if row["command"] == "quality":
-        (results / f"{row['name']}.json").write_text((results / row["name"] / "quality.json").read_text(encoding="utf-8"), encoding="utf-8")
+        keep_quality(row["name"], results)
     return None
+
+
+def keep_quality(name: str, results: Path) -> None:
+    """The numbers of a row of `quality`, and its grids made smaller, beside the other results; its folder is not kept in the repository."""
+    from PIL import Image
+
+    (results / f"{name}.json").write_text((results / name / "quality.json").read_text(encoding="utf-8"), encoding="utf-8")
+    for path in sorted((results / name).glob("grid-*.png")):
+        with Image.open(path) as grid:
+            grid = grid.convert("RGB")
+            grid.thumbnail((GRID_WIDTH, 10 * GRID_WIDTH))
+            grid.quantize(256, dither=Image.Dither.NONE).save(results / f"{name}-{path.name}", optimize=True)
 
 
 def output(row: dict[str, Any], results: Path) -> list[str]:
@@ -109,6 +122,7 @@ def report(suite: dict[str, Any], results: Path, failures: dict[str, str]) -> st
             parts.append("Not run yet.")
         else:
             parts.append(table_of(row, json.loads(path.read_text(encoding="utf-8"))))
+            parts += [f"![The first pictures of {row['name']}]({grid.name})" for grid in sorted(results.glob(f"{row['name']}-grid-*.png"))]
     for plot in suite.get("plots", ()):
         why = plots.draw(plot["kind"], [results / f"{name}.json" for name in plot["rows"]], results / plot["file"])
         parts.append(f"No picture {plot['file']}: {why}." if why else f"![{plot['kind']}]({plot['file']})")

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from lib_accel.cli import bench, quality
 from lib_accel.cli.variants import parse_variant
@@ -42,7 +43,8 @@ def timed(variant, ratio, size=512, **more):
 
 
 def quality_result(points):
-    rows = [{"name": name, "ratio": ratio, "ssim": ssim} for name, (ratio, ssim) in points.items()]
+    others = {"psnr": 40.0, "luminance_shift": 0.0, "saturation_shift": 0.0, "detail": 1.0, "fd": None, "seconds": 1.0}
+    rows = [{"name": name, "ratio": ratio, "ssim": ssim} | others for name, (ratio, ssim) in points.items()]
     return {"machine": MACHINE, "prompts": ["a"], "model": "m", "sizes": {"512": rows}}
 
 
@@ -102,14 +104,26 @@ def test_a_package_that_cannot_be_installed_is_told(tmp_path, monkeypatch):
     assert "no such package ==1 could not be installed" in run_suite.run_row(row, tmp_path)
 
 
+def test_a_row_of_quality_leaves_its_numbers_and_its_grids_made_smaller(tmp_path):
+    (tmp_path / "it").mkdir()
+    (tmp_path / "it" / "quality.json").write_text(json.dumps(quality_result({"plain": (1, 1)})))
+    Image.new("RGB", (3000, 1500), "red").save(tmp_path / "it" / "grid-256.png")
+    run_suite.keep_quality("it", tmp_path)
+    with Image.open(tmp_path / "it-grid-256.png") as grid:
+        assert grid.size == (run_suite.GRID_WIDTH, run_suite.GRID_WIDTH // 2)
+    row = {"name": "it", "command": "quality", "arguments": ""}
+    assert "](it-grid-256.png)" in run_suite.report({"title": "It", "rows": [row]}, tmp_path, {})
+
+
 def test_readmes_table(tmp_path):
-    rows = [timed("plain", 1), timed("merging:ratio=0.5", 1.5), timed("half-the-rows", 2.0, not_run="why")]
+    rows = [timed("plain", 1), timed("merging:ratio=0.5", 1.5)]
     (tmp_path / "sd15-cpu-512.json").write_text(json.dumps(result(rows)))
-    composed = result([timed("plain", 1), timed("balanced", 2.25)], whole="True", compose="True")
+    whole = [timed("plain", 1), timed("balanced", 2.25), timed("half-the-rows", 2.0, not_run="why")]
+    composed = result(whole, whole="True", compose="True")
     (tmp_path / "sd15-cpu-1024-whole.json").write_text(json.dumps(composed))
     text = readme_table.table(tmp_path)
     assert "| `TokenMerging(ratio=0.5)` | 1.50x | - |" in text
-    assert "| limit: half the rows | not run | - |" in text
+    assert "| limit: half the rows | - | not run |" in text
     assert "| Balanced, 25 steps, guidance 7 | - | 2.25x* |" in text
     assert text.endswith("a CPU, 2 threads, float32, torch 2, 2026-01-01; * composed of timed steps of each kind.")
     assert "AgentAttention" not in text
