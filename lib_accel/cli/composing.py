@@ -47,19 +47,18 @@ def kinds_of(variant: Variant, steps: int) -> list[Kind]:
         whole = -(-steps // DEEPCACHE_INTERVAL)
         return [Kind(0, whole)] + ([Kind(1, steps - whole)] if steps > whole else [])
     every_step = [Kind(step, 1) for step in range(steps)]
-    edges, irregular = edges_of(variant.methods, steps)
+    looking_up = [method for method in variant.methods if isinstance(method, GuidanceSkip) and method.when == "after" and method.every]
+    alone = looking_up[0] if len(looking_up) == 1 and not any(isinstance(method, TGate) for method in variant.methods) else None
+    edges, irregular = edges_of([method for method in variant.methods if method is not alone], steps)
     if irregular or variant.peer not in (None, *ONE_KIND):
         return every_step
-    looking_up = [method for method in variant.methods if isinstance(method, GuidanceSkip) and method.every]
-    if not looking_up:
+    if alone is None:
         return [Kind(first, end - first) for first, end in pairwise(edges)]
-    if len(looking_up) > 1 or any(isinstance(method, TGate) for method in variant.methods):
-        return every_step
-    guided = guided_steps(looking_up[0], range(steps), steps)
+    guided = guided_steps(alone, range(steps), steps)
     kinds = [kind for first, end in pairwise(edges) for kind in _kinds_between(first, end, guided)]
     # Whether a step is guided depends on those that ran before it, and now some are left out.
     run = [kind.step for kind in kinds]
-    return kinds if guided_steps(looking_up[0], run, steps) == [guided[step] for step in run] else every_step
+    return kinds if guided_steps(alone, run, steps) == [guided[step] for step in run] else every_step
 
 
 def guided_steps(method: GuidanceSkip, run: Iterable[int], steps: int) -> list[bool]:
@@ -96,8 +95,8 @@ def edges_of(methods: Iterable[Any], steps: int) -> tuple[list[int], bool]:
             edges |= {gate - 1, gate} if gate < steps else set()
             irregular |= method.sp_interval > 1 or method.fi_interval > 1
         elif isinstance(method, GuidanceSkip):
-            edges |= set() if method.every else {first_step(method.after, steps)}
-            irregular |= method.when != "after"
+            edges.add(first_step(method.after, steps))
+            irregular |= method.when != "after" or method.every > 0
     return sorted(edge for edge in edges if edge <= steps), irregular
 
 
