@@ -123,7 +123,7 @@ def _of(results: Sequence[dict[str, Any]]) -> str:
 
 def _machine(result: dict[str, Any]) -> str:
     m = result["machine"]
-    return f"{m['device']}, {m['threads']} thread{'s' * (m['threads'] != 1)}, torch {m['torch']}, {m['date']}"
+    return f"{m['device']}, {m['threads']} thread{'s' * (str(m['threads']) != '1')}, torch {m['torch']}, {m['date']}"
 
 
 KINDS = {"time": _time, "ratio": _ratio, "pareto": _pareto}

@@ -137,7 +137,7 @@ def table_of(row: dict[str, Any], result: dict[str, Any]) -> str:
     if row["command"] == "bench":
         return bench.table(result)
     machine = result["machine"]
-    lines = [f"{result['model']}; {machine['device']}, {machine['threads']} threads, torch {machine['torch']}, {machine['date']}"]
+    lines = [f"{result['model']}; {machine['device']}, {machine['threads']} thread{'s' * (str(machine['threads']) != '1')}, torch {machine['torch']}, {machine['date']}"]
     lines += [f"{size}x{size}, {len(result['prompts'])} pictures\n\n{quality.table(rows)}" for size, rows in result["sizes"].items()]
     return "\n\n".join(lines)
 
