@@ -85,7 +85,9 @@ def test_off_is_exact_before_and_after_each_preset(webui, without, layers, kind,
     traces = webui.get("/witness/traces")[1]
     on, told = webui.job({"enabled": True, "preset": preset, "auto": False}, **fields)
     assert not np.array_equal(on, without[kind])
-    assert f"Accel {preset}: " in told and f"downsampling on {layers['finest']} of {layers['all']} layers for " in told
+    # Its widths are not SDXL's own, so presets take it for SD1, where Fast goes one level deeper.
+    downsampled = int(re.search(rf"downsampling on (\d+) of {layers['all']} layers for ", told)[1])
+    assert f"Accel {preset}: " in told and (downsampled > layers["finest"] if preset == "Fast" else downsampled == layers["finest"])
     off, told = webui.job(**fields)
     assert np.array_equal(off, without[kind]) and "Accel" not in told
     assert webui.get("/witness/traces")[1] == traces
