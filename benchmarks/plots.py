@@ -93,7 +93,7 @@ def _lines(axes: Any, results: Sequence[dict[str, Any]], lines: Points) -> None:
         axes.plot(*zip(*points), marker=MARKERS[index % len(MARKERS)], label=name)
     axes.set_xticks(sorted({x for points in lines.values() for x, _ in points}))
     axes.set_xlabel("pixels a side")
-    axes.set_title(_machine(results[0]), fontsize=9)
+    axes.set_title(machine_of(results[0]), fontsize=9)
     axes.legend(fontsize=8)
 
 
@@ -110,7 +110,7 @@ def _pareto(axes: Any, results: Sequence[dict[str, Any]]) -> None:
         axes.step(*zip(*pareto_front(points)), where="pre", color="grey", linewidth=1, linestyle="--")
     axes.set_xlabel("times as fast as plain, whole generation")
     axes.set_ylabel("SSIM to the plain picture of the same seed")
-    axes.set_title(f"{len(results[0]['prompts'])} pictures, {_machine(results[0])}", fontsize=9)
+    axes.set_title(f"{len(results[0]['prompts'])} pictures, {machine_of(results[0])}", fontsize=9)
     axes.margins(0.12)
     # Names beside points would cover each other.
     axes.figure.legend(loc="outside lower center", fontsize=7, ncols=2)
@@ -121,7 +121,8 @@ def _of(results: Sequence[dict[str, Any]]) -> str:
     return f"a generation of {settings['steps']} steps" if settings.get("whole") == "True" else "one U-Net call"
 
 
-def _machine(result: dict[str, Any]) -> str:
+def machine_of(result: dict[str, Any]) -> str:
+    """Device, threads, torch and date of a result."""
     m = result["machine"]
     return f"{m['device']}, {m['threads']} thread{'s' * (str(m['threads']) != '1')}, torch {m['torch']}, {m['date']}"
 

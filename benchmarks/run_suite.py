@@ -136,9 +136,7 @@ def table_of(row: dict[str, Any], result: dict[str, Any]) -> str:
 
     if row["command"] == "bench":
         return bench.table(result)
-    machine = result["machine"]
-    threads = "1 thread" if str(machine["threads"]) == "1" else f"{machine['threads']} threads"
-    lines = [f"{result['model']}; {machine['device']}, {threads}, torch {machine['torch']}, {machine['date']}"]
+    lines = [f"{result['model']}; {plots.machine_of(result)}"]
     lines += [f"{size}x{size}, {len(result['prompts'])} pictures\n\n{quality.table(rows)}" for size, rows in result["sizes"].items()]
     return "\n\n".join(lines)
 

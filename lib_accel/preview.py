@@ -79,12 +79,11 @@ def _without_rows(methods: list[Any], step: int, steps: int, scale: float | None
                 kinds |= {"gated": None} | ({"unguided": None} if method.drop_guidance else {})
         elif scale == 1:
             kinds["unguided"] = None
-        elif method.when == "after" and method.after < 1:
-            first = first_step(method.after, steps)
-            # Without a guided step before there is none to count from, and no direction to keep.
-            refreshed = first and method.every and (step - first + 1) % method.every == 0
-            if step >= first and not refreshed and "unguided" not in kinds:
-                kinds["kept" if method.reuse and first else "unguided"] = None
+        elif method.when == "after":
+            guided = method.guided_steps(steps)
+            if not guided[step] and "unguided" not in kinds:
+                # Without a guided step before there is no direction to keep.
+                kinds["kept" if method.reuse and guided[0] else "unguided"] = None
     return tuple(kinds)
 
 

@@ -54,20 +54,11 @@ def kinds_of(variant: Variant, steps: int) -> list[Kind]:
         return every_step
     if alone is None:
         return [Kind(first, end - first) for first, end in pairwise(edges)]
-    guided = guided_steps(alone, range(steps), steps)
+    guided = alone.guided_steps(steps)
     kinds = [kind for first, end in pairwise(edges) for kind in _kinds_between(first, end, guided)]
     # Whether a step is guided depends on those that ran before it, and now some are left out.
     run = [kind.step for kind in kinds]
-    return kinds if guided_steps(alone, run, steps) == [guided[step] for step in run] else every_step
-
-
-def guided_steps(method: GuidanceSkip, run: Iterable[int], steps: int) -> list[bool]:
-    """Which of the steps ``run``, of a pass of ``steps``, ``method`` leaves guided: those of the first part, and one now and then."""
-    start, last, guided = first_step(method.after, steps), None, []
-    for step in run:
-        guided.append(step < start or (last is not None and step - last >= method.every))
-        last = step if guided[-1] else last
-    return guided
+    return kinds if alone.guided_steps(steps, run) == [guided[step] for step in run] else every_step
 
 
 def _kinds_between(first: int, end: int, guided: Sequence[bool]) -> list[Kind]:

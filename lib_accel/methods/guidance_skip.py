@@ -6,6 +6,7 @@ Sources: Adaptive Guidance (Castillo et al., arXiv 2312.12487); Applying Guidanc
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 
 from ..layout import GUIDANCE_KEPT, Layout, Row, RowPlan, RowStore, without_guidance
 from ..noise import Noise
-from ..schedule import waiting_for_prompts
+from ..schedule import first_step, waiting_for_prompts
 from ..settings import SettingError, check, setting
 from ..sites import Site
 from .base import Moment, Runner
@@ -69,6 +70,21 @@ class GuidanceSkip:
 
     def runner(self) -> GuidanceSkipRunner:
         return GuidanceSkipRunner(self)
+
+    def looks_up(self, step: int, last_guided: int | None) -> bool:
+        """Whether ``step`` (from 0) is guided after all. last_guided: the last guided step before it; None: there was none."""
+        return self.every > 0 and last_guided is not None and step - last_guided >= self.every
+
+    def guided_steps(self, steps: int, run: Iterable[int] | None = None) -> list[bool]:
+        """For ``when="after"``, where it is known in advance: which steps of a pass of ``steps`` are guided. run: those of them, in order,
+        that are run at all (default: all); the list is of these."""
+        start = steps if self.after == 1 else first_step(self.after, steps)
+        guided: list[bool] = []
+        last: int | None = None
+        for step in range(steps) if run is None else run:
+            guided.append(step < start or self.looks_up(step, last))
+            last = step if guided[-1] else last
+        return guided
 
 
 class GuidanceSkipRunner(Runner):
@@ -148,9 +164,8 @@ class GuidanceSkipRunner(Runner):
         return uses and self._last_guided is not None and min(moment.step.index, self._last_guided) < moment.settled
 
     def _is_time(self, moment: Moment) -> bool:
-        settings, index = self.config, moment.step.index
-        since = None if self._last_guided is None else index - self._last_guided
-        if settings.every and since is not None and since >= settings.every:
+        settings = self.config
+        if settings.looks_up(moment.step.index, self._last_guided):
             return False
         if settings.when == "after":
             return settings.after < 1 and moment.step.within((settings.after, 1.0))
