@@ -8,23 +8,20 @@ import statistics
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from .. import sample
-from ..api import accelerated
 from ..presets import PRESETS, preset
 from .alternatives import ALTERNATIVES, Fewer, Ngms, parse_alternative
 from .drawing import add_pass_arguments, check_pass, open_for_drawing
 from .errors import CommandError
-from .measuring import machine, timed
+from .measuring import machine
+from .taking_turns import EVERYWHERE, Drawn, draw
 from .variants import METHODS as SETTINGS_OF
 from .variants import parse_variant
 
 METHODS = {method.__name__: method for method in SETTINGS_OF.values()}
-TELL_EVERY = 10  # prompts
 SHOWN = 5  # pictures per variant in the grid
-EVERYWHERE = ", auto off"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,6 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", nargs="+", metavar="TEXT", help="your own prompts instead")
     parser.add_argument("--size", type=int, nargs="+", default=[256, 512], help="pixels a side, multiples of 8 (default 256 512)")
     parser.add_argument("--seed", type=int, default=0, help="of the prompts; picture i is drawn from seed + i")
+    parser.add_argument(
+        "--workers", type=int, default=1, help="processes that draw side by side and share the processor's threads (default 1)"
+    )
     add_pass_arguments(parser, "accel-quality", "quality.json and the grids")
 
 
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     prompts = args.prompt or sample_prompts(args.count, args.seed)
     print(f"Model: {what}. {len(prompts)} prompts, {len(variants)} variants, {args.steps} steps, guidance {args.guidance:g}.", flush=True)
     args.out.mkdir(parents=True, exist_ok=True)
-    keys = ("steps", "guidance", "seed", "size", "auto")
+    keys = ("steps", "guidance", "seed", "size", "auto", "workers")
     result: dict[str, Any] = {
         "model": what,
         "machine": machine(),
@@ -87,7 +87,7 @@ def sample_prompts(count: int, seed: int) -> list[str]:
 
 def _variants(args: argparse.Namespace) -> dict[str, tuple]:
     """Check the arguments; the methods of every variant by name, plain first. CommandError or SettingError."""
-    check_pass(args, args.size, count=10000)
+    check_pass(args, args.size, count=10000, workers=64)
     variants: dict[str, tuple] = {"plain": ()}
     for name in args.method:
         if name not in METHODS:
@@ -110,42 +110,21 @@ def _variants(args: argparse.Namespace) -> dict[str, tuple]:
     return variants
 
 
-def draw(pipeline: Any, variants: dict[str, tuple], prompts: list[str], size: int, args: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Draw every prompt with every variant from the same seed; variants take turns, so that all see the same machine."""
-    drawings: dict[str, dict[str, Any]] = {name: {"pictures": [], "seconds": [], "account": ""} for name in variants}
-    for index, prompt in enumerate(prompts):
-        order = list(variants) if index % 2 else list(reversed(variants))
-        for name in order:
-            images: list = []
-            steps = next((m.steps(args.steps) for m in variants[name] if isinstance(m, Fewer)), args.steps)
-            settings = {"num_inference_steps": steps, "guidance_scale": args.guidance, "width": size, "height": size}
-            settings["generator"] = torch.Generator().manual_seed(args.seed + index)
-            everywhere = args.auto == "off" or name.endswith(EVERYWHERE)
-            with accelerated(pipeline, *variants[name], auto=False if everywhere else None) as accelerator:
-                seconds = timed(lambda s=settings, p=prompt, into=images: into.extend(pipeline(p, **s).images))
-            drawings[name]["pictures"].append(np.array(images[0].convert("RGB")))
-            drawings[name]["seconds"].append(seconds)
-            drawings[name]["account"] = str(accelerator.report())
-        if (index + 1) % TELL_EVERY == 0:
-            print(f"  {size}x{size}: {index + 1} of {len(prompts)} prompts", flush=True)
-    return drawings
-
-
-def compare(drawings: dict[str, dict[str, Any]], prompts: list[str], autoencoder: Any, judged: bool) -> list[dict[str, Any]]:
+def compare(drawings: dict[str, list[Drawn]], prompts: list[str], autoencoder: Any, judged: bool) -> list[dict[str, Any]]:
     """One row of numbers per variant, against the plain pictures."""
     from . import fidelity
     from .pictures import distance
 
-    plain = drawings["plain"]["pictures"]
+    plain = [drawn.picture for drawn in drawings["plain"]]
     truth = _verdicts(plain, prompts) if judged else []
     enough = len(plain) >= 2 and hasattr(autoencoder, "encoder") and hasattr(autoencoder.encoder, "mid_block")
     reference = fidelity.features(autoencoder, plain) if enough else None
     rows = []
     for name, drawing in drawings.items():
-        pictures = drawing["pictures"]
+        pictures = [drawn.picture for drawn in drawing]
         apart = [distance(Image.fromarray(p), Image.fromarray(r)) for p, r in zip(pictures, plain)]
         tones = [fidelity.tone_shift(p, r) for p, r in zip(pictures, plain)]
-        ratios = [base / seconds for base, seconds in zip(drawings["plain"]["seconds"], drawing["seconds"])]
+        ratios = [base.seconds / drawn.seconds for base, drawn in zip(drawings["plain"], drawing)]
         row: dict[str, Any] = {
             "name": name,
             # An identical picture has no finite PSNR; 100 dB stands for it in the mean.
@@ -155,9 +134,9 @@ def compare(drawings: dict[str, dict[str, Any]], prompts: list[str], autoencoder
             "saturation_shift": statistics.fmean(tone[1] for tone in tones),
             "detail": statistics.fmean(fidelity.detail_ratio(p, r) for p, r in zip(pictures, plain)),
             "fd": fidelity.frechet_distance(fidelity.features(autoencoder, pictures), reference) if enough else None,
-            "seconds": statistics.median(drawing["seconds"]),
+            "seconds": statistics.median(drawn.seconds for drawn in drawing),
             "ratio": statistics.median(ratios),
-            "account": drawing["account"],
+            "account": drawing[-1].account,
         }
         if judged:
             shown = _verdicts(pictures, prompts)
@@ -195,13 +174,13 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def grid(drawings: dict[str, dict[str, Any]], rows: list[dict[str, Any]]) -> Image.Image:
+def grid(drawings: dict[str, list[Drawn]], rows: list[dict[str, Any]]) -> Image.Image:
     """A column per variant with its first pictures one below the other, labelled."""
     from .pictures import labelled_grid
 
     cells = []
     for row in rows:
-        column = np.concatenate(drawings[row["name"]]["pictures"][:SHOWN], axis=0)
+        column = np.concatenate([drawn.picture for drawn in drawings[row["name"]][:SHOWN]], axis=0)
         words = [row["name"]] if row["name"] == "plain" else [row["name"], f"PSNR {row['psnr']:.1f} dB, SSIM {row['ssim']:.3f}"]
         cells.append((Image.fromarray(column), [*words, f"{row['seconds']:.2f} s, {row['ratio']:.2f}x"]))
     return labelled_grid(cells, ["The same seeds in every column. Left: plain."])

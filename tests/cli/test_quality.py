@@ -52,6 +52,20 @@ def test_the_command(tmp_path, capsys):
     assert "| fast |" in capsys.readouterr().out
 
 
+def test_processes_side_by_side_draw_the_same(tmp_path):
+    words = ["--size", "64", "--steps", "2", "--count", "3", "--preset", "fast", "--method"]
+    results = []
+    for workers in ("1", "2"):
+        out = tmp_path / workers
+        assert main(["quality", *words, "--workers", workers, "--out", str(out)]) == 0
+        result = json.loads((out / "quality.json").read_text())
+        assert result["settings"]["workers"] == int(workers)
+        results.append([{key: row[key] for key in ("name", "account", "shown")} | {"psnr": row["psnr"]} for row in result["sizes"]["64"]])
+    alone, together = results
+    assert [row.pop("psnr") for row in alone] == pytest.approx([row.pop("psnr") for row in together], abs=0.1)
+    assert alone == together
+
+
 def test_variants_are_those_of_bench(tmp_path):
     words = f"--size 64 --steps 4 --count 1 --preset --method --variants merging:ratio=0.3+tgate:gate=0.5 --out {tmp_path}"
     assert main(["quality", *words.split()]) == 0
@@ -67,6 +81,7 @@ def test_variants_are_those_of_bench(tmp_path):
         (["--variants", "fast@0.5"], ["--variants", "fast@0.5"]),
         (["--size", "100"], ["--size", "100", "multiple of 8"]),
         (["--count", "0"], ["--count", "0"]),
+        (["--workers", "0"], ["--workers", "0", "1 to 64"]),
         (["--method", "Magic"], ["--method", "Magic", "TokenMerging"]),
         (["--preset", "turbo"], ["preset", "turbo"]),
     ],
