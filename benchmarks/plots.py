@@ -101,7 +101,7 @@ def _pareto(axes: Any, results: Sequence[dict[str, Any]]) -> None:
     sizes: dict[str, Points] = {}
     for result in results:
         for size, rows in result["sizes"].items():
-            sizes.setdefault(size, {}).update({row["name"]: [(row["ratio"], row["ssim"])] for row in rows})
+            sizes.setdefault(size, {}).update({row["name"]: [(row["ratio"], row["ssim"])] for row in rows if not row.get("not_run")})
     for size, points in sizes.items():
         for index, (name, [point]) in enumerate(points.items()):
             # After ten the colours come again, with other markers.
@@ -123,8 +123,11 @@ def _of(results: Sequence[dict[str, Any]]) -> str:
 
 def machine_of(result: dict[str, Any]) -> str:
     """Device, threads, torch and date of a result."""
-    m = result["machine"]
-    return f"{m['device']}, {m['threads']} thread{'s' * (str(m['threads']) != '1')}, torch {m['torch']}, {m['date']}"
+    m, workers = result["machine"], result.get("settings", {}).get("workers", 1)
+    threads = f"{m['threads']} thread{'s' * (str(m['threads']) != '1')}"
+    if workers > 1:
+        threads += f" shared by {workers} processes"
+    return f"{m['device']}, {threads}, torch {m['torch']}, {m['date']}"
 
 
 KINDS = {"time": _time, "ratio": _ratio, "pareto": _pareto}

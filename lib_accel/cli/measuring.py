@@ -64,7 +64,7 @@ def measure(
         except Exception as error:
             if getattr(variant, "peer", None) is None or variant is variants[0]:
                 raise
-            not_run[variant.name] = _reason(error)
+            not_run[variant.name] = reason(error)
             print(f"  {label}: {variant.name} not run: {not_run[variant.name]}", flush=True)
             return None
         accounts[variant.name] = "" if accelerator is None else str(accelerator.report())
@@ -94,7 +94,7 @@ def measure(
     ]
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """Why a peer does not run."""
     if isinstance(error, ModuleNotFoundError):
         return f"the package {error.name} is not installed"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,16 @@ from ..presets import PRESETS, preset
 from .alternatives import ALTERNATIVES, Fewer, Ngms, parse_alternative
 from .drawing import add_pass_arguments, check_pass, open_for_drawing
 from .errors import CommandError
+from .limits import LIMITS
 from .measuring import machine
-from .taking_turns import EVERYWHERE, Drawn, draw
+from .peers import PEERS
+from .taking_turns import Drawn, draw
 from .variants import METHODS as SETTINGS_OF
-from .variants import parse_variant
+from .variants import Variant, parse_variant
 
 METHODS = {method.__name__: method for method in SETTINGS_OF.values()}
 SHOWN = 5  # pictures per variant in the grid
+EVERYWHERE = ", auto off"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         default=[],
         metavar="VARIANT",
-        help=f"more, as for bench: tgate:gate=0.3, merging+tgate; and what there is besides Accel: {', '.join(ALTERNATIVES)}",
+        help="more, as for bench: tgate:gate=0.3, merging+tgate; and what there is besides Accel: "
+        f"{', '.join([*ALTERNATIVES, *(peer for peer in PEERS if peer not in LIMITS)])}",
     )
     parser.add_argument(
         "--auto",
@@ -67,11 +72,12 @@ def run(args: argparse.Namespace) -> int:
     }
     result["sizes"] = {}
     for size in args.size:
-        drawings = draw(pipeline, variants, prompts, size, args)
+        drawings, not_run = draw(pipeline, variants, prompts, size, args)
         # The checker knows the sample model's world only, and random weights show nothing.
         rows = compare(drawings, prompts, pipeline.vae, judged=args.model is None and sample.has_weights())
-        result["sizes"][str(size)] = rows
-        print(f"\n{size}x{size}\n\n{table(rows)}", flush=True)
+        shown = [*rows, *({"name": name, "not_run": why} for name, why in not_run.items())]
+        result["sizes"][str(size)] = shown
+        print(f"\n{size}x{size}\n\n{table(shown)}", flush=True)
         grid(drawings, rows).save(args.out / f"grid-{size}.png")
     (args.out / "quality.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(f"\nTimes: medians of one picture, variants by turns. Wrote {args.out / 'quality.json'} and the grids beside it.")
@@ -85,29 +91,26 @@ def sample_prompts(count: int, seed: int) -> list[str]:
     return held_out_prompts(count, seed)
 
 
-def _variants(args: argparse.Namespace) -> dict[str, tuple]:
-    """Check the arguments; the methods of every variant by name, plain first. CommandError or SettingError."""
+def _variants(args: argparse.Namespace) -> list[Variant]:
+    """Check the arguments; the variants, plain first. CommandError or SettingError."""
     check_pass(args, args.size, count=10000, workers=64)
-    variants: dict[str, tuple] = {"plain": ()}
+    auto = False if args.auto == "off" else None
+    variants = [Variant("plain")]
     for name in args.method:
         if name not in METHODS:
             raise CommandError(f"--method is {name!r}; it must be one of {', '.join(METHODS)}.")
-        variants[name] = (METHODS[name](),)
-    variants |= {name.lower(): preset(name) for name in args.preset}
+        variants.append(Variant(name, (METHODS[name](),), auto=auto))
+    variants += [Variant(name.lower(), preset(name), auto=auto) for name in args.preset]
     for text in args.variants:
         alternative = parse_alternative(text)
-        if alternative is not None:
-            variants[text] = (alternative,)
-            continue
-        variant = parse_variant(text)
-        if not variant.methods or variant.at is not None:
-            raise CommandError(f"--variants holds {variant.name!r}; here it takes presets and methods, for a whole pass.")
-        variants[variant.name] = variant.methods
+        variant = parse_variant(text) if alternative is None else Variant(text, (alternative,))
+        if variant.name == "plain" or variant.peer in LIMITS or variant.at is not None:
+            raise CommandError(f"--variants holds {variant.name!r}; here it takes presets, methods and peers, for a whole pass.")
+        variants.append(replace(variant, auto=auto))
     if args.auto == "both":
-        for name, methods in list(variants.items())[1:]:
-            if not any(isinstance(method, (Fewer, Ngms)) for method in methods):
-                variants[name + EVERYWHERE] = methods
-    return variants
+        of_accel = [variant for variant in variants if variant.methods and not isinstance(variant.methods[0], (Fewer, Ngms))]
+        variants += [replace(variant, name=variant.name + EVERYWHERE, auto=False) for variant in of_accel]
+    return list({variant.name: variant for variant in variants}.values())
 
 
 def compare(drawings: dict[str, list[Drawn]], prompts: list[str], autoencoder: Any, judged: bool) -> list[dict[str, Any]]:
@@ -160,6 +163,10 @@ def table(rows: list[dict[str, Any]]) -> str:
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
+        if row.get("not_run"):
+            why = row["not_run"].replace("|", "/")
+            lines.append(f"| {row['name']} | not run: {why}" + " |" * 10)
+            continue
         shown = f"{row['shown']:.0%}" if "shown" in row else "-"
         plain = row["name"] == "plain"
         change = "-"

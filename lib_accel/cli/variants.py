@@ -40,14 +40,14 @@ POSITIONS = 1000
 class Variant:
     """methods: settings objects, empty for ``plain`` and for peers. at: fraction of the pass at which a single call stands, or None.
 
-    auto: whether methods act only where this machine's table says that they pay, or wherever their settings say.
+    auto: whether methods act only where this machine's table says that they pay, or wherever their settings say; None: as Accel decides.
     """
 
     name: str
     methods: tuple[Any, ...] = ()
     peer: str | None = None
     at: float | None = None
-    auto: bool = False
+    auto: bool | None = False
 
     @contextmanager
     def on(self, model: Any) -> Iterator[Accelerator | None]:

@@ -1,6 +1,7 @@
 """What there is besides Accel: fewer steps, the WebUI's own skipping, T-GATE as published; in `quality` and in `bench`."""
 
 import json
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from lib_accel import sample
 from lib_accel.cli.alternatives import Fewer, Ngms
 from lib_accel.cli.architectures import ARCHITECTURES, Architecture, build_unet
 from lib_accel.cli.main import main
+from lib_accel.cli.peers import PEERS
 from lib_accel.cli.random_pipeline import pipeline_around
 from lib_accel.cli.workloads import pipeline_run
 
@@ -24,6 +26,23 @@ def test_in_quality(tmp_path):
     assert "no guidance for 5 of 10 steps" in odd["account"]
     assert "no guidance for 10 of 10 steps" in every["account"]
     assert "no guidance" not in never["account"] and never["ssim"] == 1
+
+
+def test_peers_in_quality(tmp_path, monkeypatch, capsys):
+    """They draw as variants do; one that does not run is told, and the others go on."""
+
+    @contextmanager
+    def broken(model):
+        raise ModuleNotFoundError("No module named 'magic'", name="magic")
+        yield
+
+    monkeypatch.setitem(PEERS, "faster-cache", broken)
+    words = "--size 64 --steps 6 --count 2 --preset --method --variants pyramid-attention faster-cache"
+    assert main(["quality", *words.split(), "--out", str(tmp_path)]) == 0
+    plain, peer, missing = json.loads((tmp_path / "quality.json").read_text())["sizes"]["64"]
+    assert (plain["name"], peer["name"]) == ("plain", "pyramid-attention") and 0 < peer["ssim"] < 1
+    assert missing == {"name": "faster-cache", "not_run": "the package magic is not installed"}
+    assert "| faster-cache | not run: the package magic is not installed |" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("steps", [1, 2, 10, 25])
@@ -73,8 +92,6 @@ def test_a_pipeline_around_a_unet(monkeypatch, name, tmp_path):
 
 def test_t_gate_as_published(monkeypatch):
     pytest.importorskip("tgate")
-    from lib_accel.cli.peers import PEERS
-
     monkeypatch.setitem(ARCHITECTURES, "tiny", TINY)
     pipeline = pipeline_around(build_unet("tiny", "diffusers"))
     run = pipeline_run(pipeline, 64, 2, 5, 7.0)
