@@ -71,6 +71,8 @@ def times(sides: dict[str, Side]) -> list[str]:
     warm_ups = [f"{side.name} {side.warm_up:.2f} s" for side in sides.values() if side.warm_up is not None]
     if warm_ups:
         lines.append(f"Not counted, to warm up: {', '.join(warm_ups)}.")
+    elif ratio is not None and any(side.warmed for side in sides.values()):
+        lines.append("The runs that warm up were stopped early.")
     elif ratio is not None:
         lines.append("Not warmed up: the first run of each is counted and may have waited for loading and for kernels to be chosen.")
     return lines

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+import weakref
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,20 +15,46 @@ from ..own_errors import in_words
 from . import job
 
 PLAIN, ACCELERATED = "plain", "accelerated"
+# On the host's processing object of a run: a `Run`.
+RUN = "accel_ab_run"
+# The host keeps encoded prompts in lists that all of its jobs share.
+CACHES = ("cached_c", "cached_uc", "cached_hr_c", "cached_hr_uc")
+
+
+class Run:
+    """One run, while it runs. cut: sampling of one of its batches was skipped or interrupted; the host forgets that at the next batch."""
+
+    def __init__(self, p: Any) -> None:
+        self._p = weakref.ref(p)
+        self.cut = False
+
+    def sampled(self, p: Any) -> None:
+        """A batch of ``p`` was sampled. Copies of a job take its run along; theirs is none of it."""
+        if self._p() is p:
+            self.cut |= bool(shared.state.skipped or shared.state.interrupted)
+
+
+def sampled(p: Any) -> None:
+    """A batch of the job ``p``, any job, was sampled."""
+    run = getattr(p, RUN, None)
+    if run is not None:
+        run.sampled(p)
 
 
 @dataclass
 class Side:
     """What the runs of one side came to.
 
-    seconds: of each counted run, the whole job. warm_up: seconds of the run that was not counted, None without one. done: the host's
-    result whose pictures are kept, None while there is none. partial: these are of a run that was interrupted or skipped. varies: a
-    later run made other pictures. failed: why a run failed, in words. account: Accel's line about the last run.
+    seconds: of each counted run, the whole job. warm_up: seconds of the run that was not counted, None without one. warmed: there was one,
+    finished or not. done: the host's result whose pictures are kept, None while there is none. partial: these are of a run that was
+    interrupted or skipped. varies: a later run made other pictures. failed: why a run failed, in words. account: Accel's line about the
+    run that made the pictures, or about a later one that made them again.
     """
 
     name: str
     seconds: list[float] = field(default_factory=list)
     warm_up: float | None = None
+    warmed: bool = False
     done: Any = None
     images: list[Any] = field(default_factory=list)
     infotexts: list[str] = field(default_factory=list)
@@ -36,13 +63,12 @@ class Side:
     failed: str | None = None
     account: str | None = None
 
-    def take(self, done: Any, complete: bool) -> None:
-        """A run ended with ``done``. complete: it ran to its end."""
-        first = getattr(done, "index_of_first_image", 0)
-        images, infotexts = list(done.images[first:]), list(done.infotexts[first:])
-        images = images[: len(infotexts)]  # The host may append masks, which have no PNG info.
+    def take(self, done: Any, images: list[Any], infotexts: list[str], complete: bool, account: str | None) -> None:
+        """A run ended with ``done``, whose pictures are ``images``. complete: it ran to its end."""
+        if complete or self.partial or not self.images:
+            self.account = account
         if images and (not self.images or (self.partial and complete)):
-            self.done, self.images, self.infotexts, self.partial = done, images, infotexts[: len(images)], not complete
+            self.done, self.images, self.infotexts, self.partial = done, images, infotexts, not complete
         elif complete and not self.partial:
             self.varies |= len(images) != len(self.images) or not all(map(_same, images, self.images))
 
@@ -71,19 +97,23 @@ def run_both(p: Any, repeats: int, warm_up: bool) -> dict[str, Side]:
         if side.failed:
             continue
         shared.state.job = f"{name}, run {number} out of {len(runs)}"
-        mine = job_for(p, name, keeps=not side.images)
+        mine = job_for(p, keeps=not side.images or side.partial)
+        run = Run(mine)
+        setattr(mine, RUN, run)
         began = time.perf_counter()
         try:
-            done = processing.process_images(mine)
+            with job.forced(name == ACCELERATED):
+                done = processing.process_images(mine)
         except Exception as error:
             errors.display(error, f"Accel A/B, {name}")
             side.failed = in_words(error)
             continue
         seconds = time.perf_counter() - began
-        complete = not (shared.state.interrupted or shared.state.skipped or shared.state.stopping_generation)
-        side.take(done, complete)
+        images, infotexts = pictures_of(done)
+        complete = not run.cut and len(images) >= len(mine.all_prompts)
         its_job = job.job_of(mine)
-        side.account = str(its_job.account) if its_job is not None else None
+        side.take(done, images, infotexts, complete, str(its_job.account) if its_job is not None else None)
+        side.warmed |= not counted
         if complete and counted:
             side.seconds.append(seconds)
         elif complete:
@@ -91,8 +121,19 @@ def run_both(p: Any, repeats: int, warm_up: bool) -> dict[str, Side]:
     return sides
 
 
-def job_for(p: Any, name: str, keeps: bool) -> Any:
-    """A copy of ``p`` for one run of the side ``name``. keeps: its pictures are saved as the host's options say, else not at all."""
+def pictures_of(done: Any) -> tuple[list[Any], list[str]]:
+    """The pictures of the host's result, and the PNG info of each: without grids, which come before them, and masks, which come among
+    them and have no PNG info."""
+    first = getattr(done, "index_of_first_image", 0)
+    images, infotexts = list(done.images[first:]), list(done.infotexts[first:])
+    # The option "enable_pnginfo" may be off: then all of them are without.
+    marked = [image for image in images if image.info.get("parameters")]
+    images = (marked if len(marked) >= len(infotexts) else images)[: len(infotexts)]
+    return images, infotexts[: len(images)]
+
+
+def job_for(p: Any, keeps: bool) -> Any:
+    """A copy of ``p`` for one run. keeps: its pictures are saved as the host's options say, else not at all."""
     mine = copy.copy(p)
     for shared_by_copies in ("extra_generation_params", "override_settings", "comments"):
         setattr(mine, shared_by_copies, dict(getattr(p, shared_by_copies, None) or {}))
@@ -101,7 +142,9 @@ def job_for(p: Any, name: str, keeps: bool) -> Any:
     mine.do_not_save_grid = True
     if not keeps:
         mine.do_not_save_samples = True
-    setattr(mine, job.AXES, {**(getattr(p, job.AXES, None) or {}), "enabled": name == ACCELERATED})
+    for name in CACHES:
+        if hasattr(mine, name):
+            setattr(mine, name, [None, None])
     return mine
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from ..families import FEW_STEP, family_of
@@ -23,6 +24,8 @@ JOB, AXES = "accel_job", "accel_axes"
 EDITS = "accel_prompt_edit"
 
 GROUP_NAMES = tuple(group.name for group in GROUPS if group.name)
+# Whether all jobs run with or without Accel, while a comparison runs them; None: as each is asked.
+_forced: bool | None = None
 LEAST = {"agents": "AgentAttention", "merging": "TokenMerging", "downsampling": "TokenDownsampling"}
 
 
@@ -73,13 +76,27 @@ class Job:
         return settings
 
 
+@contextmanager
+def forced(enabled: bool) -> Iterator[None]:
+    """Every job that begins meanwhile runs with Accel, or none does: also those that others run inside of them, which begin anew."""
+    global _forced
+    before, _forced = _forced, enabled
+    try:
+        yield
+    finally:
+        _forced = before
+
+
 def begin(p: Any, args: tuple) -> None:
     """A job starts with the script's ``args``: read them, and write our keys into its PNG info, or take them out."""
     setattr(p, JOB, None)
     write(p)
     own, complaint = user_presets.read()
     try:
-        given = given_by(args, getattr(p, AXES, None) or {}, own)
+        axes = dict(getattr(p, AXES, None) or {})
+        if _forced is not None:
+            axes["enabled"] = _forced
+        given = given_by(args, axes, own)
         enabled = KNOBS["enabled"].read(given.get("enabled", False))
     except SettingError as error:
         given, enabled = {"preset": f"refused: {error}"}, True

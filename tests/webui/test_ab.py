@@ -5,20 +5,8 @@ import json
 import gradio as gr
 import numpy as np
 import pytest
+from comparing import ON, compare
 from harness import PROJECT, pixels
-
-ON = {"enabled": True, "preset": "Custom", "auto": False, "merging.ratio": 0.6}
-
-
-def compare(host, repeats=1, warm_up=True, gain=4, tab="txt2img", accel=ON, **fields):
-    p = host.p(tab, accel, **fields)
-    script = host.script(tab, "Accel A/B")
-    args = list(p.script_args)
-    args[0] = p.scripts.selectable_scripts.index(script) + 1
-    args[script.args_from : script.args_to] = [repeats, warm_up, gain]
-    p.script_args = tuple(args)
-    host.shared.state.begin("job")
-    return p.scripts.run(p, *p.script_args)
 
 
 @pytest.fixture
@@ -28,7 +16,9 @@ def jobs(host, monkeypatch):
     run = host.processing.process_images
 
     def process_images(p):
-        started.append((p.accel_axes["enabled"], not getattr(p, "do_not_save_samples", False)))
+        from lib_accel.webui import job
+
+        started.append((job._forced, not getattr(p, "do_not_save_samples", False)))
         return run(p)
 
     monkeypatch.setattr(host.processing, "process_images", process_images)
@@ -124,25 +114,48 @@ def test_bad_values_of_the_script_cost_nothing(host):
     assert len(done.images) == 3
 
 
-@pytest.mark.parametrize(("at", "kept"), [(2, 1), (4, 2)])
-def test_an_interruption_keeps_what_was_drawn_and_counts_no_unfinished_run(host, monkeypatch, at, kept):
-    run, count = host.processing.process_images, []
+def test_a_skipped_first_run_is_replaced_by_a_finished_one_that_is_saved(host, monkeypatch, jobs):
+    once = []
+
+    def skip(state):
+        if len(jobs) == 1 and not once:
+            once.append(state.skip())
+
+    whole = pixels(host.job())
+    jobs.clear()
+    host.callbacks.on_cfg_denoiser(lambda params: skip(host.shared.state))
+    done = compare(host, repeats=1)
+    assert jobs == [(False, True), (True, True), (True, False), (False, True)]
+    assert np.array_equal(pixels(done)[1], whole[0]) and "stopped early" not in done.comments
+
+
+def test_masks_among_the_pictures_are_not_compared(host, monkeypatch):
+    """The host puts a picture's mask right behind it, without PNG info."""
+    run = host.processing.process_images
 
     def process_images(p):
-        count.append(p)
-        if len(count) == at:
-            host.callbacks.on_cfg_denoiser(lambda params: host.shared.state.interrupt())
-        return run(p)
+        done = run(p)
+        done.images = [image for picture in done.images for image in (picture, picture.convert("L").convert("RGB"))]
+        for mask in done.images[1::2]:
+            mask.info.clear()
+        return done
 
     monkeypatch.setattr(host.processing, "process_images", process_images)
-    done = compare(host, repeats=3)
-    assert len(count) == at
-    assert len(done.images) >= kept and len(done.images) == len(done.infotexts)
-    if at == 2:
-        assert "accelerated: stopped early; its picture is unfinished" in done.comments or len(done.images) == 1
-        assert "Ratio" not in done.comments
-    else:
-        assert "stopped early" not in done.comments
+    done = compare(host, batch_size=2)
+    assert len(done.images) == len(done.infotexts) == 1 + 2 + 2
+    assert "Picture 2: PSNR" in done.comments and "identical" not in done.comments
+
+
+def test_prompts_are_encoded_in_every_run(host, monkeypatch):
+    """They belong to the time of a job; the host keeps them for the next one in lists that all jobs share."""
+    seen = []
+    run = host.processing.process_images
+    p = host.p("txt2img", ON)
+    p.cached_c = ["of the last job", 1]
+    script = host.script("txt2img", "Accel A/B")
+    monkeypatch.setattr(host.processing, "process_images", lambda mine: (seen.append(mine.cached_c), run(mine))[1])
+    script.run(p, 1, False, 4)
+    assert seen == [[None, None], [None, None]] and seen[0] is not seen[1] and p.cached_c[1] == 1
 
 
 @pytest.mark.parametrize(("breaks", "left"), [(True, "plain"), (False, "accelerated")])
@@ -150,8 +163,10 @@ def test_a_side_that_fails_is_told_and_the_other_one_is_kept(host, monkeypatch, 
     run, count = host.processing.process_images, []
 
     def process_images(p):
+        from lib_accel.webui import job
+
         count.append(p)
-        if p.accel_axes["enabled"] is breaks:
+        if job._forced is breaks:
             raise RuntimeError("out of memory")
         return run(p)
 

@@ -4,33 +4,10 @@ import copy
 
 import pytest
 from harness import same
+from inner import detail
 
 ON = {"enabled": True, "preset": "Custom", "auto": False, "merging.ratio": 0.4}
 DONE = "merging on 3 of 7 layers for 5 of 5 steps"
-
-
-def detail(host, kept=(), **fields):
-    """Inner jobs' results, as they come. kept: titles of the scripts that take part in them."""
-    results = []
-
-    def inner(p):
-        if getattr(p, "is_inner", False):
-            return
-        p.scripts.postprocess(copy.copy(p), host.processing.Processed(p, [], []))
-        q = host.p("img2img", seed=9, **fields)
-        q.is_inner = True
-        # As ADetailer: the same dictionary.
-        q.extra_generation_params = p.extra_generation_params
-        q.scripts = copy.copy(p.scripts)
-        q.scripts.alwayson_scripts = [s for s in p.scripts.alwayson_scripts if s.title() in kept]
-        q.script_args = copy.copy(p.script_args)
-        results.append(host.processing.process_images(q))
-        again = copy.copy(p)
-        p.scripts.before_process(again)
-        p.scripts.process(again)
-
-    host.module("Neighbour").Neighbour.inner = staticmethod(inner)
-    return results
 
 
 @pytest.mark.parametrize("count", [1, 2])

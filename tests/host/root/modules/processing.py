@@ -153,7 +153,7 @@ def process_images_inner(p):
         p.init()
         for n in range(p.n_iter):
             shared.state.skipped = False
-            if shared.state.interrupted:
+            if shared.state.interrupted or shared.state.stopping_generation:
                 break
             p.iteration = n
             batch = slice(n * p.batch_size, (n + 1) * p.batch_size)
@@ -177,8 +177,9 @@ def process_images_inner(p):
                 holder = PostprocessImageArgs(Image.fromarray(pixels.numpy()))
                 p.scripts.postprocess_image(p, holder)
                 p.scripts.postprocess_image_after_composite(p, holder)
-                images.append(holder.image)
                 infotexts.append(create_infotext(p, i))
+                holder.image.info["parameters"] = infotexts[-1]
+                images.append(holder.image)
     processed = Processed(p, images, infotexts)
     p.scripts.postprocess(p, processed)
     if errors.reports and not p.scripts.tolerant:
