@@ -36,6 +36,10 @@ def main(argv: list[str] | None = None) -> int:
     for name in args.suites:
         if name not in known:
             parser.error(f"SUITE is {name!r}; it must be one of {', '.join(known)}.")
+    rows = {row["name"] for path in SUITES.glob("*.json") for row in json.loads(path.read_text(encoding="utf-8"))["rows"]}
+    for name in args.rows or ():
+        if name not in rows:
+            parser.error(f"ROW is {name!r}; --list shows them.")
     failed = 0
     for name in args.suites or (known if args.list else parser.error("which SUITE? --list shows them")):
         failed += run(name, json.loads((SUITES / f"{name}.json").read_text(encoding="utf-8")), args)
@@ -79,6 +83,8 @@ def run_row(row: dict[str, Any], results: Path) -> str | None:
         return (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
     if row["command"] == "quality":
         keep_quality(row["name"], results)
+    path = results / f"{row['name']}.json"
+    path.write_text(json.dumps({"command": shown(row), **json.loads(path.read_text(encoding="utf-8"))}, indent=1) + "\n", encoding="utf-8")
     return None
 
 
@@ -115,13 +121,17 @@ def report(suite: dict[str, Any], results: Path, failures: dict[str, str]) -> st
     parts = [f"# {suite['title']}"]
     for row in suite["rows"]:
         path = results / f"{row['name']}.json"
-        parts.append(f"## {row['name']}\n\n```\n{shown(row)}\n```")
+        result = json.loads(path.read_text(encoding="utf-8")) if path.is_file() and row["name"] not in failures else {}
+        ran = result.get("command", shown(row))
+        parts.append(f"## {row['name']}\n\n```\n{ran}\n```")
         if row["name"] in failures:
             parts.append(f"Not run: {failures[row['name']]}.")
-        elif not path.is_file():
+        elif not result:
             parts.append("Not run yet.")
         else:
-            parts.append(table_of(row, json.loads(path.read_text(encoding="utf-8"))))
+            if ran != shown(row):
+                parts.append(f"The suite's row is now: `{shown(row)}`.")
+            parts.append(table_of(row, result))
             parts += [f"![The first pictures of {row['name']}]({grid.name})" for grid in sorted(results.glob(f"{row['name']}-grid-*.png"))]
     for plot in suite.get("plots", ()):
         why = plots.draw(plot["kind"], [results / f"{name}.json" for name in plot["rows"]], results / plot["file"])

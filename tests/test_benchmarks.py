@@ -106,6 +106,30 @@ def test_the_runner_runs_rows_and_reports_those_that_fail(tmp_path, monkeypatch,
     assert capsys.readouterr().out.count("python -m lib_accel bench") == 2
 
 
+def test_a_table_has_the_command_that_made_it(tmp_path, monkeypatch, capsys):
+    def suite(arguments):
+        row = {"name": "row", "minutes": 1, "command": "bench", "arguments": arguments}
+        (tmp_path / "it.json").write_text(json.dumps({"title": "It", "rows": [row]}))
+
+    def run(command, **given):
+        Path(command[command.index("--json") + 1]).write_text(json.dumps(result([timed("plain", 1)])))
+        return run_suite.subprocess.CompletedProcess(command, 0, stderr="")
+
+    monkeypatch.setattr(run_suite, "SUITES", tmp_path)
+    monkeypatch.setattr(run_suite.subprocess, "run", run)
+    results = tmp_path / "results"
+    suite("--runs 1")
+    assert run_suite.main(["it", "--results", str(results)]) == 0
+    suite("--runs 5")
+    assert run_suite.main(["it", "--report-only", "--results", str(results)]) == 0
+    report = (results / "it.md").read_text()
+    assert "```\npython -m lib_accel bench --runs 1\n```" in report
+    assert "The suite's row is now: `python -m lib_accel bench --runs 5`." in report
+    with pytest.raises(SystemExit):
+        run_suite.main(["it", "--rows", "rwo"])
+    assert "ROW is 'rwo'" in capsys.readouterr().err
+
+
 def test_a_package_that_cannot_be_installed_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(run_suite, "PACKAGES", tmp_path)
     row = {"name": "it", "command": "bench", "arguments": "", "needs": ["no such package ==1"]}

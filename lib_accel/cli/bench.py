@@ -155,7 +155,8 @@ def _measure(args: argparse.Namespace, model: Any, variants: list[Variant], size
             row["steps"] = composer.seconds_by_step.get(row["variant"], [])
         if shape is not None:
             # Relative to plain; None where they cannot be counted.
-            row["macs"] = macs_of_pass(shape, size, batch, variant, args.steps if args.whole else 1, args.whole and args.guidance > 1)
+            guided = args.whole and args.guidance > 1
+            row["macs"] = macs_of_pass(shape, size, batch, variant, args.steps if args.whole else 1, guided, args.device)
     return rows
 
 

@@ -7,7 +7,7 @@ belongs to it. What is assumed is that two steps of a kind take the same time.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -19,6 +19,7 @@ from ..layout import Layout
 from ..macs import count_macs
 from ..methods import GuidanceSkip, TGate
 from ..schedule import first_step
+from ..thresholds import thresholds_for
 from .inputs import UNetInputs
 from .limits import LIMITS
 from .measuring import timed
@@ -62,16 +63,17 @@ def kinds_of(variant: Variant, steps: int) -> list[Kind]:
 
 
 def _kinds_between(first: int, end: int, guided: Sequence[bool]) -> list[Kind]:
-    """Steps ``first`` to ``end``, where nothing else begins or ends: the guided ones and the others. Of the guided ones that is run which
-    another follows that is not."""
-    others = [step for step in range(first, end) if not guided[step]]
-    if len(others) == end - first:
-        return [Kind(first, len(others))]
-    before = next((step for step in range(first, end) if guided[step] and not all(guided[step : step + 2])), None)
+    """Steps ``first`` to ``end``, where nothing else begins or ends: the guided ones and the others. Where there are both, a guided one is
+    run with the other that follows it; where none follows, every step is one of its own."""
+    count = sum(guided[first:end])
+    if count in (0, end - first):
+        # A direction that is kept from the next step on is this part's last step's.
+        leads = count and end < len(guided) and not guided[end]
+        return [Kind(end - 1 if leads else first, end - first)]
+    before = next((step for step in range(first, end - 1) if guided[step] and not guided[step + 1]), None)
     if before is None:
-        return [Kind(first, end - first)]
-    kinds = [Kind(before, end - first - len(others)), Kind(before + 1, len(others))]
-    return kinds if others else kinds[:1]
+        return [Kind(step, 1) for step in range(first, end)]
+    return [Kind(before, count), Kind(before + 1, end - first - count)]
 
 
 def edges_of(methods: Iterable[Any], steps: int) -> tuple[list[int], bool]:
@@ -111,18 +113,21 @@ class Composer:
         return total
 
 
-def macs_of_pass(unet: nn.Module, size: int, batch: int, variant: Variant, steps: int, guided: bool) -> float | None:
+def macs_of_pass(unet: nn.Module, size: int, batch: int, variant: Variant, steps: int, guided: bool, device: str = "cpu") -> float | None:
     """Multiply-adds of the U-Net calls of a whole pass under ``variant``, relative to a plain one.
 
-    unet: on the meta device, where nothing is computed. None for what cannot be counted there (what a step costs depends on values).
+    unet: on the meta device, where nothing is computed; what ``auto`` decides, it decides for ``device``. None for what cannot be counted
+    there (what a step costs depends on values).
     """
+    if variant.auto:
+        variant = replace(variant, auto=thresholds_for(torch.device(device))[0])
     inputs = UNetInputs(unet, size, batch, torch.float32, "meta")
     plain = count_macs(unet, partial(inputs, unet)).total
     total = 0
     try:
         with variant.on(unet) as accelerator:
             for kind in kinds_of(variant, steps):
-                if accelerator is not None:
+                if accelerator is not None and variant.at is None:
                     accelerator.step(kind.step, steps, Layout.guided(batch) if guided else None)
                 timestep = torch.tensor(LAST_TIMESTEP * (1 - kind.step / steps))
                 total += kind.count * count_macs(unet, partial(inputs, unet, timestep=timestep)).total

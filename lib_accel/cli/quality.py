@@ -12,7 +12,9 @@ import numpy as np
 from PIL import Image
 
 from .. import sample
+from ..families import FAMILIES, family_of
 from ..presets import PRESETS, preset
+from ..sites import find_unet
 from .alternatives import ALTERNATIVES, Fewer, Ngms, parse_alternative
 from .drawing import add_pass_arguments, check_pass, open_for_drawing
 from .errors import CommandError
@@ -58,10 +60,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    variants = _variants(args)
+    _variants(args)
     pipeline, what = open_for_drawing(args)
+    family = family_of(find_unet(pipeline), args.steps)
+    variants = _variants(args, family)
     prompts = args.prompt or sample_prompts(args.count, args.seed)
     print(f"Model: {what}. {len(prompts)} prompts, {len(variants)} variants, {args.steps} steps, guidance {args.guidance:g}.", flush=True)
+    print(f"Presets for {family}.", flush=True)
     args.out.mkdir(parents=True, exist_ok=True)
     keys = ("steps", "guidance", "seed", "size", "auto", "workers")
     result: dict[str, Any] = {
@@ -74,7 +79,8 @@ def run(args: argparse.Namespace) -> int:
     for size in args.size:
         drawings, not_run = draw(pipeline, variants, prompts, size, args)
         # The checker knows the sample model's world only, and random weights show nothing.
-        rows = compare(drawings, prompts, pipeline.vae, judged=args.model is None and sample.has_weights())
+        judged = args.model is None and sample.has_weights() and all(map(_is_of_its_world, prompts))
+        rows = compare(drawings, prompts, pipeline.vae, judged)
         shown = [*rows, *({"name": name, "not_run": why} for name, why in not_run.items())]
         result["sizes"][str(size)] = shown
         print(f"\n{size}x{size}\n\n{table(shown)}", flush=True)
@@ -91,8 +97,16 @@ def sample_prompts(count: int, seed: int) -> list[str]:
     return held_out_prompts(count, seed)
 
 
-def _variants(args: argparse.Namespace) -> list[Variant]:
-    """Check the arguments; the variants, plain first. CommandError or SettingError."""
+def _is_of_its_world(prompt: str) -> bool:
+    """Whether the sample model's checker can read what the prompt asks for."""
+    from ..sample import captions
+
+    wanted = captions.parse(prompt)
+    return bool(wanted.items or wanted.background)
+
+
+def _variants(args: argparse.Namespace, family: str = FAMILIES[0]) -> list[Variant]:
+    """Check the arguments; the variants, plain first, with presets for ``family``. CommandError or SettingError."""
     check_pass(args, args.size, count=10000, workers=64)
     auto = False if args.auto == "off" else None
     variants = [Variant("plain")]
@@ -100,10 +114,10 @@ def _variants(args: argparse.Namespace) -> list[Variant]:
         if name not in METHODS:
             raise CommandError(f"--method is {name!r}; it must be one of {', '.join(METHODS)}.")
         variants.append(Variant(name, (METHODS[name](),), auto=auto))
-    variants += [Variant(name.lower(), preset(name), auto=auto) for name in args.preset]
+    variants += [Variant(name.lower(), preset(name, family), auto=auto) for name in args.preset]
     for text in args.variants:
         alternative = parse_alternative(text)
-        variant = parse_variant(text) if alternative is None else Variant(text, (alternative,))
+        variant = parse_variant(text, family) if alternative is None else Variant(text, (alternative,))
         if variant.name == "plain" or variant.peer in LIMITS or variant.at is not None:
             raise CommandError(f"--variants holds {variant.name!r}; here it takes presets, methods and peers, for a whole pass.")
         variants.append(replace(variant, auto=auto))

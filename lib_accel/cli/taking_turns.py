@@ -28,11 +28,12 @@ class Drawn(NamedTuple):
 
 
 class _Work(NamedTuple):
-    """What a process needs to draw."""
+    """What a process needs to draw. warm: the sizes at which it has drawn."""
 
     pipeline: Any
     variants: list[Variant]
     args: argparse.Namespace
+    warm: set[int]
 
 
 # The work of this process, when it is one of several.
@@ -50,7 +51,7 @@ def draw(
     """
     tasks = [(index, prompt, size) for index, prompt in enumerate(prompts)]
     if args.workers == 1:
-        work = _Work(pipeline, variants, args)
+        work = _Work(pipeline, variants, args, set())
         return _gathered((draw_one(work, *task) for task in tasks), variants, len(prompts), size)
     threads = max(1, torch.get_num_threads() // args.workers)
     spawn = multiprocessing.get_context("spawn")  # A forked child of a process that has used threads or a GPU hangs.
@@ -61,13 +62,22 @@ def draw(
 def draw_one(work: _Work, index: int, prompt: str, size: int) -> dict[str, Drawn | str]:
     """One prompt with every variant, or why a peer does not run.
 
-    Every other prompt goes backwards, since whoever goes first may find the processor cool.
+    Before a size's first prompt each is drawn in two steps, uncounted. Every other prompt goes backwards, since whoever goes first may find
+    the processor cool.
     """
-    pipeline, variants, args = work
+    if size not in work.warm:
+        work.warm.add(size)
+        _draw_each(work, prompt, size, work.args.seed, range(len(work.variants)), most=2)
+    order = range(len(work.variants))
+    return _draw_each(work, prompt, size, work.args.seed + index, order if index % 2 else reversed(order))
+
+
+def _draw_each(work: _Work, prompt: str, size: int, seed: int, order: Iterable[int], most: int | None = None) -> dict[str, Drawn | str]:
     drawn: dict[str, Drawn | str] = {}
-    for variant in variants if index % 2 else reversed(variants):
+    for variant in (work.variants[index] for index in order):
+        steps = next((m.steps(work.args.steps) for m in variant.methods if isinstance(m, Fewer)), work.args.steps)
         try:
-            drawn[variant.name] = _draw(pipeline, variant, prompt, size, args, args.seed + index)
+            drawn[variant.name] = _draw(work, variant, prompt, size, seed, min(steps, most or steps))
         except Exception as error:
             if variant.peer is None:
                 raise
@@ -75,13 +85,12 @@ def draw_one(work: _Work, index: int, prompt: str, size: int) -> dict[str, Drawn
     return drawn
 
 
-def _draw(pipeline: Any, variant: Variant, prompt: str, size: int, args: argparse.Namespace, seed: int) -> Drawn:
+def _draw(work: _Work, variant: Variant, prompt: str, size: int, seed: int, steps: int) -> Drawn:
     images: list = []
-    steps = next((m.steps(args.steps) for m in variant.methods if isinstance(m, Fewer)), args.steps)
-    settings = {"num_inference_steps": steps, "guidance_scale": args.guidance, "width": size, "height": size}
+    settings = {"num_inference_steps": steps, "guidance_scale": work.args.guidance, "width": size, "height": size}
     settings["generator"] = torch.Generator().manual_seed(seed)
-    with variant.on(pipeline) as accelerator:
-        run = getattr(pipeline, "stands_in", pipeline)  # A peer may bring its own loop.
+    with variant.on(work.pipeline) as accelerator:
+        run = getattr(work.pipeline, "stands_in", work.pipeline)  # A peer may bring its own loop.
         seconds = timed(lambda: images.extend(run(prompt, **settings).images))
     return Drawn(np.array(images[0].convert("RGB")), seconds, "" if accelerator is None else str(accelerator.report()))
 
@@ -106,7 +115,7 @@ def _gathered(
 def _begin(variants: list[Variant], args: argparse.Namespace, threads: int) -> None:
     global _mine
     torch.set_num_threads(threads)
-    _mine = _Work(open_for_drawing(args)[0], variants, args)
+    _mine = _Work(open_for_drawing(args)[0], variants, args, set())
 
 
 def _draw_mine(task: tuple[int, str, int]) -> dict[str, Drawn | str]:

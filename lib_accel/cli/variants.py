@@ -20,6 +20,7 @@ from ..accelerator import Accelerator
 from ..api import accelerated
 from ..families import FAMILIES
 from ..presets import PRESETS, preset
+from ..thresholds import Thresholds
 from .errors import CommandError
 from .peers import PEERS
 from .probes import PROBES
@@ -40,14 +41,15 @@ POSITIONS = 1000
 class Variant:
     """methods: settings objects, empty for ``plain`` and for peers. at: fraction of the pass at which a single call stands, or None.
 
-    auto: whether methods act only where this machine's table says that they pay, or wherever their settings say; None: as Accel decides.
+    auto: whether methods act only where this machine's table (or this one) says that they pay, or wherever their settings say; None: as
+    Accel decides.
     """
 
     name: str
     methods: tuple[Any, ...] = ()
     peer: str | None = None
     at: float | None = None
-    auto: bool | None = False
+    auto: bool | Thresholds | None = False
 
     @contextmanager
     def on(self, model: Any) -> Iterator[Accelerator | None]:

@@ -1,6 +1,8 @@
 """Generations composed from timed steps: what kinds a pass has, how they are counted, and that a composed pass runs those alone."""
 
 import json
+from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from lib_accel.cli.architectures import ARCHITECTURES, Architecture, Transformer
 from lib_accel.cli.composing import Composer, Kind, kinds_of, macs_of_pass
 from lib_accel.cli.main import main
 from lib_accel.cli.variants import Variant, parse_variant
+from lib_accel.schedule import first_step
 
 TINY = Architecture((32, 64), (1, 0), None, 4, 24)
 
@@ -52,6 +55,24 @@ def test_kinds_of_steps(variant, steps, kinds):
     found = kinds_of(variant, steps)
     assert [(kind.step, kind.count) for kind in found] == kinds
     assert sum(kind.count for kind in found) == steps
+
+
+def test_every_step_is_counted_as_what_it_is():
+    """A pass of one method in a window and a kept direction: as many guided and unguided steps in and outside of it as it has."""
+    checked = 0
+    for steps in (8, 20, 25):
+        for after in (0.04, 0.2, 0.4, 0.5, 0.8):
+            for every in (2, 3, 4, 7):
+                for window in ((0, 0.5), (0.3, 0.6), (0.5, 1), (0.12, 0.9)):
+                    guidance, merging = GuidanceSkip(when="after", after=after, reuse=True, every=every), TokenMerging(window=window)
+                    guided = guidance.guided_steps(steps)
+                    merged = [first_step(window[0], steps) <= step < first_step(window[1], steps) for step in range(steps)]
+                    counted = Counter()
+                    for kind in kinds_of(of(guidance, merging), steps):
+                        counted[guided[kind.step], merged[kind.step]] += kind.count
+                    assert counted == Counter(zip(guided, merged, strict=True)), (steps, after, every, window)
+                    checked += 1
+    assert checked == 240
 
 
 def test_a_composed_pass_runs_a_step_of_each_kind_and_counts_it_as_often_as_it_occurs(monkeypatch):
@@ -125,6 +146,18 @@ def test_multiply_adds_of_a_pass(name):
     gated, unguided = share(of(TGate(gate=0.4))), share(of(GuidanceSkip(when="after", after=0.4)))
     assert gated < unguided == pytest.approx(0.7)
     assert share(of(GuidanceSkip())) is None
+
+
+def test_multiply_adds_are_of_the_place_and_the_table_that_are_timed():
+    unet = build_unet("tiny", "diffusers", device="meta")
+
+    def share(text, size=64, **more):
+        return macs_of_pass(unet, size, 2, replace(parse_variant(text), **more), 1, False)
+
+    late = "merging:ratio=0.5,window=0.4-1"
+    assert share(late) == 1 and share(late + "@0.6") == share("merging:ratio=0.5") < 1
+    # A processor's table, though nothing is computed: 1024 tokens are enough for it.
+    assert share("merging:ratio=0.5", auto=True) == 1 and share("merging:ratio=0.5", size=256, auto=True) < 1
 
 
 def test_kinds_are_in_the_order_in_which_they_are_run():

@@ -67,6 +67,34 @@ def test_processes_side_by_side_draw_the_same(tmp_path):
         assert alone["account"].rpartition(" in ")[0] == together["account"].rpartition(" in ")[0]  # but for the seconds
 
 
+def test_presets_are_those_for_the_model_and_its_steps(tmp_path, capsys):
+    words = f"--size 64 --count 1 --preset balanced --method --variants fast --out {tmp_path}"
+    assert main(["quality", *words.split(), "--steps", "4"]) == 0
+    accounts = [row["account"] for row in json.loads((tmp_path / "quality.json").read_text())["sizes"]["64"][1:]]
+    assert "Presets for few-step." in capsys.readouterr().out
+    assert len(accounts) == 2 and all("TokenDownsampling" in account and "GuidanceSkip" not in account for account in accounts)
+
+
+def test_every_variant_is_drawn_once_uncounted_before_a_size(tmp_path, monkeypatch):
+    from lib_accel.cli import taking_turns
+
+    drawn = []
+    draw = taking_turns._draw
+    monkeypatch.setattr(taking_turns, "_draw", lambda *given: (drawn.append((given[1].name, given[3], given[5])), draw(*given))[1])
+    words = f"--size 64 72 --count 2 --steps 3 --preset fast --method --out {tmp_path}"
+    assert main(["quality", *words.split()]) == 0
+    of_a_size = [("plain", 2), ("fast", 2), ("fast", 3), ("plain", 3), ("plain", 3), ("fast", 3)]
+    assert drawn == [(name, size, steps) for size in (64, 72) for name, steps in of_a_size]
+
+
+def test_what_the_checker_cannot_read_is_not_judged(tmp_path):
+    words = ["--size", "64", "--steps", "1", "--preset", "--method", "--out", str(tmp_path), "--prompt"]
+    for prompt, judged in (("hello world", False), ("a red circle", True)):
+        assert main(["quality", *words, prompt]) == 0
+        (plain,) = json.loads((tmp_path / "quality.json").read_text())["sizes"]["64"]
+        assert ("shown" in plain) is judged
+
+
 def test_variants_are_those_of_bench(tmp_path):
     words = f"--size 64 --steps 4 --count 1 --preset --method --variants merging:ratio=0.3+tgate:gate=0.5 --out {tmp_path}"
     assert main(["quality", *words.split()]) == 0
