@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch.nn.functional as F
@@ -54,4 +55,10 @@ def tomesd_merging(model: Any) -> Iterator[None]:
         tomesd.remove_patch(target)
 
 
-PEERS = {"tomesd": tomesd_merging, "published-tgate": published_tgate, **STEP_CACHES, **LIMITS}
+PEERS = {
+    "tomesd": tomesd_merging,
+    "published-tgate": published_tgate,
+    "published-tgate-self": partial(published_tgate, with_self=True),
+    **STEP_CACHES,
+    **LIMITS,
+}

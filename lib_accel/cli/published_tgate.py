@@ -11,14 +11,18 @@ from ..schedule import first_step
 from .errors import CommandError
 
 GATE = 0.4
+# What it takes if nothing is said: until the gate self-attention is run every fifth step only, but for the first two.
+WITH_SELF = {"sp_interval": 5, "fi_interval": 1, "warm_up": 2}
+WITHOUT_SELF = {"sp_interval": 1, "fi_interval": 1, "warm_up": 0}
 LOADERS = {"StableDiffusionPipeline": "TgateSDLoader", "StableDiffusionXLPipeline": "TgateSDXLLoader"}
 # What it leaves on attention layers.
 LEFT = ("forward", "cache")
 
 
 @contextmanager
-def published_tgate(model: Any) -> Iterator[None]:
-    """T-GATE as published (Liu et al., arXiv 2404.02747), gate at 0.4 of the steps, self-attention never cached.
+def published_tgate(model: Any, with_self: bool = False) -> Iterator[None]:
+    """T-GATE as published (Liu et al., arXiv 2404.02747), gate at 0.4 of the steps. with_self: self-attention is cached too, as it does by
+    default; else cross-attention alone.
 
     CommandError for what is no Stable Diffusion pipeline; whatever importing or running it raises goes its way.
     """
@@ -30,7 +34,7 @@ def published_tgate(model: Any) -> Iterator[None]:
     layers = [module for name, module in model.unet.named_modules() if name.endswith(("attn1", "attn2"))]
     before = [{name: vars(layer)[name] for name in LEFT if name in vars(layer)} for layer in layers]
     getattr(tgate, loader)(model)
-    model.stands_in = partial(_run, model)
+    model.stands_in = partial(_run, model, WITH_SELF if with_self else WITHOUT_SELF)
     try:
         yield
     finally:
@@ -41,7 +45,6 @@ def published_tgate(model: Any) -> Iterator[None]:
             vars(layer).update(own)
 
 
-def _run(pipeline: Any, *args: Any, num_inference_steps: int, **given: Any) -> Any:
+def _run(pipeline: Any, intervals: dict[str, int], *args: Any, num_inference_steps: int, **given: Any) -> Any:
     gate = max(1, first_step(GATE, num_inference_steps))
-    intervals = {"sp_interval": 1, "fi_interval": 1, "warm_up": 0}
     return pipeline.tgate(*args, gate_step=gate, **intervals, num_inference_steps=num_inference_steps, **given)

@@ -90,7 +90,8 @@ def test_a_pipeline_around_a_unet(monkeypatch, name, tmp_path):
     assert "no guidance for 2 of 4 steps, 2 evaluations saved" in gated["account"]
 
 
-def test_t_gate_as_published(monkeypatch):
+@pytest.mark.parametrize("name", ["published-tgate", "published-tgate-self"])
+def test_t_gate_as_published(monkeypatch, name):
     pytest.importorskip("tgate")
     monkeypatch.setitem(ARCHITECTURES, "tiny", TINY)
     pipeline = pipeline_around(build_unet("tiny", "diffusers"))
@@ -101,7 +102,7 @@ def test_t_gate_as_published(monkeypatch):
     with torch.no_grad():
         plain = run(None)
         rows.clear()
-        with PEERS["published-tgate"](pipeline):
+        with PEERS[name](pipeline):
             assert not torch.equal(run(None), plain)
         assert rows == [2, 2, 1, 1, 1]
         assert fingerprint(pipeline.unet) == before
