@@ -8,11 +8,13 @@ import statistics
 from typing import Any
 
 import numpy as np
-from modules import images
+from modules import errors, images
 from PIL import Image
 
 from ..cli.fidelity import detail_ratio, tone_shift
 from ..cli.pictures import FONT_SIZE, Distance, distance, labelled_grid
+from ..own_errors import in_words
+from . import host
 from .ab_runs import ACCELERATED, PLAIN, Side
 
 KEY = "Accel A/B"
@@ -166,7 +168,13 @@ def _stacked(pictures: list[Image.Image]) -> Image.Image:
 
 
 def _save(sheet: Image.Image, info: str, p: Any, whole: Any, opts: Any) -> None:
-    if not getattr(opts, "grid_save", False):
-        return
-    prompt, seed = (next(iter(getattr(whole, name, None) or [None]), None) for name in ("all_prompts", "all_seeds"))
-    images.save_image(sheet, p.outpath_grids, "accel_ab", extension=opts.grid_format, prompt=prompt, seed=seed, info=info, grid=True, p=p)
+    with host.overridden(p):
+        if not getattr(opts, "grid_save", False):
+            return
+        prompt, seed = (next(iter(getattr(whole, name, None) or [None]), None) for name in ("all_prompts", "all_seeds"))
+        kind = opts.grid_format
+        try:
+            images.save_image(sheet, p.outpath_grids, "accel_ab", extension=kind, prompt=prompt, seed=seed, info=info, grid=True, p=p)
+        except Exception as error:
+            errors.display(error, KEY)
+            whole.comments += f"\nThe sheet could not be saved: {in_words(error)}."

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import time
-import weakref
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,33 +11,11 @@ import numpy as np
 from modules import errors, processing, shared
 
 from ..own_errors import in_words
-from . import job
+from . import job, started
 
 PLAIN, ACCELERATED = "plain", "accelerated"
-# On the host's processing object of a run: a `Run`.
-RUN = "accel_ab_run"
 # The host keeps encoded prompts in lists that all of its jobs share.
 CACHES = ("cached_c", "cached_uc", "cached_hr_c", "cached_hr_uc")
-
-
-class Run:
-    """One run, while it runs. cut: sampling of one of its batches was skipped or interrupted; the host forgets that at the next batch."""
-
-    def __init__(self, p: Any) -> None:
-        self._p = weakref.ref(p)
-        self.cut = False
-
-    def sampled(self, p: Any) -> None:
-        """A batch of ``p`` was sampled. Copies of a job take its run along; theirs is none of it."""
-        if self._p() is p:
-            self.cut |= bool(shared.state.skipped or shared.state.interrupted)
-
-
-def sampled(p: Any) -> None:
-    """A batch of the job ``p``, any job, was sampled."""
-    run = getattr(p, RUN, None)
-    if run is not None:
-        run.sampled(p)
 
 
 @dataclass
@@ -98,8 +75,7 @@ def run_both(p: Any, repeats: int, warm_up: bool) -> dict[str, Side]:
             continue
         shared.state.job = f"{name}, run {number} out of {len(runs)}"
         mine = job_for(p, keeps=not side.images or side.partial)
-        run = Run(mine)
-        setattr(mine, RUN, run)
+        run = started.begin(mine)
         began = time.perf_counter()
         try:
             with job.forced(name == ACCELERATED):
@@ -109,7 +85,7 @@ def run_both(p: Any, repeats: int, warm_up: bool) -> dict[str, Side]:
             side.failed = in_words(error)
             continue
         seconds = time.perf_counter() - began
-        images, infotexts = pictures_of(done)
+        images, infotexts = started.pictures_of(done)
         complete = not run.cut and len(images) >= len(mine.all_prompts)
         its_job = job.job_of(mine)
         side.take(done, images, infotexts, complete, str(its_job.account) if its_job is not None else None)
@@ -119,17 +95,6 @@ def run_both(p: Any, repeats: int, warm_up: bool) -> dict[str, Side]:
         elif complete:
             side.warm_up = seconds
     return sides
-
-
-def pictures_of(done: Any) -> tuple[list[Any], list[str]]:
-    """The pictures of the host's result, and the PNG info of each: without grids, which come before them, and masks, which come among
-    them and have no PNG info."""
-    first = getattr(done, "index_of_first_image", 0)
-    images, infotexts = list(done.images[first:]), list(done.infotexts[first:])
-    # The option "enable_pnginfo" may be off: then all of them are without.
-    marked = [image for image in images if image.info.get("parameters")]
-    images = (marked if len(marked) >= len(infotexts) else images)[: len(infotexts)]
-    return images, infotexts[: len(images)]
 
 
 def job_for(p: Any, keeps: bool) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from modules import devices, shared
@@ -52,6 +54,21 @@ def loaded_unet() -> Any:
 def option(name: str, default: Any) -> Any:
     """An option of the host; ``default`` where this version has none or has not listed it yet."""
     return getattr(shared.opts, name, default)
+
+
+@contextmanager
+def overridden(p: Any) -> Iterator[None]:
+    """The options that the job ``p`` brings with it are in force, as while the host runs it; models stay as they are loaded."""
+    own = {key: value for key, value in (getattr(p, "override_settings", None) or {}).items() if not key.startswith("sd_")}
+    data = shared.opts.data
+    before = {key: data[key] for key in own if key in data}
+    data.update(own)
+    try:
+        yield
+    finally:
+        for key in own:
+            data.pop(key, None)
+        data.update(before)
 
 
 def device() -> Any:

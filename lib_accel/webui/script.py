@@ -10,7 +10,7 @@ from modules import errors
 
 from ..own_errors import strict
 from ..passes import FIRST, HIRES
-from . import ab_runs, job, ui
+from . import job, started, ui
 from .session import SESSION
 
 # Since 1.10. Older hosts tell of a pass by two other moments.
@@ -86,14 +86,14 @@ class AccelScript(scripts.Script):
         @_carefully
         def post_sample(self, p: Any, ps: Any, *args: Any) -> None:
             SESSION.close(p)
-            ab_runs.sampled(p)
+            started.sampled(p)
 
     else:
 
         @_carefully
         def postprocess_batch(self, p: Any, *args: Any, **kwargs: Any) -> None:
             SESSION.close(p)
-            ab_runs.sampled(p)
+            started.sampled(p)
 
     @_carefully
     def _before_png_info(self, p: Any, picture: Any, *args: Any) -> None:

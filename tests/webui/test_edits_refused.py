@@ -33,6 +33,8 @@ REFUSED = [
     ({**SWAP, "threshold": float("nan")}, {}, "Blend threshold is nan"),
     ({**SWAP, "x": "Colour"}, {}, "X axis is 'Colour'"),
     (SWAP, {"token_merging_ratio": 0.5}, "own token merging is on"),
+    (SWAP, {"override_settings": {"token_merging_ratio": 0.5}}, "own token merging is on"),
+    (SWAP, {"firstpass_image": "a picture of the gallery"}, "cannot upscale a picture of the gallery"),
 ]
 
 
@@ -40,8 +42,10 @@ REFUSED = [
 def test_what_cannot_be_drawn_is_refused_before_anything_is(host, jobs, settings, fields, sentence):
     from lib_accel.webui.prompt_edit import host_text  # noqa: F401 - the host has to be there
 
-    if "token_merging_ratio" in fields:
-        host.processing.StableDiffusionProcessing.get_token_merging_ratio = lambda self, for_hr=False: self.token_merging_ratio
+    if "token_merging_ratio" in str(fields):
+        host.processing.StableDiffusionProcessing.get_token_merging_ratio = lambda self, for_hr=False: (
+            self.token_merging_ratio or host.shared.opts.token_merging_ratio
+        )
     with pytest.raises(SettingError, match=sentence):
         draw(host, settings, **fields)
     assert jobs == []

@@ -19,6 +19,8 @@ from .checking import Edits
 from .controls import CROSS, SELF, TITLE
 from .grid import Cell
 
+OTHERS = f"{TITLE}: nothing edited, the prompts are others than the edits were made for (another extension changes them)"
+
 
 class EditedBatch:
     """See the module. heat: word -> [pictures, h, w], of the first pass, when it is over."""
@@ -33,28 +35,37 @@ class EditedBatch:
         self._size: tuple[int, int] | None = None
         self._latents: tuple[torch.Tensor, torch.Tensor] | None = None
         self._denoiser: Any = None
+        self._crop = (0, 0)
 
     # -- before a pass -------------------------------------------------------------------------------------------------------
 
     def pad(self, p: Any) -> None:
-        """The host is about to encode the prompts: to the same length."""
+        """The host is about to encode the prompts: to the same length, in every batch, since the source is in every one."""
+        all_of_them = [stream.text for stream in self.edits.streams]
         for name in ("prompts", "hr_prompts"):
             prompts = getattr(p, name, None)
             if prompts:
-                setattr(p, name, host_text.padded(list(prompts), p.sd_model))
+                setattr(p, name, host_text.padded([*prompts, *all_of_them], p.sd_model)[: len(prompts)])
 
     def methods(self, p: Any, place: str) -> tuple[tuple[Any, ...], str | None]:
         """What the pass ``place`` runs, and why it is nothing (a clause), if so."""
-        self._place, self._accelerator = place, None
+        self._place, self._accelerator, self._crop = place, None, hires_crop(p)
         prompts = (getattr(p, "hr_prompts", None) if place == HIRES else None) or p.prompts
         if len(prompts) != 1 + len(self.cells):
             return (), f"{TITLE}: nothing edited, the batch has {len(prompts)} pictures and not {1 + len(self.cells)}"
         try:
             self._streams = [host_text.tokens_of(p.sd_model, prompt) for prompt in prompts]
+            if not self._are_edited(prompts):
+                return (), OTHERS
             return self._method(self._streams, place)
         except SettingError:
             # Not the error: it names words, and an account holds no prompt.
-            return (), f"{TITLE}: nothing edited, the prompts are others than the edits were made for (another extension changes them)"
+            return (), OTHERS
+
+    def _are_edited(self, prompts: Sequence[str]) -> bool:
+        """Whether the prompts differ from the source's where the edits do."""
+        asked = [self.edits.prompts[cell.line] != self.edits.source for cell in self.cells]
+        return all(prompt != prompts[0] for prompt, differs in zip(prompts[1:], asked) if differs)
 
     def _method(self, streams: Sequence[PromptTokens], place: str) -> tuple[tuple[Any, ...], str | None]:
         s = self.edits.settings
@@ -125,7 +136,7 @@ class EditedBatch:
     def _masks_now(self, size: tuple[int, int]) -> dict[int, torch.Tensor]:
         """Edited picture -> [H, W] for latents of ``size``: of this first pass, or kept from it."""
         if self._place == HIRES:
-            return {image: F.interpolate(mask[None, None].float(), size)[0, 0] for image, mask in self._masks.items()}
+            return {image: enlarged(mask, size, self._crop) for image, mask in self._masks.items()}
         runner = self._runner()
         return {} if runner is None else runner.masks(size)
 
@@ -145,6 +156,19 @@ class EditedBatch:
         words = [word for word in self.edits.heat_words() if any(stream.has(word) for stream in self._streams)]
         if words:
             self.heat = accelerator.heat_maps(words)
+
+
+def hires_crop(p: Any) -> tuple[int, int]:
+    """Rows and columns of the enlarged latents that the host cuts away for the hires pass, when it is of another shape."""
+    return tuple(int(getattr(p, name, 0) or 0) for name in ("truncate_y", "truncate_x"))
+
+
+def enlarged(mask: torch.Tensor, size: tuple[int, int], crop: tuple[int, int]) -> torch.Tensor:
+    """A mask [h, w] of the first pass on the latents [H, W] of the hires pass, cut in the middle as the host cuts those."""
+    height, width = size[0] + crop[0], size[1] + crop[1]
+    whole = F.interpolate(mask[None, None].float(), (height, width))[0, 0]
+    top, left = crop[0] // 2, crop[1] // 2
+    return whole[top : top + size[0], left : left + size[1]]
 
 
 def _blend(x: torch.Tensor, masks: dict[int, torch.Tensor]) -> torch.Tensor:

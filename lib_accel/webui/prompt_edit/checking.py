@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ...prompt_edit import Edit, LocalBlend, PromptTokens, mix
@@ -20,12 +20,14 @@ EXAMPLES = "a whole new prompt; cat -> dog; + a red hat; smiling*1.8"
 
 @dataclass(frozen=True)
 class Edits:
-    """What is edited. source: the prompt. prompts: the edited one of every line, as the host is given it."""
+    """What is edited. source: the prompt. prompts: the edited one of every line, as the host is given it. streams: the tokens of the
+    source and of every line's prompt."""
 
     settings: Settings
     source: str
     lines: tuple[Line, ...]
     prompts: tuple[str, ...]
+    streams: tuple[PromptTokens, ...] = ()
 
     def edit_of(self, cell: Cell) -> Edit:
         """The edit of a cell, for `mix`."""
@@ -53,7 +55,8 @@ def prepared(p: Any, args: tuple) -> tuple[Edits, Plan]:
     lines = parse_lines(settings["edits"])
     if not lines:
         raise SettingError(f"{TITLE} has no edit; write one per line, such as {EXAMPLES.replace('; ', ' | ')}.")
-    _check_job(p)
+    with host.overridden(p):
+        _check_job(p)
     for name in ("cross_layers", "self_layers"):
         Layers(f"{TITLE}: {controls.CONTROLS[name].label}", settings[name])
     values.windows(f"{TITLE}: {controls.CROSS}", settings["cross"])
@@ -61,8 +64,7 @@ def prepared(p: Any, args: tuple) -> tuple[Edits, Plan]:
     source = host_text.without_comments(p.prompt)
     edits = Edits(settings, source, tuple(lines), tuple(_prompt(line, source) for line in lines))
     plan = grid.plan(settings, lines, max(1, int(p.n_iter)) * max(1, int(p.batch_size)))
-    _check_words(p, edits, plan)
-    return edits, plan
+    return replace(edits, streams=_check_words(p, edits, plan)), plan
 
 
 def stream_of(sd_model: Any, prompt: str, styles: Any = None) -> PromptTokens:
@@ -78,8 +80,11 @@ def _check_job(p: Any) -> None:
     """What concerns no prompt."""
     if not isinstance(p.prompt, str):
         raise SettingError(f"{TITLE} edits one prompt; prompt is a list of {len(p.prompt)}.")
-    if len(getattr(p, "init_images", None) or ()) > 1:
+    # The Batch tab gives the same picture as often as a batch has pictures.
+    if len({id(picture) for picture in getattr(p, "init_images", None) or ()}) > 1:
         raise SettingError(f"{TITLE} starts from one picture; there are {len(p.init_images)}.")
+    if getattr(p, "firstpass_image", None) is not None:
+        raise SettingError(f"{TITLE} draws anew and cannot upscale a picture of the gallery; choose Script: None for that.")
     own = getattr(p, "hr_prompt", None)
     if getattr(p, "enable_hr", False) and own and own != p.prompt:
         raise SettingError(f"{TITLE} needs an empty Hires prompt: the hires pass goes by the edited prompts.")
@@ -90,7 +95,8 @@ def _check_job(p: Any) -> None:
         obstacle = host.TOKEN_MERGING
     if obstacle:
         raise SettingError(f"{TITLE} can change nothing, {obstacle.removeprefix('off: ')}.")
-    if not host.has_blocks(host.unet_of(p)):
+    other = "sd_model_checkpoint" in (getattr(p, "override_settings", None) or {})
+    if not other and not host.has_blocks(host.unet_of(p)):
         raise SettingError(f"{TITLE} can change nothing: this model has no transformer blocks of a kind that it knows.")
 
 
@@ -107,8 +113,8 @@ def _prompt(line: Line, source: str) -> str:
     return f"{prompt} {' '.join(tags)}"
 
 
-def _check_words(p: Any, edits: Edits, plan: Plan) -> None:
-    """Align everything once, as the passes will."""
+def _check_words(p: Any, edits: Edits, plan: Plan) -> tuple[PromptTokens, ...]:
+    """Align everything once, as the passes will. The tokens of the source and of every line's prompt."""
     source = stream_of(p.sd_model, edits.source, p_styles(p))
     streams = [
         _of_line(line, lambda prompt=prompt: stream_of(p.sd_model, prompt, p_styles(p))) for line, prompt in zip(edits.lines, edits.prompts)
@@ -131,6 +137,7 @@ def _check_words(p: Any, edits: Edits, plan: Plan) -> None:
         _find_each(given, streams)
         _find_each(blend.subtract, [source, *streams])
     _find_each(edits.heat_words(), [source, *streams])
+    return source, *streams
 
 
 def _check_windows(edits: Edits, plan: Plan, streams: Sequence[PromptTokens]) -> None:

@@ -12,9 +12,9 @@ from modules import errors, images, processing, shared
 
 from ...job_settings import Settings
 from ...own_errors import in_words
-from .. import host, job
+from .. import host, job, started
 from ..account import Account
-from . import controls
+from . import controls, values
 from .batch import EditedBatch
 from .checking import Edits
 from .grid import Cell, Plan
@@ -26,13 +26,16 @@ NO_PART = "Accel took no part in the jobs, so nothing was edited: its script has
 
 @dataclass
 class Picture:
-    """One finished picture. seconds: its share of its batch's time. heat: word -> its map [h, w]. like: the host's lists for it."""
+    """One picture. seconds: its share of its batch's time. heat: word -> its map [h, w]. like: the host's lists for it. place: in its
+    batch. partial: its sampling was skipped or interrupted."""
 
     image: Any
     infotext: str
     seconds: float
     heat: dict[Any, Any] = field(default_factory=dict)
     like: dict[str, Any] = field(default_factory=dict)
+    place: int = 0
+    partial: bool = False
 
 
 @dataclass
@@ -58,6 +61,7 @@ def draw(p: Any, edits: Edits, plan: Plan) -> Drawn:
         batch, mine = EditedBatch(edits, cells), job_for(p, edits, plan, cells)
         if any(cell.control for cell in cells):
             setattr(mine, job.EDITS, batch)
+        run = started.begin(mine)
         began = time.perf_counter()
         try:
             done = processing.process_images(mine)
@@ -68,10 +72,9 @@ def draw(p: Any, edits: Edits, plan: Plan) -> Drawn:
             drawn.notes.append(f"Batch {number} of {len(batches)} failed and ended it: {in_words(error)}.")
             break
         seconds = (time.perf_counter() - began) / (1 + len(cells))
-        saves = host.option("samples_save", False) and not getattr(p, "do_not_save_samples", False)
-        new = _take(drawn, mine, batch, done, seconds, edits)
-        for picture in new if saves else ():
-            _save(mine, picture)
+        new = _take(drawn, mine, batch, done, seconds, edits, run.cut)
+        if not getattr(p, "do_not_save_samples", False):
+            _save(mine, new, drawn)
     missing = len(plan.cells()) - len(drawn.cells)
     if missing and drawn.cells:
         drawn.notes.append(f"Ended early: {missing} of {len(plan.cells())} pictures were not drawn.")
@@ -91,6 +94,10 @@ def job_for(p: Any, edits: Edits, plan: Plan, cells: Sequence[Cell]) -> Any:
     mine.subseed = [int(getattr(p, "subseed", 0) or 0) + (number if plan.seeds is None else 0)] * count
     mine.prompt = [edits.source, *(edits.prompts[cell.line] for cell in cells)]
     mine.batch_size, mine.n_iter = count, 1
+    if getattr(mine, "hr_prompt", None):
+        mine.hr_prompt = ""  # It is the source, for all pictures; the hires pass goes by their own prompts.
+    if getattr(mine, "init_images", None):
+        mine.init_images = list(mine.init_images[:1])
     # Pictures are saved here: the host would save each source as often as it is drawn.
     mine.do_not_save_grid = mine.do_not_save_samples = True
     told = [{}, *(controls.to_infotext(settings_of(edits, cell), edits.source, False) if cell.control else {} for cell in cells)]
@@ -103,11 +110,18 @@ def settings_of(edits: Edits, cell: Cell) -> controls.Settings:
     """The settings with which the script draws this cell alone."""
     line = edits.lines[cell.line]
     own = {"edits": line.weighing(cell.weights_on(line.weights)), "cross": cell.cross, "self": cell.self_, "threshold": cell.threshold}
+    if edits.streams:
+        # Words of other lines are in no prompt of this one, and would be refused.
+        source, stream = edits.streams[0], edits.streams[1 + cell.line]
+        own["cross"] = values.windows_left(cell.cross, stream.has)
+        own["blend"] = values.blend_words_left(edits.settings["blend"], stream.has)
+        for name in ("subtract", "heat"):
+            own[name] = ", ".join(word for word in values.words(edits.settings[name]) if source.has(word) or stream.has(word))
     return {**edits.settings, **own}
 
 
-def _take(drawn: Drawn, mine: Any, batch: EditedBatch, done: Any, seconds: float, edits: Edits) -> list[Picture]:
-    """Keep what a job made. The pictures that are new, without sources that nobody wants."""
+def _take(drawn: Drawn, mine: Any, batch: EditedBatch, done: Any, seconds: float, edits: Edits, cut: bool) -> list[Picture]:
+    """Keep what a job made. cut: its sampling was skipped or interrupted. The pictures that are new, without sources that nobody wants."""
     its_job = job.job_of(mine)
     if its_job is None and getattr(mine, job.EDITS, None) is not None:
         drawn.notes += [NO_PART] if NO_PART not in drawn.notes else []
@@ -118,21 +132,20 @@ def _take(drawn: Drawn, mine: Any, batch: EditedBatch, done: Any, seconds: float
     own = str(its_job.account) if its_job is not None else ""
     told = [line for line in str(getattr(done, "comments", "")).splitlines() if line.strip() and line != own]
     drawn.notes += [line for line in told if line not in drawn.notes]
-    if shared.state.interrupted and drawn.cells:
+    if cut and shared.state.interrupted and drawn.cells:
         return []
-    if shared.state.interrupted or shared.state.skipped:
+    if cut:
         drawn.notes.append("A batch was stopped early; its pictures are unfinished.")
     drawn.done = done
-    first = getattr(done, "index_of_first_image", 0)
     new = []
-    # The host may append masks, which have no PNG info.
-    for place, (image, text) in enumerate(list(zip(done.images[first:], done.infotexts[first:]))[: 1 + len(batch.cells)]):
+    for place, (image, text) in enumerate(list(zip(*started.pictures_of(done)))[: 1 + len(batch.cells)]):
         like = {name: (getattr(done, name, None) or [None] * (place + 1))[place] for name in LISTS}
         heat = {word: maps[place] for word, maps in batch.heat.items() if place < len(maps) and bool(maps[place].any())}
-        picture = Picture(image, text, seconds, heat, like)
+        picture = Picture(image, text, seconds, heat, like, place, cut)
+        earlier = drawn.sources.get(batch.cells[0].seed)
         if place > 0:
             drawn.cells[batch.cells[place - 1]] = picture
-        elif batch.cells[0].seed in drawn.sources:
+        elif earlier is not None and (cut or not earlier.partial):
             continue
         else:
             drawn.sources[batch.cells[0].seed] = picture
@@ -141,8 +154,19 @@ def _take(drawn: Drawn, mine: Any, batch: EditedBatch, done: Any, seconds: float
     return new
 
 
-def _save(mine: Any, picture: Picture) -> None:
-    """As the host saves the pictures of a job."""
-    like, kind = picture.like, host.option("samples_format", "png")
-    names = {"seed": like["all_seeds"], "prompt": like["all_prompts"], "extension": kind}
-    images.save_image(picture.image, mine.outpath_samples, "", **names, info=picture.infotext, p=mine)
+def _save(mine: Any, pictures: Sequence[Picture], drawn: Drawn) -> None:
+    """As the host saves the pictures of a job. One that cannot be saved is told, and shown all the same."""
+    with host.overridden(mine):
+        if not host.option("samples_save", False):
+            return
+        for picture in pictures:
+            if picture.partial and not host.option("save_incomplete_images", False):
+                continue
+            like, kind = picture.like, host.option("samples_format", "png")
+            names = {"seed": like["all_seeds"], "prompt": like["all_prompts"], "extension": kind}
+            mine.batch_index = picture.place
+            try:
+                images.save_image(picture.image, mine.outpath_samples, "", **names, info=picture.infotext, p=mine)
+            except Exception as error:
+                errors.display(error, controls.TITLE)
+                drawn.notes.append(f"A picture could not be saved: {in_words(error)}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Callable
 from typing import Any
 
 from ...prompt_edit import window_of, windows_of
@@ -43,10 +44,23 @@ def windows(name: str, text: Any) -> Any:
         found = _BY_WORD.fullmatch(part)
         if found is None:
             raise SettingError(f"{name} has {part!r}; it must be {HOW}, and behind ; windows of words, as in 0.8; lion 0.4.")
-        by_word[found[1].rstrip(":").strip()] = window(name, found[2])
+        by_word[_word_of(part)] = window(name, found[2])
     value = by_word[DEFAULT] if list(by_word) == [DEFAULT] else by_word
     windows_of(name, value)
     return value
+
+
+def windows_left(text: str, has: Callable[[str], bool]) -> str:
+    """``text``, good windows as they are typed, without those of words that ``has`` does not know."""
+    parts = [part.strip() for part in text.split(";") if part.strip()]
+    known = [part for place, part in enumerate(parts) if (place == 0 and _WINDOW.fullmatch(part)) or has(_word_of(part))]
+    # Without a number in front, words without a window have the whole pass.
+    return "; ".join(known) or "1"
+
+
+def _word_of(part: str) -> str:
+    found = _BY_WORD.fullmatch(part)
+    return found[1].rstrip(":").strip() if found else ""
 
 
 def number(name: str, text: Any, low: float | None = None, high: float | None = None) -> float:
@@ -92,6 +106,13 @@ def blend_words(name: str, text: Any) -> tuple[tuple[str, ...], tuple[str, ...]]
     if edited and not source:
         raise SettingError(f"{name} is {str(text)!r}; words of the source must stand before the colon.")
     return source, edited
+
+
+def blend_words_left(text: str, has: Callable[[str], bool]) -> str:
+    """``text``, good blend words as they are typed, without those of the edited prompts that ``has`` does not know."""
+    source, colon, edited = text.partition(":")
+    left = ", ".join(filter(has, words(edited)))
+    return f"{source.strip()} : {left}" if colon and left else source.strip()
 
 
 def split(text: Any) -> list[str]:
