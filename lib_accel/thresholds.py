@@ -91,21 +91,24 @@ def read_own(device: torch.device) -> tuple[dict[str, int] | None, str | None]:
     """This machine's calibration for ``device``; or None, with a sentence when there is one that does not fit."""
     path = own_path()
     try:
-        text = path.read_text()
+        text = path.read_bytes()
     except FileNotFoundError:
         return None, None
     except OSError as error:
         return None, f"the calibration {path} was ignored: {error.strerror}"
     try:
-        data = json.loads(text)
+        data = json.loads(text.decode("utf-8"))
         version = data["version"]
         table = data["devices"].get(device_name(device))
         if version != VERSION:
             return None, f"the calibration {path} was ignored: it is of version {version!r}, not {VERSION}"
         if table is None:
             return None, f"the calibration {path} was ignored: it was made on another device"
-        return {str(method): int(tokens) for method, tokens in table.items()}, None
-    except (ValueError, TypeError, KeyError, AttributeError):
+        least = {str(method): int(tokens) for method, tokens in table.items()}
+        if any(tokens < 0 for tokens in least.values()):
+            raise ValueError("a number of tokens below 0")
+        return least, None
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return None, f"the calibration {path} was ignored: it is damaged; run `python -m lib_accel calibrate` again"
 
 
@@ -115,13 +118,13 @@ def write_own(device: torch.device, table: Mapping[str, int]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     devices: dict[str, Any] = {}
     try:
-        before = json.loads(path.read_text())
+        before = json.loads(path.read_bytes().decode("utf-8"))
         if before.get("version") == VERSION:
             devices = dict(before["devices"])
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
         pass
     devices[device_name(device)] = dict(table)
     part = path.with_suffix(f".{os.getpid()}.part")
-    part.write_text(json.dumps({"version": VERSION, "torch": torch.__version__, "devices": devices}, indent=1) + "\n")
+    part.write_text(json.dumps({"version": VERSION, "torch": torch.__version__, "devices": devices}, indent=1) + "\n", encoding="utf-8")
     part.replace(path)
     return path

@@ -13,11 +13,12 @@ class Stopwatch:
     def __init__(self) -> None:
         self._seconds = 0.0
         self._begin: float | torch.cuda.Event | None = None
+        self._device: torch.device | None = None
         self._spans: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
     def start(self, device: torch.device) -> None:
         if device.type == "cuda":
-            self._begin = torch.cuda.Event(enable_timing=True)
+            self._device, self._begin = device, torch.cuda.Event(enable_timing=True)
             self._begin.record(torch.cuda.current_stream(device))
         else:
             self._begin = time.perf_counter()
@@ -29,7 +30,8 @@ class Stopwatch:
             self._seconds += time.perf_counter() - begin
         elif begin is not None:
             end = torch.cuda.Event(enable_timing=True)
-            end.record()
+            # Not the current device's stream: the model may be on another GPU.
+            end.record(torch.cuda.current_stream(self._device))
             self._spans.append((begin, end))
 
     def seconds(self) -> float:

@@ -91,10 +91,14 @@ def test_a_calibration_is_kept_per_device_and_used():
         ('{"version": 1, "devices": {"x": {}}}', "another device"),
         ('{"version": 99, "devices": {}}', "version 99"),
         ('{"version": 1, "devices": {"CPU": {"TokenMerging": "many"}}}', "damaged"),
+        ('{"version": 1, "devices": {"CPU": {"TokenMerging": -5}}}', "damaged"),
+        ('{"version": 1, "devices": {"CPU": {"TokenMerging": Infinity}}}', "damaged"),
+        ("[" * 100_000, "damaged"),
+        (b"\xff\xfe\0{", "damaged"),
     ],
 )
 def test_a_calibration_that_does_not_fit_is_ignored_with_a_sentence(content, word):
-    own_path().write_text(content.replace("CPU", module.device_name(CPU)))
+    own_path().write_bytes(content if isinstance(content, bytes) else content.replace("CPU", module.device_name(CPU)).encode())
     unet = ldm_unet()
     with accelerated(unet, TokenMerging(), auto=True) as accelerator:
         call(unet)

@@ -37,7 +37,14 @@ def why_few_steps(p: Any) -> str | None:
     prompts = getattr(p, "all_prompts", None) or p.prompt
     prompts = [prompts] if isinstance(prompts, str) else prompts
     loras = {name for prompt in prompts or () for name in loras_in(str(prompt))}
-    return few_step_sign(p.steps, [checkpoint_name(p)], str(p.sampler_name or ""), p.cfg_scale, sorted(loras))
+    steps = None if takes_steps_as_it_likes(p) else p.steps
+    return few_step_sign(steps, [checkpoint_name(p)], str(p.sampler_name or ""), p.cfg_scale, sorted(loras))
+
+
+def takes_steps_as_it_likes(p: Any) -> bool:
+    """Whether the sampler of the pass at hand does not go by the number of steps: DPM adaptive makes them as long as it can."""
+    name = (getattr(p, "hr_sampler_name", None) if getattr(p, "is_hr_pass", False) else None) or getattr(p, "sampler_name", None)
+    return "adaptive" in str(name or "").lower()
 
 
 def _loaded_model() -> Any:

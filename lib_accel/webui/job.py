@@ -23,6 +23,9 @@ JOB, AXES = "accel_job", "accel_axes"
 # Set by the script Prompt-to-Prompt on its own jobs: a `prompt_edit.batch.EditedBatch`.
 EDITS = "accel_prompt_edit"
 
+# How our lines begin.
+OURS = ("Accel ", "Accel: ")
+
 GROUP_NAMES = tuple(group.name for group in GROUPS if group.name)
 # Whether all jobs run with or without Accel, while a comparison runs them; None: as each is asked.
 _forced: bool | None = None
@@ -91,6 +94,7 @@ def begin(p: Any, args: tuple) -> None:
     """A job starts with the script's ``args``: read them, and write our keys into its PNG info, or take them out."""
     setattr(p, JOB, None)
     write(p)
+    _take_lines(p)
     own, complaint = user_presets.read()
     try:
         axes = dict(getattr(p, AXES, None) or {})
@@ -120,6 +124,20 @@ def write(p: Any) -> None:
         p.extra_generation_params.update(to_infotext(job.settings))
     if job is not None and job.line is not None:
         p.extra_generation_params[REPORT_KEY] = job.line
+
+
+def leave_line(p: Any) -> None:
+    """The job is over: leave its line where the host looks when a script (loopback, SD upscale) makes a result of its own."""
+    comments, job = getattr(p, "comments", None), job_of(p)
+    if isinstance(comments, dict) and job is not None:
+        comments[str(job.account)] = 1
+
+
+def _take_lines(p: Any) -> None:
+    """Take the lines of earlier jobs out of there: several share one dictionary."""
+    comments = getattr(p, "comments", None)
+    for text in [text for text in comments if str(text).startswith(OURS)] if isinstance(comments, dict) else ():
+        del comments[text]
 
 
 def job_of(p: Any) -> Job | None:

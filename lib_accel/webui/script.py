@@ -55,7 +55,7 @@ class AccelScript(scripts.Script):
 
     @_carefully
     def before_process(self, p: Any, *args: Any) -> None:
-        SESSION.sweep()
+        SESSION.sweep(by=p)
 
     @_carefully
     def process(self, p: Any, *args: Any) -> None:
@@ -67,7 +67,7 @@ class AccelScript(scripts.Script):
         if mine is not None and mine.edits is not None:
             mine.edits.pad(p)
         if not EVERY_SAMPLING:
-            SESSION.open(p, FIRST)
+            SESSION.open(p, FIRST, has_sampler=False)
 
     if EVERY_SAMPLING:
 
@@ -111,3 +111,4 @@ class AccelScript(scripts.Script):
         if mine is not None:
             SESSION.close(p)
             processed.comments = "\n".join(text for text in (getattr(processed, "comments", ""), str(mine.account)) if text.strip())
+            job.leave_line(p)

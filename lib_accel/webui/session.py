@@ -12,15 +12,18 @@ from typing import Any
 
 from ..accelerator import Accelerator
 from ..job_settings import Settings
-from ..methods import TGate
+from ..methods import GuidanceSkip, TGate
 from ..own_errors import in_words, strict
 from ..passes import methods_for
-from ..sites import UnsupportedModelError
+from ..sites import UnsupportedModelError, held_unet, is_compiled
 from ..thresholds import Thresholds
 from . import host, neighbours
 from .job import LEAST, Job, family_for, job_of, write
 from .steps import OF_ROWS, Steps
 from .unguided import shield_from_host
+
+INSIDE = "ended early: another job was run inside"
+NO_FIXED_STEPS = "guidance is kept in every step: this sampler takes as many as it likes"
 
 
 @dataclass
@@ -47,15 +50,17 @@ class Session:
 
     # -- a job -------------------------------------------------------------------------------------------------------------
 
-    def sweep(self) -> None:
-        """Take out whatever an earlier job left, however it ended."""
+    def sweep(self, by: Any = None) -> None:
+        """Take out whatever an earlier job left, however it ended. by: the job that begins; if another's pass is open, that is told."""
+        if self._open is not None and by is not None and self._open.job.p is not by:
+            self._open.job.account.note(self._open.place, INSIDE)
         self._close()
         for accelerator in list(self._made):
             accelerator.remove()
         self._made.clear()
 
-    def open(self, p: Any, place: str) -> None:
-        """A pass of ``p`` is about to be sampled."""
+    def open(self, p: Any, place: str, has_sampler: bool = True) -> None:
+        """A pass of ``p`` is about to be sampled. has_sampler: its sampler is made already; else ``p`` may still have an earlier one."""
         self._close()
         job = job_of(p)
         if job is None or not (job.accelerates or job.edits):
@@ -63,7 +68,8 @@ class Session:
         self._open = now = OpenPass(job, place)
         try:
             self._attach(now, p)
-            self._watch(now, getattr(getattr(p, "sampler", None), "model_wrap_cfg", None))
+            if has_sampler:
+                self._watch(now, getattr(getattr(p, "sampler", None), "model_wrap_cfg", None))
         except Exception as error:
             self._give_up(error)
 
@@ -87,7 +93,7 @@ class Session:
             p = now.job.p
             denoiser = getattr(params, "denoiser", None) or getattr(getattr(p, "sampler", None), "model_wrap_cfg", None)
             if p is None or denoiser is None or denoiser.p is not p:
-                now.job.account.note(now.place, "ended early: another job was run inside")
+                now.job.account.note(now.place, INSIDE)
                 self._close()
                 return
             if not now.watched:
@@ -135,6 +141,9 @@ class Session:
         if not host.has_blocks(now.unet):
             account.note(now.place, "0 of 0 layers: this model has no transformer blocks that Accel knows")
             return
+        if is_compiled(now.unet) or hasattr(held_unet(p.sd_model), "_orig_mod"):
+            account.note(now.place, "everything stood down: the U-Net is compiled")
+            return
         settings = now.job.settings_for(family_for(p))
         methods, *whys = methods_for(settings, now.place, getattr(p, "cfg_scale", None)) if now.job.accelerates else ((), None)
         if now.job.edits is not None:
@@ -143,6 +152,9 @@ class Session:
         if host.merges_tokens(p) and not all(isinstance(method, OF_ROWS) for method in methods):
             methods = tuple(method for method in methods if isinstance(method, OF_ROWS))
             whys.append(f"methods on tokens off: {host.TOKEN_MERGING}")
+        if host.takes_steps_as_it_likes(p):
+            methods, before = _without_places(methods), methods
+            whys.append(NO_FIXED_STEPS if methods != before else None)
         for why in filter(None, whys):
             account.note(now.place, why)
         if not methods:
@@ -204,6 +216,12 @@ class Session:
             if now.job.edits is not None:
                 now.job.edits.end(accelerator, now.place)
             report = accelerator.report()
+        except Exception as error:
+            # Whoever closes a pass may be about to open the next one.
+            now.job.account.note(now.place, f"its account was lost to an error: {in_words(error)}")
+            if strict():
+                raise
+            return
         finally:
             accelerator.remove()
         if report.as_dict()["unet_calls"]:
@@ -226,6 +244,12 @@ class Session:
                 now.job.account.note(now.place, f"everything stood down after an error: {in_words(error)}")
         if strict():
             raise error
+
+
+def _without_places(methods: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The methods without what begins at a part of the steps: no gate, and guidance skipped at scale 1 alone."""
+    kept = [method for method in methods if not isinstance(method, TGate)]
+    return tuple(replace(m, after=1.0) if isinstance(m, GuidanceSkip) and m.when == "after" else m for m in kept)
 
 
 def _thresholds(settings: Settings) -> Thresholds | bool:

@@ -22,6 +22,7 @@ KINDS = {
     "and": {"prompt": "a red star AND a blue ring :0.6", "batch_size": 2},
     "heun": {"sampler_name": "Heun"},
     "ddim": {"sampler_name": "DDIM"},
+    "adaptive": {"sampler_name": "DPM adaptive", "cfg_scale": 7, "steps": 20},
     "odd": {"width": 136, "height": 72},
 }
 
@@ -52,6 +53,13 @@ def test_off_is_exact_before_and_after_a_job_that_is_on(webui, without, kind):
     off, told = webui.job(**KINDS[kind])
     assert np.array_equal(off, without[kind])
     assert "Accel" not in told
+
+
+def test_a_sampler_of_no_fixed_length(webui):
+    """It takes more evaluations than steps, so nothing begins at a part of them."""
+    told = webui.job({"enabled": True, "preset": "Balanced", "auto": False}, **KINDS["adaptive"])[1]
+    assert "guidance is kept in every step: this sampler takes as many as it likes" in told and "evaluations saved" not in told
+    assert "merging on" in told and "few-step" not in told
 
 
 def test_arguments_as_the_host_lists_them(webui):

@@ -10,6 +10,8 @@ from modules import shared
 SAMPLERS = {
     "Euler": lambda n: [1] * n,
     "Euler a": lambda n: [1] * n,
+    # In the host as many as it likes.
+    "DPM adaptive": lambda n: [1] * n,
     "LCM": lambda n: [1] * n,
     "Heun": lambda n: [2] * (n - 1) + [1],
     "DDIM": lambda n: [1] * (n - 1),
