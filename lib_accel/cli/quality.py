@@ -141,6 +141,7 @@ def compare(drawings: dict[str, list[Drawn]], prompts: list[str], autoencoder: A
         pictures = [drawn.picture for drawn in drawing]
         apart = [distance(Image.fromarray(p), Image.fromarray(r)) for p, r in zip(pictures, plain)]
         tones = [fidelity.tone_shift(p, r) for p, r in zip(pictures, plain)]
+        features = None if not enough else reference if name == "plain" else fidelity.features(autoencoder, pictures)
         ratios = [base.seconds / drawn.seconds for base, drawn in zip(drawings["plain"], drawing)]
         row: dict[str, Any] = {
             "name": name,
@@ -150,7 +151,7 @@ def compare(drawings: dict[str, list[Drawn]], prompts: list[str], autoencoder: A
             "luminance_shift": statistics.fmean(tone[0] for tone in tones),
             "saturation_shift": statistics.fmean(tone[1] for tone in tones),
             "detail": statistics.fmean(fidelity.detail_ratio(p, r) for p, r in zip(pictures, plain)),
-            "fd": fidelity.frechet_distance(fidelity.features(autoencoder, pictures), reference) if enough else None,
+            "fd": None if reference is None else fidelity.frechet_distance(features, reference),
             "seconds": statistics.median(drawn.seconds for drawn in drawing),
             "ratio": statistics.median(ratios),
             "account": drawing[-1].account,
