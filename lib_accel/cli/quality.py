@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    _variants(args)
+    _variants(args)  # What is wrong is told before the model is opened.
     pipeline, what = open_for_drawing(args)
     family = family_of(find_unet(pipeline), args.steps)
     variants = _variants(args, family)

@@ -8,13 +8,12 @@ import statistics
 from typing import Any
 
 import numpy as np
-from modules import errors, images
+from modules import images
 from PIL import Image
 
 from ..cli.fidelity import detail_ratio, tone_shift
 from ..cli.pictures import FONT_SIZE, Distance, distance, labelled_grid
-from ..own_errors import in_words
-from . import host
+from . import started
 from .ab_runs import ACCELERATED, PLAIN, Side
 
 KEY = "Accel A/B"
@@ -49,7 +48,10 @@ def result(p: Any, sides: dict[str, Side], settings: dict[str, Any], complaints:
         whole.images.insert(0, sheet)
         whole.infotexts.insert(0, info)
         whole.index_of_first_image = 1
-        _save(sheet, info, p, whole, opts)
+        prompt, seed = (next(iter(getattr(whole, name)), None) for name in ("all_prompts", "all_seeds"))
+        complaint = started.save_sheet(p, KEY, sheet, "accel_ab", info, prompt, seed)
+        if complaint:
+            whole.comments += f"\n{complaint}"
     whole.info = whole.infotexts[0]
     return whole
 
@@ -165,16 +167,3 @@ def _stacked(pictures: list[Image.Image]) -> Image.Image:
         stack.paste(picture.convert("RGB"), (0, top))
         top += picture.height
     return stack
-
-
-def _save(sheet: Image.Image, info: str, p: Any, whole: Any, opts: Any) -> None:
-    with host.overridden(p):
-        if not getattr(opts, "grid_save", False):
-            return
-        prompt, seed = (next(iter(getattr(whole, name, None) or [None]), None) for name in ("all_prompts", "all_seeds"))
-        kind = opts.grid_format
-        try:
-            images.save_image(sheet, p.outpath_grids, "accel_ab", extension=kind, prompt=prompt, seed=seed, info=info, grid=True, p=p)
-        except Exception as error:
-            errors.display(error, KEY)
-            whole.comments += f"\nThe sheet could not be saved: {in_words(error)}."

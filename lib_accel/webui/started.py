@@ -1,11 +1,14 @@
-"""Jobs that our scripts of the Script menu start: whether one was cut short, and which pictures of its result are its own."""
+"""Jobs that our scripts of the Script menu start: whether one was cut short, which pictures of its result are its own, and saving them."""
 
 from __future__ import annotations
 
 import weakref
 from typing import Any
 
-from modules import shared
+from modules import errors, images, shared
+
+from ..own_errors import in_words
+from . import host
 
 # On the host's processing object of such a job: a `Run`.
 RUN = "accel_run"
@@ -42,12 +45,34 @@ def pictures_of(done: Any) -> tuple[list[Any], list[str]]:
     """The pictures of the host's result, and the PNG info of each: without grids, which come before them, and masks, which come among
     them and have no PNG info."""
     first = getattr(done, "index_of_first_image", 0)
-    images, infotexts = list(done.images[first:]), list(done.infotexts[first:])
-    marked = [image for image in images if image.info.get("parameters")]
+    pictures, infotexts = list(done.images[first:]), list(done.infotexts[first:])
+    marked = [picture for picture in pictures if picture.info.get("parameters")]
     if len(marked) >= len(infotexts):
-        images = marked
-    elif infotexts and len(images) % len(infotexts) == 0:
+        pictures = marked
+    elif infotexts and len(pictures) % len(infotexts) == 0:
         # With the option "enable_pnginfo" off all are without: behind each picture come as many masks.
-        images = images[:: len(images) // len(infotexts) or 1]
-    images = images[: len(infotexts)]
-    return images, infotexts[: len(images)]
+        pictures = pictures[:: len(pictures) // len(infotexts) or 1]
+    pictures = pictures[: len(infotexts)]
+    return pictures, infotexts[: len(pictures)]
+
+
+def save(p: Any, title: str, picture: Any, folder: str, name: str, **more: Any) -> str | None:
+    """Save a picture as the host does, ``more`` being what its `save_image` is given. A sentence by ``title`` when that fails: the picture
+    is shown all the same."""
+    try:
+        images.save_image(picture, folder, name, **more, p=p)
+    except Exception as error:
+        errors.display(error, title)
+        return f"A picture could not be saved: {in_words(error)}."
+    return None
+
+
+def save_sheet(p: Any, title: str, sheet: Any, name: str, info: str, prompt: Any, seed: Any) -> str | None:
+    """Give a sheet its PNG info, and save it where, how and if the host saves grids. A sentence when that fails."""
+    with host.overridden(p):
+        if host.option("enable_pnginfo", True):
+            sheet.info["parameters"] = info
+        if not host.option("grid_save", False):
+            return None
+        kind = host.option("grid_format", "png")
+        return save(p, title, sheet, p.outpath_grids, name, extension=kind, prompt=prompt, seed=seed, info=info, grid=True)

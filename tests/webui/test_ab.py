@@ -75,6 +75,7 @@ def test_the_sheet_is_saved_as_the_hosts_grids_are(host):
     done = compare(host, outpath_grids="grids")
     ((sheet, path, name, more),) = images.saved
     assert sheet is done.images[0] and (path, name) == ("grids", "accel_ab")
+    assert sheet.info["parameters"] == done.infotexts[0]
     assert more["info"] == done.infotexts[0] and more["extension"] == "png" and more["grid"]
 
 

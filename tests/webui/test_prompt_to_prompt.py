@@ -136,6 +136,7 @@ def test_pictures_are_saved_once_as_the_host_saves_them(host):
     saved = [(path, name, more.get("info")) for _, path, name, more in images.saved]
     assert [(path, name) for path, name, _ in saved] == [("samples", "")] * 3 + [("grids", "prompt_to_prompt")]
     assert [info for _, _, info in saved] == [*done.infotexts[1:], done.infotexts[0]]
+    assert done.images[0].info["parameters"] == done.infotexts[0]
 
 
 def test_a_grid_too_large_is_left_out_and_told(host):

@@ -7,13 +7,12 @@ import json
 import re
 from typing import Any
 
-from modules import errors, images
+from modules import images
 from PIL import Image, ImageFont
 
 from ...infotext import REPORT_KEY
-from ...own_errors import in_words
 from ...prompt_edit import heat_picture
-from .. import host
+from .. import host, started
 from . import controls
 from .checking import Edits
 from .controls import SEED, TITLE
@@ -48,9 +47,8 @@ def result(p: Any, edits: Edits, plan: Plan, drawn: Drawn) -> Any:
     whole.comments = "\n".join(words)
     whole.info = whole.infotexts[0]
     for sheet in grids:
-        if host.option("enable_pnginfo", True):
-            sheet.info["parameters"] = info
-        complaint = _save(sheet, info, p, drawn)
+        like = next(iter(drawn.sources.values())).like
+        complaint = started.save_sheet(p, TITLE, sheet, "prompt_to_prompt", info, like.get("all_prompts"), like.get("all_seeds"))
         if complaint:
             whole.comments += f"\n{complaint}"
     return whole
@@ -114,26 +112,6 @@ def _in_order(plan: Plan, drawn: Drawn) -> list[Picture]:
     """The pictures as the grids show them, each once."""
     cells = dict.fromkeys(cell for page in plan.pages for row in page.cells for cell in row)
     return [drawn.cells[cell] for cell in cells if cell in drawn.cells]
-
-
-def _save(sheet: Image.Image, info: str, p: Any, drawn: Drawn) -> str | None:
-    """As the host saves grids. A sentence when it could not be."""
-    with host.overridden(p):
-        if not host.option("grid_save", False):
-            return None
-        return _saved(sheet, info, p, drawn)
-
-
-def _saved(sheet: Image.Image, info: str, p: Any, drawn: Drawn) -> str | None:
-    like = next(iter(drawn.sources.values())).like
-    prompt, seed = like.get("all_prompts"), like.get("all_seeds")
-    kind = host.option("grid_format", "png")
-    try:
-        images.save_image(sheet, p.outpath_grids, "prompt_to_prompt", extension=kind, prompt=prompt, seed=seed, info=info, grid=True, p=p)
-    except Exception as error:
-        errors.display(error, TITLE)
-        return f"A grid could not be saved: {in_words(error)}."
-    return None
 
 
 def _many(count: int, word: str) -> str:

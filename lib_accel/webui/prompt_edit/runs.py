@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from modules import errors, images, processing, shared
+from modules import errors, processing, shared
 
 from ...job_settings import Settings
 from ...own_errors import in_words
@@ -165,8 +165,5 @@ def _save(mine: Any, pictures: Sequence[Picture], drawn: Drawn) -> None:
             like, kind = picture.like, host.option("samples_format", "png")
             names = {"seed": like["all_seeds"], "prompt": like["all_prompts"], "extension": kind}
             mine.batch_index = picture.place
-            try:
-                images.save_image(picture.image, mine.outpath_samples, "", **names, info=picture.infotext, p=mine)
-            except Exception as error:
-                errors.display(error, controls.TITLE)
-                drawn.notes.append(f"A picture could not be saved: {in_words(error)}.")
+            complaint = started.save(mine, controls.TITLE, picture.image, mine.outpath_samples, "", **names, info=picture.infotext)
+            drawn.notes += [complaint] if complaint else []
