@@ -55,7 +55,7 @@ def profile(args: argparse.Namespace) -> dict[str, Any]:
     from lib_accel.cli.measuring import machine
     from lib_accel.cli.variants import parse_variant
     from lib_accel.cli.workloads import as_hosts_run_it, single_call
-    from lib_accel.families import family_of
+    from lib_accel.settings.model_families import family_of
 
     if args.threads:
         torch.set_num_threads(args.threads)

@@ -3,25 +3,15 @@
 The portable core: knows nothing of the WebUI and imports torch alone.
 """
 
-from .accelerator import Accelerator
 from .api import accelerated, apply_patch, is_patched, patch_report, remove_patch
-from .layout import Row, RowPlan
-from .methods import (
-    AgentAttention,
-    GuidanceSkip,
-    HeatMaps,
-    HostTraits,
-    ImageEdit,
-    PromptToPrompt,
-    TGate,
-    TokenDownsampling,
-    TokenMerging,
-)
-from .prompt_edit import Edit, LocalBlend, Refine, Replace, Reweight
-from .prompt_edit.editing import edit_images
-from .settings import SettingError
-from .sites import UnsupportedModelError
-from .thresholds import Thresholds
+from .core.fields import SettingError
+from .core.rows import Row, RowPlan
+from .core.sites import UnsupportedModelError
+from .engine.accelerator import Accelerator
+from .engine.thresholds import Thresholds
+from .image_editing.editing import edit_images
+from .methods import AgentAttention, GuidanceSkip, HeatMaps, HostTraits, ImageEdit, PromptToPrompt, TGate, TokenDownsampling, TokenMerging
+from .prompt_to_prompt import Edit, LocalBlend, Refine, Replace, Reweight
 
 __version__ = "0.1.0"
 

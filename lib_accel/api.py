@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from .accelerator import Accelerator, accelerator_of
+from .core.sites import find_unet
+from .engine.accelerator import Accelerator, accelerator_of
+from .engine.thresholds import Thresholds
 from .methods import AgentAttention, HostTraits
-from .sites import find_unet
-from .thresholds import Thresholds
 
 
 def accelerated(model: Any, *methods: Any, traits: HostTraits | None = None, auto: bool | Thresholds | None = None) -> Accelerator:

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from lib_accel.prompt_edit import Edit, LocalBlend, Reweight, composite, feathered
-from lib_accel.prompt_edit.editing import draw_edits
+from lib_accel.image_editing.editing import draw_edits
+from lib_accel.prompt_to_prompt import Edit, LocalBlend, Reweight, composite, feathered
 from lib_accel.sample import captions, checker, load_pipeline, scenes
 
 from .edit_tables import KINDS, SCHEDULERS, WEIGHTS, print_summary, summarise
@@ -222,7 +222,7 @@ def write(evaluation: Evaluation, options: argparse.Namespace) -> None:
         "blends": evaluation.blends,
     }
     (options.out / "edits.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    from lib_accel.cli.lattice import lattice
+    from lib_accel.images.lattice import lattice
 
     columns = ["source", *(f"{kind}{control}" for kind in KINDS for control in ("", ", no control"))]
     lattice(columns, evaluation.shown, []).save(options.out / "grid.png")

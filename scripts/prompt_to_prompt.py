@@ -1,5 +1,5 @@
-"""Entry point of Prompt-to-Prompt in the Script menu: the work is in lib_accel/webui/prompt_edit."""
+"""Entry point of Prompt-to-Prompt in the Script menu: the work is in lib_accel/webui/prompt_to_prompt."""
 
-from lib_accel.webui.prompt_edit.script import PromptToPromptScript
+from lib_accel.webui.prompt_to_prompt.script import PromptToPromptScript
 
 __all__ = ["PromptToPromptScript"]

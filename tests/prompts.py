@@ -7,7 +7,7 @@ from typing import Any
 from golden import DATA, read_json
 from safetensors.torch import load_file
 
-from lib_accel.prompt_edit import PromptTokens, split_words, tokenize
+from lib_accel.prompt_to_prompt import PromptTokens, split_words, tokenize
 
 CLIP = (49406, 49407, 49407)
 

@@ -7,8 +7,8 @@ import torch
 from models import call, ldm_unet
 
 from lib_accel import AgentAttention, Thresholds, TokenMerging, accelerated, apply_patch, patch_report, remove_patch
-from lib_accel import thresholds as module
-from lib_accel.thresholds import BUILT_IN, NEVER, own_path, read_own, thresholds_for, write_own
+from lib_accel.engine import thresholds as module
+from lib_accel.engine.thresholds import BUILT_IN, NEVER, own_path, read_own, thresholds_for, write_own
 
 CPU = torch.device("cpu")
 

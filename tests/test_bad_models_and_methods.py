@@ -30,7 +30,9 @@ class StableDiffusion3Pipeline:
 
 
 @pytest.mark.parametrize(
-    "model", [None, "runwayml/stable-diffusion-v1-5", 5, SimpleNamespace(model=None), StableDiffusion3Pipeline()], ids=repr
+    "model",
+    [None, "runwayml/stable-diffusion-v1-5", 5, SimpleNamespace(model=None), StableDiffusion3Pipeline()],
+    ids=["nothing", "name", "number", "namespace", "pipeline"],
 )
 @pytest.mark.parametrize("act", [apply_patch, lambda model: accelerated(model, TokenMerging()), remove_patch, is_patched, patch_report])
 def test_no_unet_in_it(model, act):

@@ -7,8 +7,8 @@ import pytest
 from lib_accel import AgentAttention, TokenDownsampling, TokenMerging, accelerated
 from lib_accel.cli.architectures import build_unet
 from lib_accel.cli.inputs import UNetInputs
-from lib_accel.estimate import SHAPES, row_work
-from lib_accel.macs import count_macs
+from lib_accel.cost.estimate import SHAPES, row_work
+from lib_accel.cost.macs import count_macs
 
 NAMES = {"sd1": "sd15", "sd2": "sd21", "sdxl": "sdxl"}
 METHODS = {

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lib_accel.few_steps import few_step_sign, loras_in
+from lib_accel.settings.few_step_models import few_step_sign, loras_in
 
 FEW = [
     "sd_xl_turbo_1.0",

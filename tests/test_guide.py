@@ -9,8 +9,8 @@ import torch
 
 from lib_accel import sample
 from lib_accel.cli.main import COMMANDS
-from lib_accel.knobs import KNOBS
-from lib_accel.webui.prompt_edit.controls import CONTROLS
+from lib_accel.settings.schema import KNOBS
+from lib_accel.webui.prompt_to_prompt.controls import CONTROLS
 
 PROJECT = Path(__file__).resolve().parent.parent
 ENGLISH, CHINESE = ((PROJECT / "docs" / name).read_text(encoding="utf-8") for name in ("guide.md", "guide.zh.md"))

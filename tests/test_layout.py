@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lib_accel.layout import Layout, Row, RowStore
+from lib_accel.core.rows import Layout, Row, RowStore
 
 COND, UNCOND = Row("cond", 0), Row("uncond", 0)
 

@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 
 from lib_accel import GuidanceSkip, SettingError, TGate
-from lib_accel.job_settings import METHOD_KNOBS, Settings, preset_values, resolve
-from lib_accel.knobs import GROUPS, KNOBS
-from lib_accel.passes import AT_SCALE_ONE, FIRST, HIRES, methods_for
+from lib_accel.settings.job import METHOD_KNOBS, Settings, preset_values, resolve
+from lib_accel.settings.passes import AT_SCALE_ONE, FIRST, HIRES, methods_for
+from lib_accel.settings.schema import GROUPS, KNOBS
 
 BARE = {"enabled": True, "preset": "custom"}
 
@@ -47,7 +47,7 @@ def test_knobs_of_methods_are_fields_with_their_defaults():
 
 
 def test_a_presets_methods_can_be_told_in_knobs(monkeypatch):
-    from lib_accel import presets
+    from lib_accel.settings import presets
 
     monkeypatch.setitem(presets.PRESETS, "fast", {"sd1": (TGate(gate=0.5, cache="mean"),)})
     values = preset_values("fast", "sd1")

@@ -6,8 +6,8 @@ from models import UNETS, call, inputs
 
 from lib_accel import SettingError, UnsupportedModelError, accelerated
 from lib_accel.cli.architectures import build_unet
-from lib_accel.families import FAMILIES, family_of
-from lib_accel.presets import PRESETS, preset
+from lib_accel.settings.model_families import FAMILIES, family_of
+from lib_accel.settings.presets import PRESETS, preset
 
 
 @pytest.mark.parametrize("name", PRESETS)

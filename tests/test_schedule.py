@@ -8,8 +8,8 @@ from golden import read_json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib_accel.layout import Layout, Row
-from lib_accel.schedule import Step, StepClock, first_step, timestep_value
+from lib_accel.core.rows import Layout, Row
+from lib_accel.core.schedule import Step, StepClock, first_step, timestep_value
 
 SAMPLERS = read_json("samplers/model_calls")
 SIGMAS = SAMPLERS["model_call_sigmas"]

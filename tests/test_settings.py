@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib_accel import AgentAttention, SettingError, TokenMerging
-from lib_accel.knobs import KNOBS
-from lib_accel.settings import changed
+from lib_accel.core.fields import changed
+from lib_accel.settings.schema import KNOBS
 
 NAN, INF = float("nan"), float("inf")
 FRACTION = "it must be a number from 0 to 1."

@@ -2,12 +2,12 @@
 
 import torch
 
-from lib_accel.timing import Stopwatch
+from lib_accel.engine.stopwatch import Stopwatch
 
 
 def test_spans_are_summed(monkeypatch):
     now = iter([1.0, 1.5, 7.0, 9.0])
-    monkeypatch.setattr("lib_accel.timing.time.perf_counter", lambda: next(now))
+    monkeypatch.setattr("lib_accel.engine.stopwatch.time.perf_counter", lambda: next(now))
     watch = Stopwatch()
     for _ in range(2):
         watch.start(torch.device("cpu"))

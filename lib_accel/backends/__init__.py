@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from ..sites import UnsupportedModelError
+from ..core.sites import UnsupportedModelError
 from .base import Backend, LayerCall
 from .diffusers import DiffusersBackend
 from .ldm import LDMBackend

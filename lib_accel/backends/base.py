@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..sites import Site
+from ..core.sites import Site
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from ..sites import Site, named, sites_in
+from ..core.sites import Site, named, sites_in
 from .base import Backend
 
 # Processors that compute softmax(q k^T) v and nothing else: what agent attention may stand in for.

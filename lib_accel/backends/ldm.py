@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from ..sites import Site, named, sites_in
+from ..core.sites import Site, named, sites_in
 from .base import Backend
 
 

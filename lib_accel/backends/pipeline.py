@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from ..layout import Layout
-from ..schedule import Step, StepClock, timestep_value
+from ..core.rows import Layout
+from ..core.schedule import Step, StepClock, timestep_value
 
 
 class PipelineView:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..sites import Site, named
+from ..core.sites import Site, named
 from .diffusers import DiffusersBackend
 
 

@@ -11,7 +11,7 @@ import inspect
 
 from torch import nn
 
-from ..sites import named
+from ..core.sites import named
 from .ldm import LDMBackend
 
 EXTRA_ARGUMENTS = ("additional_tokens", "n_times_crossframe_attn_in_self")

@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..layout import RowPlan, without_guidance
-from ..methods.base import Moment, Runner
-from ..settings import check, setting
-from ..sites import Site
+from ..core.fields import check, setting
+from ..core.rows import RowPlan, without_guidance
+from ..core.sites import Site
+from ..engine.contract import Moment, Runner
 from .variant_words import read_settings
 
 

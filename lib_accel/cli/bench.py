@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..families import family_of
-from ..presets import PRESETS
-from ..sites import find_unet
+from ..core.sites import find_unet
+from ..settings.model_families import family_of
+from ..settings.presets import PRESETS
 from .architectures import ARCHITECTURES, build_unet
 from .composing import Composer, macs_of_pass
 from .errors import CommandError

@@ -8,8 +8,8 @@ from functools import partial
 import torch
 
 from ..api import accelerated
+from ..engine.thresholds import NEVER, device_name, write_own
 from ..methods import AgentAttention, TokenDownsampling, TokenMerging
-from ..thresholds import NEVER, device_name, write_own
 from .architectures import ARCHITECTURES, Architecture, build_unet
 from .errors import CommandError
 from .inputs import UNetInputs

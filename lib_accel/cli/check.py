@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..accelerator import Accelerator
 from ..api import accelerated, is_patched
-from ..layout import Layout
+from ..core.rows import Layout
+from ..core.sites import find_unet
+from ..engine.accelerator import Accelerator
 from ..methods import AgentAttention, TGate, TokenDownsampling, TokenMerging
-from ..sites import find_unet
 from .inputs import UNetInputs
 from .models import open_pipeline
 

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..layout import Layout
-from ..macs import count_macs
+from ..core.rows import Layout
+from ..core.schedule import first_step
+from ..cost.macs import count_macs
+from ..engine.thresholds import thresholds_for
 from ..methods import GuidanceSkip, TGate
-from ..schedule import first_step
-from ..thresholds import thresholds_for
 from .inputs import UNetInputs
 from .limits import LIMITS
 from .measuring import timed

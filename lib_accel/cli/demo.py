@@ -11,10 +11,10 @@ import torch
 
 from .. import sample
 from ..api import accelerated
-from ..families import family_of
-from ..presets import PRESETS, preset
-from ..prompt_edit.starting import checked_seed
-from ..sites import find_unet
+from ..core.sites import find_unet
+from ..image_editing.starting import checked_seed
+from ..settings.model_families import family_of
+from ..settings.presets import PRESETS, preset
 from .drawing import add_drawing_arguments, check_pass, open_for_drawing
 from .measuring import machine, timed
 
@@ -75,7 +75,7 @@ def draw(pipeline: Any, methods: dict[str, tuple], args: argparse.Namespace, siz
 
 def _write(drawings: dict[str, dict[str, Any]], out: Path) -> list[dict[str, Any]]:
     """Save the pictures; returns what is known of each, ready for JSON."""
-    from .pictures import distance
+    from ..images.pictures import distance
 
     out.mkdir(parents=True, exist_ok=True)
     plain = drawings["plain"]
@@ -101,7 +101,7 @@ def _write(drawings: dict[str, dict[str, Any]], out: Path) -> list[dict[str, Any
 
 
 def _write_grid(drawings: dict[str, dict[str, Any]], result: dict[str, Any], out: Path) -> None:
-    from .pictures import labelled_grid
+    from ..images.pictures import labelled_grid
 
     cells = []
     for entry in result["pictures"]:

@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..prompt_edit import KINDS, Edit, LocalBlend
-from ..prompt_edit.editing import EditedPictures, draw_edits
-from ..prompt_edit.inversion import INVERSIONS
-from ..prompt_edit.options import VARIANTS
+from ..image_editing.editing import EditedPictures, draw_edits
+from ..image_editing.inversion import INVERSIONS
+from ..image_editing.options import VARIANTS
+from ..prompt_to_prompt import KINDS, Edit, LocalBlend
 from .drawing import add_drawing_arguments, open_for_drawing
 from .errors import CommandError
 from .measuring import machine
@@ -160,7 +160,7 @@ def _timeless(account: str) -> str:
 
 def _write(args: argparse.Namespace, made: EditedPictures, cells: list[Cell], what: str, accounts: list[str]) -> dict[str, Any]:
     """The pictures, the grid and edit.json; returns what is in the last."""
-    from .lattice import lattice
+    from ..images.lattice import lattice
 
     args.out.mkdir(parents=True, exist_ok=True)
     made.pictures[0].save(args.out / "source.png")

@@ -14,11 +14,11 @@ import torch
 from torch import nn
 
 from ..api import accelerated
-from ..families import family_of
-from ..layout import Layout
-from ..macs import KINDS, Count, count_macs
-from ..presets import PRESETS
-from ..sites import find_unet
+from ..core.rows import Layout
+from ..core.sites import find_unet
+from ..cost.macs import KINDS, Count, count_macs
+from ..settings.model_families import family_of
+from ..settings.presets import PRESETS
 from .architectures import ARCHITECTURES, build_unet
 from .composing import edges_of
 from .errors import CommandError

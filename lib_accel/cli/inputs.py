@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..sites import named
+from ..core.sites import named
 
 TEXT_TOKENS = 77
 PIXART_TEXT_TOKENS = 120

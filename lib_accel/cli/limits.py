@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from ..rows import cut_rows, fill_rows
-from ..sites import find_unet
+from ..core.row_slicing import cut_rows, fill_rows
+from ..core.sites import find_unet
 
 
 @contextmanager

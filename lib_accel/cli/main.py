@@ -6,8 +6,8 @@ import argparse
 import importlib
 import sys
 
-from ..settings import SettingError
-from ..sites import UnsupportedModelError
+from ..core.fields import SettingError
+from ..core.sites import UnsupportedModelError
 from .errors import CommandError
 
 COMMANDS = {

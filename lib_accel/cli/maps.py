@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from ..api import accelerated
+from ..image_editing.starting import checked_seed, checked_size
+from ..image_editing.text import embeddings, tokens_for
 from ..methods import HeatMaps
-from ..prompt_edit.maps import combine, heat_picture
-from ..prompt_edit.starting import checked_seed, checked_size
-from ..prompt_edit.text import embeddings, tokens_for
+from ..prompt_to_prompt.maps import combine, heat_picture
 from .drawing import add_drawing_arguments, open_for_drawing
 
 
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from .pictures import labelled_grid
+    from ..images.pictures import labelled_grid
 
     pipeline, what = open_for_drawing(args)
     tokens = tokens_for(pipeline, args.prompt)
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _by(args: argparse.Namespace, found: dict, size: tuple[int, int]) -> Any:
     """A picture with a row for every word and a column for every step, or every layer. found: `Accelerator.heat_maps`, every step's."""
-    from .lattice import lattice
+    from ..images.lattice import lattice
 
     place = 2 if args.by == "step" else 1
     keys = list(dict.fromkeys(key[place] for maps in found.values() for key in maps))

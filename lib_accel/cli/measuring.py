@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ..own_errors import in_words
+from ..core.errors import in_words
 from .errors import CommandError
 from .variants import Variant
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import nn
 
-from ..sites import find_unet
+from ..core.sites import find_unet
 from .limits import LIMITS
 from .published_tgate import published_tgate
 from .step_caches import STEP_CACHES

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..methods import ImageEdit, PromptToPrompt
-from ..prompt_edit import Edit, LocalBlend, mix, split_words, tokenize
+from ..prompt_to_prompt import Edit, LocalBlend, mix, split_words, tokenize
 from .inputs import TEXT_TOKENS
 
 SOURCE, EDITED = "a photo of a squirrel on a wooden table at noon", "a photo of a lion on a wooden table at noon"

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from ..schedule import first_step
+from ..core.schedule import first_step
 from .errors import CommandError
 
 GATE = 0.4

@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image
 
 from .. import sample
-from ..families import FAMILIES, family_of
-from ..presets import PRESETS, preset
-from ..sites import find_unet
+from ..core.sites import find_unet
+from ..settings.model_families import FAMILIES, family_of
+from ..settings.presets import PRESETS, preset
 from .alternatives import ALTERNATIVES, Fewer, Ngms, parse_alternative
 from .drawing import add_pass_arguments, check_pass, open_for_drawing
 from .errors import CommandError
@@ -129,8 +129,8 @@ def _variants(args: argparse.Namespace, family: str = FAMILIES[0]) -> list[Varia
 
 def compare(drawings: dict[str, list[Drawn]], prompts: list[str], autoencoder: Any, judged: bool) -> list[dict[str, Any]]:
     """One row of numbers per variant, against the plain pictures."""
-    from . import fidelity
-    from .pictures import distance
+    from ..images import fidelity
+    from ..images.pictures import distance
 
     plain = [drawn.picture for drawn in drawings["plain"]]
     truth = _verdicts(plain, prompts) if judged else []
@@ -198,7 +198,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def grid(drawings: dict[str, list[Drawn]], rows: list[dict[str, Any]]) -> Image.Image:
     """A column per variant with its first pictures one below the other, labelled."""
-    from .pictures import labelled_grid
+    from ..images.pictures import labelled_grid
 
     cells = []
     for row in rows:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..sites import find_unet
+from ..core.sites import find_unet
 from .errors import CommandError
 
 # Every how many steps DeepCache runs the whole U-Net, and attention is computed in diffusers' hooks.

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import methods as techniques
-from ..accelerator import Accelerator
 from ..api import accelerated
-from ..families import FAMILIES
-from ..presets import PRESETS, preset
-from ..thresholds import Thresholds
+from ..engine.accelerator import Accelerator
+from ..engine.thresholds import Thresholds
+from ..settings.model_families import FAMILIES
+from ..settings.presets import PRESETS, preset
 from .errors import CommandError
 from .peers import PEERS
 from .probes import PROBES

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..layout import Layout
-from ..sites import find_unet
+from ..core.rows import Layout
+from ..core.sites import find_unet
 from .inputs import UNetInputs
 from .measuring import Work
 from .peers import class_level_sdpa

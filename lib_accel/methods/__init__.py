@@ -1,10 +1,10 @@
 """One file per technique: a frozen settings class that people build, and a runner that works on one U-Net."""
 
+from ..engine.contract import HostTraits
+from ..prompt_to_prompt.heat_maps import HeatMaps
+from ..prompt_to_prompt.method import ImageEdit, PromptToPrompt
 from .agent_attention import AgentAttention
-from .base import HostTraits
 from .guidance_skip import GuidanceSkip
-from .heat_maps import HeatMaps
-from .prompt_to_prompt import ImageEdit, PromptToPrompt
 from .tgate import TGate
 from .token_downsampling import TokenDownsampling
 from .token_merging import TokenMerging

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import torch
 
+from ..core.fields import check, setting
+from ..core.schedule import Window
+from ..core.sites import Site
+from ..engine.contract import LayerAtWork, UNetCall
 from ..ops.agents import agent_attention
-from ..schedule import Window
-from ..settings import check, setting
-from ..sites import Site
-from .base import LayerAtWork, UNetCall
 from .token_merging import MERGE_HINT, MergingRunner, shared
 
 

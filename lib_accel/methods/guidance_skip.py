@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from ..layout import GUIDANCE_KEPT, Layout, Row, RowPlan, RowStore, without_guidance
-from ..noise import Noise
-from ..schedule import first_step, waiting_for_prompts
-from ..settings import SettingError, check, setting
-from ..sites import Site
-from .base import Moment, Runner
+from ..core.fields import SettingError, check, setting
+from ..core.noise import Noise
+from ..core.rows import GUIDANCE_KEPT, Layout, Row, RowPlan, RowStore, without_guidance
+from ..core.schedule import first_step, waiting_for_prompts
+from ..core.sites import Site
+from ..engine.contract import Moment, Runner
 
 # Why a whole job was guided.
 IDLE = {

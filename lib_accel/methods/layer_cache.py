@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterable
 
 import torch
 
-from ..layout import Layout, Row, RowStore
+from ..core.rows import Layout, Row, RowStore
 
 
 class LayerCache:

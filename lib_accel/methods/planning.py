@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from ..layout import RowStore
+from ..core.rows import RowStore
+from ..core.sites import Site
+from ..engine.contract import UNetCall
 from ..ops.agents import agents_pay
 from ..ops.downsampling import GridPool
 from ..ops.matching import match_tokens, random_offsets
 from ..ops.merging import MergePlan
-from ..sites import Site
-from .base import UNetCall
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import torch
 
-from ..layout import GUIDANCE_KEPT, Row, RowPlan, without_guidance
-from ..schedule import Step, first_step, waiting_for_prompts
-from ..settings import SettingError, check, setting
-from ..sites import Site
-from .base import LayerAtWork, Moment, Runner, UNetCall
+from ..core.fields import SettingError, check, setting
+from ..core.rows import GUIDANCE_KEPT, Row, RowPlan, without_guidance
+from ..core.schedule import Step, first_step, waiting_for_prompts
+from ..core.sites import Site
+from ..engine.contract import LayerAtWork, Moment, Runner, UNetCall
 from .layer_cache import LayerCache
 
 BEFORE, AT_GATE, AFTER = "before", "at the gate", "after"

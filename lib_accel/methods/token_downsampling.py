@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import torch
 
+from ..core.fields import check, setting
+from ..core.schedule import Window
+from ..core.sites import Site
+from ..engine.contract import LayerAtWork, Runner, UNetCall
 from ..ops.downsampling import downsample_grid
-from ..schedule import Window
-from ..settings import check, setting
-from ..sites import Site
-from .base import LayerAtWork, Runner, UNetCall
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
+from ..core.fields import check, setting
+from ..core.schedule import Window
+from ..core.sites import Site
+from ..engine.contract import Runner, UNetCall
 from ..ops.merging import MergePlan
-from ..schedule import Window
-from ..settings import check, setting
-from ..sites import Site
-from .base import Runner, UNetCall
 from .planning import Planner
 
 MERGE_HINT = "higher: faster, less detail"

@@ -9,12 +9,12 @@ from fastapi import Depends, HTTPException, Request
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
 from modules import shared
 
-from ..infotext import shown_preset
-from ..job_settings import CUSTOM
-from ..knobs import KNOBS
-from ..presets import PRESETS
-from . import user_presets
-from .session import SESSION
+from ..settings.infotext import shown_preset
+from ..settings.job import CUSTOM
+from ..settings.presets import PRESETS
+from ..settings.schema import KNOBS
+from .accordion import user_presets
+from .jobs.session import SESSION
 
 
 def add_routes(demo: Any, app: Any) -> None:

@@ -8,11 +8,12 @@ from typing import Any
 
 import modules.scripts as scripts
 
-from ..infotext import shown_preset
-from ..job_settings import CUSTOM
-from ..knobs import KNOBS, Knob
-from ..presets import PRESETS
-from . import job, user_presets
+from ..settings.infotext import shown_preset
+from ..settings.job import CUSTOM
+from ..settings.presets import PRESETS
+from ..settings.schema import KNOBS, Knob
+from .accordion import user_presets
+from .jobs import job
 
 PREFIX = "[Accel] "
 

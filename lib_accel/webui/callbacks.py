@@ -7,8 +7,8 @@ from typing import Any
 from modules import script_callbacks
 
 from . import api, axes
-from .prompt_edit.controls import restore_source
-from .session import SESSION
+from .jobs.session import SESSION
+from .prompt_to_prompt.controls import restore_source
 
 
 def on_cfg_denoiser(params: Any) -> None:

@@ -8,10 +8,11 @@ from typing import Any
 import modules.scripts as scripts
 from modules import errors
 
-from ..own_errors import strict
-from ..passes import FIRST, HIRES
-from . import job, started, ui
-from .session import SESSION
+from ..core.errors import strict
+from ..settings.passes import FIRST, HIRES
+from .accordion import ui
+from .jobs import job, started
+from .jobs.session import SESSION
 
 # Since 1.10. Older hosts tell of a pass by two other moments.
 EVERY_SAMPLING = hasattr(scripts.Script, "process_before_every_sampling")

@@ -9,9 +9,9 @@ from blocks import BlockUNet
 
 from lib_accel import Row, accelerated
 from lib_accel.backends.pipeline import PipelineView
-from lib_accel.layout import Layout
-from lib_accel.methods.base import Runner
-from lib_accel.schedule import StepClock
+from lib_accel.core.rows import Layout
+from lib_accel.core.schedule import StepClock
+from lib_accel.engine.contract import Runner
 
 
 class Scheduler:

@@ -6,7 +6,7 @@ import torch
 from lib_accel.cli import calibrate
 from lib_accel.cli.architectures import Architecture
 from lib_accel.cli.main import main
-from lib_accel.thresholds import NEVER, own_path, read_own
+from lib_accel.engine.thresholds import NEVER, own_path, read_own
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,7 @@
 """`python -m lib_accel check`: a dozen lines that can say FAILED."""
 
-from lib_accel.accelerator import Accelerator
 from lib_accel.cli.main import main
+from lib_accel.engine.accelerator import Accelerator
 
 
 def test_the_sample_model_is_well(capsys):

@@ -13,7 +13,7 @@ from lib_accel.cli.architectures import ARCHITECTURES, Architecture, Transformer
 from lib_accel.cli.composing import Composer, Kind, kinds_of, macs_of_pass
 from lib_accel.cli.main import main
 from lib_accel.cli.variants import Variant, parse_variant
-from lib_accel.schedule import first_step
+from lib_accel.core.schedule import first_step
 
 TINY = Architecture((32, 64), (1, 0), None, 4, 24)
 

@@ -8,7 +8,7 @@ from PIL import Image
 from lib_accel import sample
 from lib_accel.cli import models
 from lib_accel.cli.main import main
-from lib_accel.presets import PRESETS
+from lib_accel.settings.presets import PRESETS
 
 QUICK = ["--size", "128", "--steps", "11", "--repeats", "1"]
 

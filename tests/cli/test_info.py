@@ -14,7 +14,7 @@ from lib_accel.cli.architectures import ARCHITECTURES, Architecture, build_unet
 from lib_accel.cli.inputs import UNetInputs
 from lib_accel.cli.main import main
 from lib_accel.cli.variants import Variant, parse_variant
-from lib_accel.macs import KINDS, count_macs
+from lib_accel.cost.macs import KINDS, count_macs
 
 REST, PROJECTIONS, SCORES, CROSS, FEED, MATCHING = KINDS
 

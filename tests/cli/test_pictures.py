@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib_accel.cli.pictures import distance, labelled_grid
+from lib_accel.images.pictures import distance, labelled_grid
 
 
 def noise(seed):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib_accel.cli import fidelity
 from lib_accel.cli.main import main
+from lib_accel.images import fidelity
 
 
 def test_tone_and_detail():

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from guided import COND, PAIR, UNCOND, account
 
 from lib_accel import GuidanceSkip, Row, SettingError, TGate, accelerated
-from lib_accel.noise import Noise, NoiseView
+from lib_accel.core.noise import Noise, NoiseView
 
 both = pytest.mark.parametrize("kind", models.BOTH)
 TWO = (Row("cond", 0), Row("cond", 1), Row("uncond", 0), Row("uncond", 1))

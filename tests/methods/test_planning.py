@@ -9,12 +9,12 @@ from golden import Golden
 
 from lib_accel import AgentAttention, HostTraits, Row, TokenMerging, accelerated
 from lib_accel.backends import backend_for
-from lib_accel.layout import Layout
+from lib_accel.core.rows import Layout
+from lib_accel.core.schedule import Step
+from lib_accel.core.sites import Site
+from lib_accel.engine.contract import UNetCall
 from lib_accel.methods import planning
-from lib_accel.methods.base import UNetCall
 from lib_accel.methods.planning import Planner, cut_for
-from lib_accel.schedule import Step
-from lib_accel.sites import Site
 
 COND, UNCOND = Layout([Row("cond", 0), Row("cond", 1)]), Layout([Row("uncond", 0), Row("uncond", 1)])
 UNET = BlockUNet(depth=2)

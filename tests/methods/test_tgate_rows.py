@@ -7,7 +7,7 @@ import torch
 from guided import COND, PAIR, UNCOND, account
 
 from lib_accel import Row, TGate, accelerated
-from lib_accel.layout import Layout
+from lib_accel.core.rows import Layout
 from lib_accel.methods.layer_cache import LayerCache
 
 both = pytest.mark.parametrize("kind", models.BOTH)

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib_accel.prompt_edit import PromptTokens, WordError, alignment, tokenize
+from lib_accel.prompt_to_prompt import PromptTokens, WordError, alignment, tokenize
 
 PAIRS = prompts.golden("prompt_to_prompt/alignment_and_controllers")[0]["pairs"]
 EXPECTED = {

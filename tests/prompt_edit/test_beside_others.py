@@ -10,7 +10,7 @@ import traces
 
 from lib_accel import AgentAttention, GuidanceSkip, ImageEdit, PromptToPrompt, Row, TGate, TokenDownsampling, TokenMerging, accelerated
 from lib_accel.ops import attention_edits
-from lib_accel.prompt_edit import Edit, mix
+from lib_accel.prompt_to_prompt import Edit, mix
 
 TOKENS = prompts.Words(8)
 MIXING = mix(TOKENS("a cat on sand"), TOKENS("a dog on sand"), Edit(), 0.5)

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from lib_accel import Edit, ImageEdit, LocalBlend, PromptToPrompt, Refine, Replace, Reweight, SettingError
-from lib_accel.prompt_edit import Layers, kind_of, mix, window_of
-from lib_accel.schedule import Step
+from lib_accel.core.schedule import Step
+from lib_accel.prompt_to_prompt import Layers, kind_of, mix, window_of
 
 TOKENS = prompts.Words(8, squirrel=2)
 SOURCE, LION = TOKENS("a red squirrel"), TOKENS("a red lion")

@@ -6,8 +6,9 @@ import torch
 from PIL import Image
 
 from lib_accel import LocalBlend, Replace, Reweight, SettingError, edit_images, sample
-from lib_accel.prompt_edit import feathered, inversion, starting, text
-from lib_accel.prompt_edit.editing import draw_edits
+from lib_accel.image_editing import inversion, starting, text
+from lib_accel.image_editing.editing import draw_edits
+from lib_accel.prompt_to_prompt import feathered
 
 SOURCE, SQUARE, STAR = "a red circle on a gray wall", "a red square on a gray wall", "a large red star on a gray wall"
 BLEND = LocalBlend("circle", ("square", "star"), threshold=0.97, start=0)

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from lib_accel import LocalBlend, sample
-from lib_accel.prompt_edit import text
-from lib_accel.prompt_edit.editing import draw_edits
+from lib_accel.image_editing import text
+from lib_accel.image_editing.editing import draw_edits
 
 SOURCE, EDITED = "a red circle on a gray wall", "a red square on a gray wall"
 

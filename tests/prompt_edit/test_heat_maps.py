@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from lib_accel import HeatMaps, ImageEdit, PromptToPrompt, Row, SettingError, TokenMerging, accelerated
-from lib_accel.prompt_edit import Edit, heat_picture, mix
-from lib_accel.prompt_edit.maps import combine
+from lib_accel.prompt_to_prompt import Edit, heat_picture, mix
+from lib_accel.prompt_to_prompt.maps import combine
 
 TOKENS = prompts.Words(8, squirrel=2)
 STREAMS = (TOKENS("a red squirrel"), TOKENS("a red lion"))

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from lib_accel import ImageEdit, LocalBlend, PromptToPrompt, Row, accelerated
-from lib_accel.prompt_edit import AlignedBlend, Edit, blended, composite, edit_mask, feathered, mix, word_mask
+from lib_accel.prompt_to_prompt import AlignedBlend, Edit, blended, composite, edit_mask, feathered, mix, word_mask
 
 TOKENS = prompts.Words(8)
 STREAMS = [TOKENS("a cat on sand"), TOKENS("a dog on sand")]

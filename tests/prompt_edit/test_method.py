@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from lib_accel import Edit, ImageEdit, PromptToPrompt, Refine, Replace, Reweight, Row, accelerated
-from lib_accel.accelerator import Accelerator
+from lib_accel.core.schedule import Step
+from lib_accel.engine.accelerator import Accelerator
 from lib_accel.ops.attention_edits import CrossEdit, edited_cross_attention
-from lib_accel.prompt_edit import mix
-from lib_accel.prompt_edit.alignment import refinement, replacement, same_tokens
-from lib_accel.prompt_edit.edits import equalizer, kind_of
-from lib_accel.prompt_edit.windows import token_switch, token_windows
-from lib_accel.schedule import Step
+from lib_accel.prompt_to_prompt import mix
+from lib_accel.prompt_to_prompt.alignment import refinement, replacement, same_tokens
+from lib_accel.prompt_to_prompt.edits import equalizer, kind_of
+from lib_accel.prompt_to_prompt.windows import token_switch, token_windows
 
 TOKENS = prompts.Words(8, squirrel=2)
 SOURCE = TOKENS("a red squirrel")

@@ -4,11 +4,11 @@ import prompts
 import pytest
 import torch
 
+from lib_accel.core.schedule import Step
 from lib_accel.ops.attention_edits import CrossEdit, attend, edited_cross_attention
-from lib_accel.prompt_edit import Edit, local_blend, mix, published
-from lib_accel.prompt_edit.edits import Mixing
-from lib_accel.prompt_edit.windows import acts, token_switch, token_windows
-from lib_accel.schedule import Step
+from lib_accel.prompt_to_prompt import Edit, local_blend, mix, published
+from lib_accel.prompt_to_prompt.edits import Mixing
+from lib_accel.prompt_to_prompt.windows import acts, token_switch, token_windows
 
 DATA, TENSORS = prompts.golden("prompt_to_prompt/alignment_and_controllers")
 BLOC, BLOC_TENSORS = prompts.golden("cross_attention_control/token_alignment_and_attention")

@@ -17,9 +17,9 @@ import numpy as np
 import real_webui
 from PIL import Image
 
-from lib_accel.families import FAMILIES
-from lib_accel.job_settings import preset_values
-from lib_accel.knobs import KNOBS
+from lib_accel.settings.job import preset_values
+from lib_accel.settings.model_families import FAMILIES
+from lib_accel.settings.schema import KNOBS
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = (

@@ -24,7 +24,7 @@ def rows_by_step(host: Any, accel: Any = None, **fields: Any) -> tuple[list[list
 
 def last_report(host: Any) -> dict[str, Any]:
     """The account of the last job, as data."""
-    from lib_accel.webui.session import SESSION
+    from lib_accel.webui.jobs.session import SESSION
 
     return SESSION.last
 

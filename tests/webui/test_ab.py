@@ -16,7 +16,7 @@ def jobs(host, monkeypatch):
     run = host.processing.process_images
 
     def process_images(p):
-        from lib_accel.webui import job
+        from lib_accel.webui.jobs import job
 
         started.append((job._forced, not getattr(p, "do_not_save_samples", False)))
         return run(p)
@@ -164,7 +164,7 @@ def test_a_side_that_fails_is_told_and_the_other_one_is_kept(host, monkeypatch, 
     run, count = host.processing.process_images, []
 
     def process_images(p):
-        from lib_accel.webui import job
+        from lib_accel.webui.jobs import job
 
         count.append(p)
         if job._forced is breaks:
@@ -189,22 +189,22 @@ def test_without_any_picture_the_error_is_the_hosts_to_show(host, monkeypatch):
 
 
 def test_every_label_and_hint_is_in_the_chinese_localization(host):
-    from lib_accel.webui import ab
+    from lib_accel.webui.ab import script
 
     words = json.loads((PROJECT / "localizations" / "zh_CN.json").read_text(encoding="utf-8"))
-    assert {ab.TITLE, ab.INTRODUCTION, *ab.RULES, *ab.HINTS.values()} <= set(words)
+    assert {script.TITLE, script.INTRODUCTION, *script.RULES, *script.HINTS.values()} <= set(words)
     for name, label_of in (("guide.md", str), ("guide.zh.md", words.get)):
         guide = (PROJECT / "docs" / name).read_text(encoding="utf-8")
-        assert all(f"*{label_of(label)}*" in guide for label in ab.RULES)
+        assert all(f"*{label_of(label)}*" in guide for label in script.RULES)
     with gr.Blocks():
         labels = [component.label for component in host.script("txt2img", "Accel A/B").ui(False)]
-    assert labels == list(ab.RULES)
+    assert labels == list(script.RULES)
 
 
 def test_the_difference_picture_is_amplified_and_never_wraps_around(host):
     from PIL import Image
 
-    from lib_accel.webui.ab_result import difference_picture
+    from lib_accel.webui.ab.result import difference_picture
 
     a, b = (Image.fromarray(np.full((2, 2, 3), value, np.uint8)) for value in (10, 100))
     assert np.asarray(difference_picture(a, b, 2)).max() == 180

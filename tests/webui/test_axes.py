@@ -2,8 +2,8 @@
 
 import pytest
 
-from lib_accel.job_settings import METHOD_KNOBS, preset_values, resolve
-from lib_accel.knobs import KNOBS
+from lib_accel.settings.job import METHOD_KNOBS, preset_values, resolve
+from lib_accel.settings.schema import KNOBS
 
 
 def form(host, **changes):
@@ -14,7 +14,8 @@ def form(host, **changes):
 
 def run_by(args, axes):
     """The settings of a cell of the grid."""
-    from lib_accel.webui import job, user_presets
+    from lib_accel.webui.accordion import user_presets
+    from lib_accel.webui.jobs import job
 
     own = user_presets.read()[0]
     return resolve(job.given_by(args, axes, own), "sd1", own)
@@ -52,7 +53,7 @@ def test_custom_as_an_axis_are_the_knobs_as_shown(host):
 
 
 def test_an_own_preset_as_an_axis_brings_all_that_was_saved(host):
-    from lib_accel.webui import user_presets
+    from lib_accel.webui.accordion import user_presets
 
     user_presets.save("mine", {"merging.on": True, "hires.profile": "off", "auto": False})
     user_presets.save("other", {"merging.on": True, "merging.ratio": 0.3})

@@ -2,8 +2,8 @@
 
 from harness import same
 
-from lib_accel.job_settings import REFUSED
-from lib_accel.knobs import KNOBS
+from lib_accel.settings.job import REFUSED
+from lib_accel.settings.schema import KNOBS
 
 NAN, INF = float("nan"), float("inf")
 BAD = [

@@ -1,8 +1,8 @@
 """The host's file of defaults (`ui-config.json`): presets are those of now, and what somebody saved stays."""
 
-from lib_accel.job_settings import METHOD_KNOBS, preset_values
-from lib_accel.knobs import KNOBS
-from lib_accel.webui import user_presets
+from lib_accel.settings.job import METHOD_KNOBS, preset_values
+from lib_accel.settings.schema import KNOBS
+from lib_accel.webui.accordion import user_presets
 
 
 def key(name, field="value", tab="txt2img"):

@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFont
 
-from lib_accel.settings import SettingError
-from lib_accel.webui.prompt_edit import controls, grid, values
-from lib_accel.webui.prompt_edit.grid_picture import labelled, wrapped
-from lib_accel.webui.prompt_edit.lines import parse_line, parse_lines
+from lib_accel.core.fields import SettingError
+from lib_accel.images.grid_picture import labelled, wrapped
+from lib_accel.webui.prompt_to_prompt import controls, grid, values
+from lib_accel.webui.prompt_to_prompt.lines import parse_line, parse_lines
 
 SOURCE = "a (squirrel:1.2) eats a red  car, Car <lora:car:1>"
 

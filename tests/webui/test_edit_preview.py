@@ -9,7 +9,7 @@ from harness import PROJECT
 
 @pytest.fixture
 def show(host):
-    from lib_accel.webui.prompt_edit import preview
+    from lib_accel.webui.prompt_to_prompt import preview
 
     def shown(edits, prompt="a red cat", kind="auto"):
         # What stands before a word has no width, see `test_translation`.
@@ -70,7 +70,7 @@ def test_a_checkpoint_without_chunks_is_told(host, show):
 
 
 def test_every_label_and_hint_is_in_the_chinese_localization(host):
-    from lib_accel.webui.prompt_edit import controls, ui
+    from lib_accel.webui.prompt_to_prompt import controls, ui
 
     words = json.loads((PROJECT / "localizations" / "zh_CN.json").read_text(encoding="utf-8"))
     shown = {controls.TITLE, ui.INTRODUCTION, ui.BLEND, ui.MORE}

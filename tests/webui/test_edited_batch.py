@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lib_accel.settings import SettingError
+from lib_accel.core.fields import SettingError
 
 
 class Runner:
@@ -21,8 +21,8 @@ class Runner:
 
 @pytest.fixture
 def batch(host):
-    from lib_accel.webui.prompt_edit.batch import EditedBatch
-    from lib_accel.webui.prompt_edit.grid import Cell
+    from lib_accel.webui.prompt_to_prompt.batch import EditedBatch
+    from lib_accel.webui.prompt_to_prompt.grid import Cell
 
     return EditedBatch(None, [Cell(), Cell(line=1)])
 
@@ -115,7 +115,7 @@ class Text:
 
 
 def stream(text, **given):
-    from lib_accel.webui.prompt_edit import host_text
+    from lib_accel.webui.prompt_to_prompt import host_text
 
     return host_text.tokens_of(SimpleNamespace(cond_stage_model=Text(**given)), text)
 
@@ -137,14 +137,14 @@ def test_tokens_that_were_moved_are_words_of_their_own(host):
 
 
 def test_sdxl_is_tokenized_by_its_first_encoder(host):
-    from lib_accel.webui.prompt_edit import host_text
+    from lib_accel.webui.prompt_to_prompt import host_text
 
     whole = SimpleNamespace(cond_stage_model=SimpleNamespace(embedders=[object(), Text()]))
     assert host_text.tokens_of(whole, "a cat").words == ["a", "cat"]
 
 
 def test_what_the_host_cannot_pad_or_place_is_refused(host, monkeypatch):
-    from lib_accel.webui.prompt_edit import host_text
+    from lib_accel.webui.prompt_to_prompt import host_text
 
     host.shared.opts.data["use_old_emphasis_implementation"] = True
     with pytest.raises(SettingError, match="Use old emphasis implementation"):
@@ -159,7 +159,7 @@ def test_what_the_host_cannot_pad_or_place_is_refused(host, monkeypatch):
 
 
 def test_comments_are_no_words(host):
-    from lib_accel.webui.prompt_edit import host_text
+    from lib_accel.webui.prompt_to_prompt import host_text
 
     assert host_text.without_comments("a cat # not a dog") == "a cat # not a dog"
     host.shared.opts.data["enable_prompt_comments"] = True

@@ -133,7 +133,7 @@ def test_a_hires_prompt_that_is_the_prompt_is_none(host):
 
 
 def test_masks_are_cut_as_the_host_cuts_latents(host):
-    from lib_accel.webui.prompt_edit.batch import enlarged
+    from lib_accel.webui.prompt_to_prompt.batch import enlarged
 
     mask = torch.zeros(8, 8)
     mask[2:6, 2:6] = 1

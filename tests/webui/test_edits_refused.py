@@ -3,7 +3,7 @@
 import pytest
 from editing import SWAP, draw
 
-from lib_accel.settings import SettingError
+from lib_accel.core.fields import SettingError
 
 REFUSED = [
     ({}, {}, "has no edit; write one per line"),
@@ -40,7 +40,6 @@ REFUSED = [
 
 @pytest.mark.parametrize(("settings", "fields", "sentence"), REFUSED)
 def test_what_cannot_be_drawn_is_refused_before_anything_is(host, jobs, settings, fields, sentence):
-    from lib_accel.webui.prompt_edit import host_text  # noqa: F401 - the host has to be there
 
     if "token_merging_ratio" in str(fields):
         host.processing.StableDiffusionProcessing.get_token_merging_ratio = lambda self, for_hr=False: (

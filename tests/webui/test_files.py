@@ -12,12 +12,12 @@ from pathlib import Path
 import gradio as gr
 from harness import PROJECT, ROOT
 
-from lib_accel.knobs import KNOBS
+from lib_accel.settings.schema import KNOBS
 
 
 def shown_texts(host):
     """Labels, hints and words of all our components and folds, as they stand on the page."""
-    from lib_accel.webui import filling
+    from lib_accel.webui.accordion import filling
 
     texts = {*filling.SENTENCES.values(), filling.OWN_SENTENCE}
     with gr.Blocks() as demo:
@@ -78,7 +78,7 @@ def test_only_webui_knows_the_host():
 
 
 def test_the_preview_is_computed_in_python_and_carries_no_markup_of_others(host):
-    from lib_accel.webui import preview
+    from lib_accel.webui.accordion import preview
 
     values = [control.value for control in host.script().controls]
     badge, strip = preview.show(json.dumps({"width": 1024, "height": 768, "steps": 20, "hires": 2}), *values)

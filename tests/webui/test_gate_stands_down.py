@@ -88,7 +88,7 @@ def test_regional_prompter_by_its_switch(host, switch):
     p = host.p("txt2img", accel, **fields)
     p.scripts = types.SimpleNamespace(alwayson_scripts=[Script()])
     p.script_args = (switch,)
-    from lib_accel.webui import neighbours
+    from lib_accel.webui.host import neighbours
 
     assert neighbours.regional_prompter(p, host.shared.sd_model.model.diffusion_model) is (str(switch) == "True")
 
@@ -220,7 +220,7 @@ def test_off_is_exact_afterwards(start, accel, how, tab):
 
 
 def test_caches_are_freed_when_the_pass_is_over(host):
-    from lib_accel.webui.session import SESSION
+    from lib_accel.webui.jobs.session import SESSION
 
     runners = []
     host.callbacks.on_cfg_denoiser(lambda params: runners.extend(SESSION._open.accelerator._runners))

@@ -31,7 +31,7 @@ def test_inner_jobs_that_take_our_script_along_run_by_its_settings(start):
     done = host.job(accel=ON)
     assert same(results[0], alone)
     assert DONE in done.infotexts[0].split("Accel report: ")[1] and DONE in done.comments
-    from lib_accel.webui.session import SESSION
+    from lib_accel.webui.jobs.session import SESSION
 
     # The account that the routes tell is the outer job's.
     assert SESSION.last["line"] == done.comments.strip()

@@ -7,7 +7,7 @@ ON = {"enabled": True, "preset": "Custom", "auto": False, "merging.ratio": 0.5}
 
 
 def report(host):
-    from lib_accel.webui.session import SESSION
+    from lib_accel.webui.jobs.session import SESSION
 
     return SESSION.last
 
@@ -249,7 +249,7 @@ def test_what_our_own_code_breaks_costs_no_job(start, monkeypatch):
     monkeypatch.setenv("ACCEL_STRICT", "0")
     without = start(extension=False).job()
     host = start()
-    from lib_accel.webui import steps
+    from lib_accel.webui.host import steps
 
     monkeypatch.setattr(steps, "rows_of", lambda *args: 1 / 0)
     done = host.job(accel=ON)

@@ -89,7 +89,7 @@ def test_an_account_that_is_lost_costs_no_pass(start, monkeypatch):
     monkeypatch.setenv("ACCEL_STRICT", "0")
     host = start()
     with_account = host.job(accel=ON, enable_hr=True)
-    from lib_accel.accelerator import Accelerator
+    from lib_accel.engine.accelerator import Accelerator
 
     monkeypatch.setattr(Accelerator, "report", lambda self: 1 / 0)
     done = host.job(accel=ON, enable_hr=True)

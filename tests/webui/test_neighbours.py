@@ -64,7 +64,7 @@ def test_errors_in_a_models_own_forward_are_the_hosts(host):
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
         host.job(accel=ON)
     handle.remove()
-    from lib_accel.webui.session import SESSION
+    from lib_accel.webui.jobs.session import SESSION
 
     assert "ended by an error" in SESSION.last["line"]
 

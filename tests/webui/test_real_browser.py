@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from real_browser import missing
 
-from lib_accel.infotext import to_infotext
-from lib_accel.job_settings import Settings
-from lib_accel.knobs import KNOBS
+from lib_accel.settings.infotext import to_infotext
+from lib_accel.settings.job import Settings
+from lib_accel.settings.schema import KNOBS
 
 pytestmark = [pytest.mark.host, pytest.mark.skipif(missing() is not None, reason=missing() or "")]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import real_webui
 
-from lib_accel.schedule import first_step
+from lib_accel.core.schedule import first_step
 
 pytestmark = [pytest.mark.host, pytest.mark.skipif(real_webui.root() is None, reason="A1111_ROOT names no WebUI")]
 

@@ -6,7 +6,7 @@ import pytest
 import real_webui
 from real_webui import encoded
 
-from lib_accel.schedule import first_step
+from lib_accel.core.schedule import first_step
 
 STEPS, GATE = 10, 4
 FIELDS = {"width": 128, "height": 128, "steps": STEPS, "cfg_scale": 7}

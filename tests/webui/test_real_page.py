@@ -8,7 +8,7 @@ import pytest
 import real_webui
 from real_browser import EVIL, Page, missing
 
-from lib_accel.knobs import KNOBS
+from lib_accel.settings.schema import KNOBS
 
 pytestmark = [pytest.mark.host, pytest.mark.skipif(missing() is not None, reason=missing() or "")]
 

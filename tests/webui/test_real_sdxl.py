@@ -8,8 +8,8 @@ import pytest
 import real_webui
 from real_webui import encoded, pixels
 
-from lib_accel.few_steps import FEW_STEPS
-from lib_accel.schedule import first_step
+from lib_accel.core.schedule import first_step
+from lib_accel.settings.few_step_models import FEW_STEPS
 
 pytestmark = real_webui.needs("A1111_SDXL")
 

@@ -10,8 +10,8 @@ import pytest
 import real_webui
 from test_bad_values import BAD
 
-from lib_accel.infotext import is_ours
-from lib_accel.knobs import KNOBS
+from lib_accel.settings.infotext import is_ours
+from lib_accel.settings.schema import KNOBS
 
 pytestmark = [pytest.mark.host, pytest.mark.skipif(real_webui.root() is None, reason="A1111_ROOT names no WebUI")]
 

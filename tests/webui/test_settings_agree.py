@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib_accel.families import FAMILIES
-from lib_accel.infotext import KEYS, from_infotext, to_infotext
-from lib_accel.job_settings import METHOD_KNOBS, Settings, matching_preset, preset_values, resolve, without_untouched
-from lib_accel.knobs import KNOBS
-from lib_accel.presets import PRESETS
-from lib_accel.settings import SettingError
+from lib_accel.core.fields import SettingError
+from lib_accel.settings.infotext import KEYS, from_infotext, to_infotext
+from lib_accel.settings.job import METHOD_KNOBS, Settings, matching_preset, preset_values, resolve, without_untouched
+from lib_accel.settings.model_families import FAMILIES
+from lib_accel.settings.presets import PRESETS
+from lib_accel.settings.schema import KNOBS
 
 
 def test_controls_stand_in_the_order_of_the_table_and_say_what_it_says(host):
@@ -131,7 +131,8 @@ def test_matching_preset_knows_the_users_own():
 
 @pytest.mark.parametrize("name", KNOBS)
 def test_every_axis_sets_what_it_says(host, name):
-    from lib_accel.webui import axes, job
+    from lib_accel.webui import axes
+    from lib_accel.webui.jobs import job
 
     knob = KNOBS[name]
     module = host.module("X/Y/Z plot")

@@ -9,9 +9,9 @@ import gradio as gr
 import pytest
 from harness import PROJECT
 
-from lib_accel.job_settings import CUSTOM
-from lib_accel.knobs import KNOBS
-from lib_accel.presets import PRESETS
+from lib_accel.settings.job import CUSTOM
+from lib_accel.settings.presets import PRESETS
+from lib_accel.settings.schema import KNOBS
 
 WORDS = json.loads((PROJECT / "localizations" / "zh_CN.json").read_text(encoding="utf-8"))
 # Proper names; and what is the host's own to translate.
@@ -50,7 +50,7 @@ SITUATIONS = [
 @pytest.mark.parametrize("sizes", [{"width": 64, "height": 64, "steps": 20}, {"width": 1024, "height": 768, "steps": 20, "hires": 2}])
 @pytest.mark.parametrize("changes", SITUATIONS)
 def test_header_and_strip_are_made_of_texts_that_are_translated(host, changes, sizes):
-    from lib_accel.webui import preview
+    from lib_accel.webui.accordion import preview
 
     values = dict(zip(KNOBS, (control.value for control in host.script().controls)))
     values["preset"] = "Custom"
@@ -59,7 +59,7 @@ def test_header_and_strip_are_made_of_texts_that_are_translated(host, changes, s
 
 
 def test_every_kind_of_step_is_translated(host):
-    from lib_accel.webui import preview
+    from lib_accel.webui.accordion import preview
 
     assert untranslated(preview.KINDS.values()) == set()
 
@@ -82,7 +82,7 @@ def test_a_drop_downs_list_is_translated(host):
 
 
 def test_words_of_prompts_are_not_taken_for_labels(host):
-    from lib_accel.webui.prompt_edit import preview
+    from lib_accel.webui.prompt_to_prompt import preview
 
     html = preview.show("off map value", "map -> local\nFast Quality off", "auto")
     chips = re.sub(r"<b>.*?</b>", "", html)

@@ -220,7 +220,7 @@ def test_a_kept_direction_in_the_units_of_the_host(host, counts, timesteps):
     """Guidance at scale w from the rows that ran: what the host combines is u + w * sum(weights) * (c - u) with u = c - direction."""
     from types import SimpleNamespace
 
-    from lib_accel.webui.unguided import Unguided
+    from lib_accel.webui.jobs.unguided import Unguided
 
     rows, scale, sigma = sum(counts), 5.0, 3.0
     directions = torch.randn(2, 4, 8, 8)

@@ -5,13 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from lib_accel.knobs import KNOBS
-from lib_accel.settings import SettingError
+from lib_accel.core.fields import SettingError
+from lib_accel.settings.schema import KNOBS
 
 
 @pytest.fixture
 def presets(host):
-    from lib_accel.webui import user_presets
+    from lib_accel.webui.accordion import user_presets
 
     return user_presets
 
@@ -87,7 +87,7 @@ def test_presets_saved_and_deleted_at_the_same_time(presets):
 def test_a_preset_brings_back_all_that_was_saved(host, presets):
     presets.save("hires off", {"merging.on": True, "hires.profile": "off", "first_pass": False, "least.merging": 900})
     presets.save("plain", {"merging.on": True})
-    from lib_accel.webui import filling
+    from lib_accel.webui.accordion import filling
 
     def filled(name):
         updates = filling.fill(name)[1:]
@@ -100,7 +100,7 @@ def test_a_preset_brings_back_all_that_was_saved(host, presets):
 
 
 def test_saving_and_deleting_on_the_page(host, presets):
-    from lib_accel.webui import filling
+    from lib_accel.webui.accordion import filling
 
     values = [control.value for control in host.script().controls]
     preset, said = filling.save(" mine ", *values)

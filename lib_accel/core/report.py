@@ -1,0 +1,130 @@
+"""What was really done: one honest line, and the same as data."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from .fields import changed, described
+
+
+class MethodAccount:
+    """Counts of one method while it runs."""
+
+    def __init__(self, name: str, config: Any) -> None:
+        self.name = name
+        self.config = config
+        self.effects: dict[str, set[str]] = {}
+        self.steps: set[tuple[int, int]] = set()
+        self.calls = 0
+        self.tokens_in = 0
+        self.tokens_run = 0
+        self.reasons: dict[str, set[str]] = {}
+        self.failed: str | None = None
+        self.off: str | None = None
+        self.idle: str | None = None
+        self.notes: set[str] = set()
+        self.dropped_steps: set[tuple[int, int]] = set()
+        self.kept_steps: set[tuple[int, int]] = set()
+        self.rows_dropped = 0
+        self.cache_bytes = 0
+
+    def is_idle(self, why: str | None) -> None:
+        """Why this method did nothing so far, by its own settings (a clause); told only where it did nothing to the end."""
+        self.idle = why
+
+    def note(self, text: str) -> None:
+        """Something that concerns the whole U-Net (a clause)."""
+        self.notes.add(text)
+
+    def dropped(self, pass_and_step: tuple[int, int], rows: int, kept: bool = False) -> None:
+        """``rows`` rows of a U-Net call in this step were not run. kept: guidance goes on there in the direction known last."""
+        (self.kept_steps if kept else self.dropped_steps).add(pass_and_step)
+        self.rows_dropped += rows
+
+    def keeps(self, nbytes: int) -> None:
+        """Caches take up ``nbytes`` now; the most counts."""
+        self.cache_bytes = max(self.cache_bytes, nbytes)
+
+    def acted(self, effect: str, site: str) -> None:
+        """``effect`` (``merging``, ``agents``) took place at ``site``."""
+        self.effects.setdefault(effect, set()).add(site)
+
+    def stood_down(self, reason: str, site: str) -> None:
+        """The layer's own computation ran at ``site``, because of ``reason`` (a short clause)."""
+        self.reasons.setdefault(reason, set()).add(site)
+
+    @property
+    def layers(self) -> set[str]:
+        return set().union(*self.effects.values()) if self.effects else set()
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "method": self.name,
+            "settings": described(self.config),
+            "changed": changed(self.config),
+            "layers": len(self.layers),
+            "layers_by_effect": {effect: len(sites) for effect, sites in sorted(self.effects.items())},
+            "steps": len(self.steps),
+            "layer_calls": self.calls,
+            "tokens_in": self.tokens_in,
+            "tokens_run": self.tokens_run,
+            "stood_down": {reason: len(sites) for reason, sites in sorted(self.reasons.items())},
+            "failed": self.failed,
+            "off": self.off,
+            "idle": self.idle,
+            "notes": sorted(self.notes),
+            "unguided_steps": len(self.dropped_steps),
+            "kept_direction_steps": len(self.kept_steps),
+            "evaluations_saved": self.rows_dropped,
+            "cache_bytes": self.cache_bytes,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """A snapshot of an accelerator's account; stays valid after the model was restored or is gone.
+
+    ``str()`` is the one line, `as_dict` the data.
+    """
+
+    data: dict[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        return self.data
+
+    def __str__(self) -> str:
+        d = self.data
+        parts = [_method_clause(m, d) for m in d["methods"]] or ["no method was given"]
+        if d["unet_calls"]:
+            passes = f"{d['passes']} passes, " if d["passes"] > 1 else ""
+            parts.append(f"{passes}{d['steps']} steps, {d['unet_calls']} U-Net calls in {d['seconds']:.2f} s")
+        else:
+            parts.append("no U-Net call was seen")
+        parts += d["stood_down"]
+        return "Accel: " + "; ".join(parts) + "."
+
+
+def _method_clause(method: dict[str, Any], whole: dict[str, Any]) -> str:
+    effects = ", ".join(f"{effect} on {count}" for effect, count in method["layers_by_effect"].items())
+    if effects:
+        clause = f"{method['method']}: {effects} of {whole['sites']} layers for {method['steps']} of {whole['steps']} steps"
+    elif not method["evaluations_saved"]:
+        clause = f"{method['method']}: 0 of {whole['sites']} layers"
+    else:
+        clause = f"{method['method']}:"
+    more = []
+    for words, steps in (("no guidance", method["unguided_steps"]), ("guidance direction kept", method["kept_direction_steps"])):
+        if steps:
+            more.append(f"{words} for {steps} of {whole['steps']} steps")
+    if method["evaluations_saved"]:
+        more.append(f"{method['evaluations_saved']} evaluations saved")
+    if method["cache_bytes"]:
+        more.append(f"{method['cache_bytes'] / 2**20:.1f} MiB kept")
+    clause += (", " if effects and more else " " if more else "") + ", ".join(more)
+    notes = [method["idle"]] if method["idle"] and not (effects or more) else []
+    notes += list(method["notes"]) + ([f"off: {method['off']}"] if method["off"] else [])
+    notes += [f"{reason} ({count} layers)" for reason, count in method["stood_down"].items()]
+    if method["failed"]:
+        notes.append(f"switched off after an error: {method['failed']}")
+    return clause + (f" [{'; '.join(notes)}]" if notes else "")

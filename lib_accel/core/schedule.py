@@ -1,0 +1,161 @@
+"""Where a U-Net call stands in its pass: step k of n, or a fraction told by the timestep.
+
+Calls are never counted: two-evaluation samplers, separate cond and uncond calls and extra passes of other extensions all make the
+number of calls meaningless.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .rows import Layout, Row
+
+Window = tuple[float, float]
+
+
+def first_step(fraction: float, total: int) -> int:
+    """First step index of ``fraction`` (0 to 1) of a pass of ``total`` steps; 0.4 of 25 is step 10."""
+    return math.ceil(fraction * total - 1e-9)
+
+
+def waiting_for_prompts(what: str, settled: int, total: int | None) -> str:
+    """A clause: ``what`` waits until the prompts stay, from step ``settled`` (from 0) of ``total`` on, and sees them in one such step."""
+    never = total is not None and settled + 1 >= total
+    return f"{what} waits for the last change of the prompts, " + ("never: they change to the end" if never else f"step {settled + 2}")
+
+
+def timestep_value(timestep: Any) -> float | None:
+    """A timestep (number, tensor, one per row or None) as a number: the first row's."""
+    if isinstance(timestep, torch.Tensor):
+        return float(timestep.flatten()[0]) if timestep.numel() else None
+    return None if timestep is None else float(timestep)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of a pass.
+
+    index: from 0. total: steps in the pass, or None when only timesteps are known. fraction: how much of the pass went before (0 to 1).
+    source: who said so, ``host`` | ``schedule`` | ``timestep``. new_pass: True on the first call of a pass.
+    """
+
+    index: int
+    total: int | None
+    fraction: float
+    source: str
+    new_pass: bool = False
+
+    def within(self, window: Window) -> bool:
+        """Whether this step lies in ``window`` = (start, end) in fractions of the pass, start included and end excluded.
+
+        A window to the end of the pass has no end: hosts that count evaluations go beyond the total.
+        """
+        start, end = window
+        if self.total is None:
+            return start <= self.fraction and (self.fraction < end or end >= 1)
+        return first_step(start, self.total) <= self.index and (self.index < first_step(end, self.total) or end >= 1)
+
+
+class StepClock:
+    """Turns what hosts, schedules and timesteps say into steps, and hands out the rows of a step in order."""
+
+    def __init__(self) -> None:
+        self._host: tuple[int, int, tuple[Row, ...] | None] | None = None
+        self._last: tuple[str, float] | None = None
+        self._begin = 0.0
+        self._index = -1
+        self._fresh = True
+        self._offset = 0
+        # Whether a step of this pass held more rows than the host told.
+        self.overran = False
+
+    def new_pass(self) -> None:
+        """The next U-Net call begins a pass, whatever its timestep."""
+        self._fresh = True
+        self._host = None
+        self._last = None
+
+    def tell(self, index: int, total: int, rows: tuple[Row, ...] | None) -> None:
+        """A host says: the U-Net calls that follow belong to step ``index`` of ``total``; together they hold ``rows``."""
+        if index < 0:
+            raise ValueError(f"step index is {index}; it must be 0 or more.")
+        if total < 1:
+            raise ValueError(f"step total is {total}; it must be 1 or more.")
+        if self._host and (index < self._host[0] or total != self._host[1]):
+            self._fresh = True
+        self._host = (index, total, rows)
+        self._offset = 0
+
+    @property
+    def told(self) -> bool:
+        return self._host is not None
+
+    def at_host_step(self) -> Step:
+        """The step the host told."""
+        index, total, _ = self._host
+        return Step(index, total, index / total, "host", self._take_fresh())
+
+    def at_schedule(self, position: int, positions: int) -> Step:
+        """A pipeline's schedule says: ``position`` of ``positions`` distinct timesteps (of the whole schedule).
+
+        A pass may begin late in the schedule (img2img); its steps are counted from its first call.
+        """
+        if self._last is None or self._last[0] != "schedule" or position < self._last[1] or self._fresh:
+            self._fresh, self._begin = True, position
+        self._advance("schedule", position)
+        index, total = position - int(self._begin), positions - int(self._begin)
+        return Step(index, total, index / total, "schedule", self._take_fresh())
+
+    def at_timestep(self, timestep: float | None) -> Step:
+        """Only the timestep is known (about 999 down to 0): lower is the next step, higher a new pass, None is all of one pass."""
+        now = 0.0 if timestep is None else float(timestep)
+        if self._last is None or self._last[0] != "timestep" or now > self._last[1] or self._fresh:
+            self._fresh, self._begin, self._index = True, now, -1
+        if self._fresh or now != self._last[1]:
+            self._index += 1
+        self._advance("timestep", now)
+        fraction = (self._begin - now) / self._begin if self._begin > 0 else 0.0
+        return Step(self._index, None, fraction, "timestep", self._take_fresh())
+
+    @property
+    def rows_taken(self) -> int:
+        """Rows handed out since the step was told."""
+        return self._offset
+
+    @property
+    def ends_pass(self) -> bool:
+        """Whether the rows taken last were the last of the pass, as far as the host told."""
+        if self._host is None:
+            return False
+        index, total, rows = self._host
+        return index == total - 1 and rows is not None and self._offset >= len(rows)
+
+    @property
+    def rows_told(self) -> tuple[Row, ...] | None:
+        """All rows of the step that the host told last."""
+        return self._host[2] if self._host else None
+
+    def take_rows(self, count: int, layout: Layout | None) -> Layout:
+        """The next ``count`` rows of the step: the host's labels, else ``layout`` (the pipeline's), else unknown rows."""
+        offset, self._offset = self._offset, self._offset + count
+        rows = self._host[2] if self._host else None
+        if rows is not None:
+            if offset + count <= len(rows):
+                return Layout(rows[offset : offset + count])
+            self.overran = True
+            return Layout.unknown(count, offset)
+        return layout if layout is not None else Layout.unknown(count, offset)
+
+    def _advance(self, source: str, now: float) -> None:
+        if self._last != (source, now):
+            self._offset = 0
+        self._last = (source, now)
+
+    def _take_fresh(self) -> bool:
+        fresh, self._fresh = self._fresh, False
+        self.overran = self.overran and not fresh
+        return fresh

@@ -1,0 +1,240 @@
+"""The accelerator of one U-Net: its methods, the step clock, and the account of what was done."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..backends import backend_for
+from ..core.errors import in_words, strict
+from ..core.report import Report
+from ..core.sites import PARTS, Site, find_unet, held_unet, is_compiled
+from ..core.threads import is_inside
+from ..prompt_to_prompt.heat_maps import maps_of
+from .auto import AutoChoice
+from .contract import HostTraits, UNetCall
+from .copying import clean_copies, drop_clean_copies
+from .dispatch import refuse_meetings, runner_of, wanted_sites
+from .hooks import Arming
+from .host_side import HostSide
+from .layer_forward import unwrap
+from .row_dropping import OpenCall, choose_plan
+from .stopwatch import Stopwatch
+from .thresholds import Thresholds
+
+# Since torch 2.3. Before that a compiled U-Net is known by its own marks alone.
+_is_tracing = getattr(torch.compiler, "is_compiling", bool)
+
+_ACCELERATORS: weakref.WeakKeyDictionary[nn.Module, Accelerator] = weakref.WeakKeyDictionary()
+
+
+def accelerator_of(unet: nn.Module) -> Accelerator | None:
+    """The accelerator at work on ``unet``, if any."""
+    return _ACCELERATORS.get(unet)
+
+
+class Accelerator(HostSide):
+    """Methods applied to one U-Net, from its making until `remove`. At most one per U-Net: a new one replaces the old.
+
+    model: see `find_unet`. methods: settings objects such as `TokenMerging`. traits: what the host does inside its attention layers.
+    auto: True lets a method act only where it pays (by this machine's table), False wherever its settings say, a `Thresholds` by that
+    table; None is True unless the environment says ACCEL_AUTO=0.
+    UnsupportedModelError for an unknown model; SettingError when two methods would meet in one computation. The model is then untouched.
+    """
+
+    def __init__(self, model: Any, *methods: Any, traits: HostTraits | None = None, auto: bool | Thresholds | None = None) -> None:
+        unet = find_unet(model)
+        self._backend = backend_for(unet)
+        runners = [runner_of(m) for m in methods]
+        refuse_meetings(runners)
+        self._traits = traits or HostTraits()
+        self._sites: list[Site] = self._backend.find_sites(unet)
+        self._finest = min((site.level for site in self._sites), default=0)
+        for runner in runners:
+            runner.coarsest = max((site.level for site in self._sites), default=0)
+        super().__init__(model, runners)
+        self._auto = AutoChoice(_auto_default() if auto is None else auto, self._traits.fused_kernel())
+        self._watch = Stopwatch()
+        self._calls = self._rows = self._rows_run = 0
+        self._steps: set[tuple[int, int]] = set()
+        self._stood_down: set[str] = set()
+        self._arming: Arming | None = None
+        self._open: OpenCall | None = None
+        self._thread: int | None = None
+        self._entrance = threading.Lock()
+        self._unet = weakref.ref(unet)
+        self._wrapped_by_compiler = hasattr(held_unet(model), "_orig_mod")
+
+        before = accelerator_of(unet)
+        if before is not None:
+            before.remove()
+        if self._runners:
+            self._handles = [
+                unet.register_forward_pre_hook(self._enter, with_kwargs=True),
+                unet.register_forward_hook(self._leave, with_kwargs=True, always_call=True),
+            ]
+            clean_copies(unet, self._handles, self.sweep)
+        else:
+            self._handles = []
+        _ACCELERATORS[unet] = self
+
+    # -- its end --------------------------------------------------------------------------------------------------------------
+
+    def sweep(self) -> None:
+        """Take out whatever an interrupted U-Net call left on the layers."""
+        if self._arming is not None:
+            self._arming.disarm()
+            self._arming = None
+        unet = self._unet()
+        if self._open is not None and not (unet is not None and is_inside(self._thread, unet)):
+            self._open = None
+
+    def remove(self) -> None:
+        """Take everything back. The model is then as it was; `report` stays valid. Does nothing the second time."""
+        self.sweep()
+        # A call under way that runs on fewer rows still needs its post-hook.
+        handles, self._handles = self._handles, self._handles[1:] if self._open is not None and self._open.plan is not None else []
+        for handle in handles[: len(handles) - len(self._handles)]:
+            handle.remove()
+        unet = self._unet()
+        if unet is not None:
+            drop_clean_copies(unet)
+            for layer in (site.part(part) for site in self._sites for part in PARTS):
+                if layer is not None:
+                    unwrap(layer)
+            if _ACCELERATORS.get(unet) is self:
+                del _ACCELERATORS[unet]
+        for runner in self._runners:
+            runner.reset()
+
+    def __enter__(self) -> Accelerator:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.remove()
+
+    # -- one U-Net call ----------------------------------------------------------------------------------------------------
+
+    def _enter(self, unet: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        if _is_tracing() or self._is_compiled() or unet is not self._unet():
+            # The last: a replica that shares our hooks (DataParallel) runs plain.
+            return None
+        me = threading.get_ident()
+        with self._entrance:
+            if self._thread not in (None, me) and is_inside(self._thread, unet):
+                raise RuntimeError("This U-Net is already running in another thread; an accelerated model serves one thread at a time.")
+            if self._open is not None and self._open.plan is not None and self._thread == me and is_inside(me, unet, times=2):
+                # A call inside a call that runs on fewer rows: it has those, and no others to drop.
+                self._open.nested += 1
+                return None
+            if self._arming is not None and self._thread == me and is_inside(me, unet, times=2):
+                self._stood_down.add("the U-Net was called inside a call of itself: what was left of the outer one ran plain")
+            self._open = None
+            self.sweep()
+            self._thread = me
+        try:
+            return self._arm(args, kwargs)
+        except Exception as error:
+            self._open = None
+            self.sweep()
+            if strict():
+                raise
+            self._stood_down.add(f"everything stood down after an error: {in_words(error)}")
+            return None
+
+    def _leave(self, unet: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
+        if _is_tracing() or self._thread != threading.get_ident() or unet is not self._unet():
+            return None
+        opened = self._open
+        if opened is not None and opened.nested:
+            opened.nested -= 1
+            return None
+        self._watch.stop()
+        self._open = None
+        self.sweep()
+        self._thread = None
+        if opened is None or output is None:  # After an error there is no output.
+            return None
+        if _ACCELERATORS.get(unet) is not self:
+            for handle in self._handles:
+                handle.remove()
+        output = opened.finish(output)
+        if self._where.ends_pass:
+            for runner in self._runners:
+                runner.finish()
+        return output
+
+    def _is_compiled(self) -> bool:
+        return self._wrapped_by_compiler or is_compiled(self._unet())
+
+    def _arm(self, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        sample = self._backend.sample_of(args, kwargs)
+        moment = self._where.at_call(sample, self._backend.timestep_of(args, kwargs))
+        active = self._active(moment)
+        self._steps.add(moment.pass_and_step)
+        self._calls += 1
+        self._rows += len(sample)
+        self._watch.start(sample.device)
+        if torch.is_grad_enabled():
+            self._rows_run += len(sample)
+            self._stood_down.add("everything stood down: gradients are enabled (run under torch.no_grad())")
+            return None
+        self._open = OpenCall(moment, active, *choose_plan(active, moment, tiles=self._where.tiles))
+        given = self._open.cut(args, kwargs)
+        rows = self._open.rows
+        self._rows_run += len(rows)
+        call = UNetCall(self._backend, self._traits, moment.step, rows, moment.pass_and_step, self._finest)
+        grid = self._backend.grid_of(self._unet(), sample)
+        if grid is not None:
+            call.grids.update(dict.fromkeys(self._sites, grid))
+        self._arming = Arming(call, self._unet())
+        self._arming.arm(wanted_sites(self._unet(), self._sites, active, self._finest, self._traits, self._auto, sample))
+        return given
+
+    # -- the account -------------------------------------------------------------------------------------------------------
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """The U-Net's transformer blocks, in order of execution."""
+        return tuple(self._sites)
+
+    def running(self, kind: type) -> Any:
+        """The runner of the method whose settings are a ``kind`` (such as `PromptToPrompt`); None when there is none."""
+        return next((runner for runner in self._runners if isinstance(runner.config, kind)), None)
+
+    def heat_maps(self, words: Sequence[str | int], every_step: bool = False) -> dict[str | int, Any]:
+        """Word -> [images, h, w], where each picture's cross-attention looked for it: the mean over layers and steps of this pass.
+
+        every_step: word -> {(image, layer, step): [h, w]} instead. For accelerators with `HeatMaps`, or with a `PromptToPrompt` that has
+        ``tokens``; ValueError for others, WordError for unknown words.
+        """
+        return maps_of(self._runners, words, every_step)
+
+    def report(self) -> Report:
+        """What was done so far, as a snapshot."""
+        stood_down = self._stood_down | ({"everything stood down: the U-Net is compiled"} if self._is_compiled() else set())
+        return Report(
+            {
+                "backend": self._backend.name,
+                "sites": len(self._sites),
+                "unet_calls": self._calls,
+                "rows": self._rows,
+                "rows_run": self._rows_run,
+                "passes": self._where.passes,
+                "steps": len(self._steps),
+                "seconds": self._watch.seconds(),
+                "methods": [runner.account.as_dict() for runner in self._runners],
+                "stood_down": sorted(stood_down | self._auto.complaints),
+                "auto": self._auto.as_dict(),
+            }
+        )
+
+
+def _auto_default() -> bool:
+    return os.environ.get("ACCEL_AUTO", "1") != "0"

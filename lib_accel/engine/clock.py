@@ -1,0 +1,90 @@
+"""Where a U-Net call stands, from whoever knows: the host, the pipeline's schedule, the timestep, in this order of trust."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..backends.pipeline import PipelineView
+from ..core.noise import Noise, NoiseView
+from ..core.rows import Layout, Row
+from ..core.schedule import Step, StepClock, timestep_value
+from ..core.sites import held_unet
+from .contract import Moment
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a host said of a step besides its place and rows; see `Accelerator.step`."""
+
+    guidance: float | None = None
+    sigma: float | None = None
+    settled: int = 0
+    guided_because: str | None = None
+    dropped: bool = False
+
+
+class Whereabouts:
+    """The steps, rows and noise levels of one U-Net's calls. The model is held weakly."""
+
+    def __init__(self, model: Any) -> None:
+        self._clock = StepClock()
+        self._pipeline = PipelineView(model) if hasattr(model, "scheduler") and held_unet(model) is not model else None
+        self._noise = NoiseView(model)
+        self._told = Told()
+        self.passes = 0
+
+    def tell(self, index: int, total: int, rows: Sequence[Row] | None, told: Told) -> None:
+        """The host's word on the calls that follow; see `Accelerator.step`."""
+        self._clock.tell(index, total, None if rows is None else tuple(rows))
+        self._told = told
+
+    def new_pass(self) -> None:
+        """The next call begins a pass."""
+        self._clock.new_pass()
+
+    @property
+    def rows_taken(self) -> int:
+        """Rows that calls took since the host told a step."""
+        return self._clock.rows_taken
+
+    def at_call(self, sample: torch.Tensor, timestep: Any) -> Moment:
+        """The U-Net call on latents ``sample`` [rows, channels, h, w]."""
+        if self._clock.told:
+            step = self._clock.at_host_step()
+        else:
+            step = self._pipeline.step(self._clock, timestep) if self._pipeline else None
+            step = step or self._clock.at_timestep(timestep_value(timestep))
+        rows = len(sample)
+        layout = self._clock.take_rows(rows, self._pipeline.rows(rows, sample) if self._pipeline else None)
+        return self._moment(step, layout, timestep, sample)
+
+    def at_step(self) -> Moment | None:
+        """The whole step that the host told last; None when it did not tell the rows."""
+        rows = self._clock.rows_told
+        return None if rows is None else self._moment(self._clock.at_host_step(), Layout(rows), None, None)
+
+    @property
+    def tiles(self) -> bool:
+        """Whether this pass runs the U-Net more often than was said: then its calls may hold parts of pictures."""
+        return self._clock.overran if self._clock.told else self._pipeline is not None and self._pipeline.tiles
+
+    @property
+    def ends_pass(self) -> bool:
+        """Whether the call read last is known to be the last of its pass."""
+        return self._clock.ends_pass if self._clock.told else self._pipeline is not None and self._pipeline.ends_pass
+
+    def _moment(self, step: Step, layout: Layout, timestep: Any, sample: torch.Tensor | None) -> Moment:
+        self.passes += step.new_pass
+        told = self._told if self._clock.told else Told()
+
+        def noise() -> Noise:
+            read = self._pipeline.read if self._pipeline else timestep_value
+            return self._noise.at(None if timestep is None else read(timestep), told.sigma)
+
+        place = (self.passes, step.index)
+        more = (told.settled, told.guided_because, told.dropped)
+        return Moment(step, layout, place, told.guidance, self._noise.kind, noise, sample, *more)

@@ -1,0 +1,138 @@
+"""Putting methods between a U-Net's layers for the length of one call, and taking them out again.
+
+Hooks show the real grid and the raw tokens; an instance-level ``forward`` on attn1, attn2 and ff lets methods merge around a layer or
+stand in for it. The forward that was there before (somebody else's, or the class's, looked up at call time) runs wherever nothing is
+replaced. All of it acts only for the call that armed it: what an interrupt left behind takes itself out when it is reached.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import nn
+
+from ..core.errors import in_words, strict
+from ..core.sites import Site
+from ..core.threads import is_inside
+from .contract import Runner, UNetCall
+from .layer_forward import LayerForward, unwrap
+
+
+class Arming:
+    """One U-Net call's hooks and wrappers. Nothing of it outlives `disarm`."""
+
+    def __init__(self, call: UNetCall, unet: nn.Module) -> None:
+        self._unet = weakref.ref(unet)
+        self._thread = threading.get_ident()
+        self.call: UNetCall | None = call
+        self._hooked: list[tuple[weakref.ref, _GridHook | _TokensHook]] = []
+        self._wrapped: list[tuple[weakref.ref, LayerForward]] = []
+        self._channels: dict[Site, int] = {}
+
+    def arm(self, wanted: Iterable[tuple[Site, dict[str, list[Runner]], list[Runner]]]) -> None:
+        """Put everything in place. wanted: for each site, the runners by part, and those that want to see the block's raw tokens.
+
+        Whatever is put is noted first: an interrupt in the middle leaves nothing that `disarm` misses.
+        """
+        seen: set[int] = set()
+        for site, parts, watchers in wanted:
+            transformer, block = site.transformer, site.block
+            if transformer is None or block is None:
+                continue
+            if self.call is not None and site not in self.call.grids:
+                self._hook(transformer, _GridHook(self, site))
+            self._hook(block, _TokensHook(self, site, watchers))
+            for part, runners in parts.items():
+                layer = site.part(part)
+                if layer is None or id(layer) in seen:
+                    continue
+                seen.add(id(layer))
+                unwrap(layer)
+                forward = LayerForward(self, site, part, runners, layer)
+                self._wrapped.append((weakref.ref(layer), forward))
+                layer.__dict__["forward"] = forward
+
+    def _hook(self, module: nn.Module, hook: _GridHook | _TokensHook) -> None:
+        self._hooked.append((weakref.ref(module), hook))
+        module.register_forward_pre_hook(hook, with_kwargs=True)
+
+    def disarm(self) -> None:
+        """Remove everything. A forward that somebody put over ours meanwhile stays; ours, below it, only passes on."""
+        self.call = None
+        for reference, hook in self._hooked:
+            module = reference()
+            if module is not None:
+                _remove_pre_hook(module, hook)
+        for reference, forward in self._wrapped:
+            layer = reference()
+            if layer is not None and layer.__dict__.get("forward") is forward:
+                unwrap(layer)
+        self._hooked, self._wrapped = [], []
+
+    def is_over(self) -> bool:
+        """Whether the U-Net call that armed this has ended. An interrupt skips post-hooks and so leaves everything in place."""
+        unet = self._unet()
+        return unet is None or not (is_inside(threading.get_ident(), unet) or is_inside(self._thread, unet))
+
+    def is_ours(self, call: UNetCall, site: Site, x: object) -> bool:
+        """Whether ``x`` is the token tensor of ``site`` in the U-Net call ``call``: [its rows, h*w, C]."""
+        grid = call.grids.get(site)
+        return grid is not None and isinstance(x, torch.Tensor) and x.shape == (len(call.rows), grid[0] * grid[1], self._channels.get(site))
+
+    def saw_tokens(self, site: Site, x: torch.Tensor) -> None:
+        self._channels[site] = x.shape[-1]
+
+    def blame(self, site: Site, runners: list[Runner], reason: str) -> None:
+        """Our own code failed at ``site``: switch ``runners`` off for the rest of the job and note why."""
+        for runner in runners:
+            runner.account.failed = f"{reason} (at {site.name})"
+
+
+class _GridHook:
+    """Pre-hook of a spatial transformer: the real height and width, which no token count tells."""
+
+    def __init__(self, arming: Arming, site: Site) -> None:
+        self.arming, self.site = arming, site
+
+    def __call__(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        if self.arming.is_over():
+            self.arming.disarm()
+        call = self.arming.call
+        x = call and call.backend.tokens_of(args, kwargs)
+        if isinstance(x, torch.Tensor) and x.ndim == 4:
+            call.grids[self.site] = (x.shape[2], x.shape[3])
+
+
+class _TokensHook:
+    """Pre-hook of a block: the raw tokens, before its first norm."""
+
+    def __init__(self, arming: Arming, site: Site, watchers: list[Runner]) -> None:
+        self.arming, self.site, self.watchers = arming, site, watchers
+
+    def __call__(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        arming, site, call = self.arming, self.site, self.arming.call
+        x = call and call.backend.tokens_of(args, kwargs)
+        if not isinstance(x, torch.Tensor) or x.ndim != 3:
+            return
+        arming.saw_tokens(site, x)
+        if not arming.is_ours(call, site, x):
+            return
+        for runner in self.watchers:
+            if runner.account.failed:
+                continue
+            try:
+                runner.block_tokens(call, site, x)
+            except Exception as error:
+                if strict():
+                    raise
+                arming.blame(site, [runner], in_words(error))
+
+
+def _remove_pre_hook(module: nn.Module, hook: Callable) -> None:
+    """By identity, not by handle: an interrupt can come between the registering of a hook and the keeping of its handle."""
+    for key in [key for key, value in module._forward_pre_hooks.items() if value is hook]:
+        module._forward_pre_hooks.pop(key, None)
+        module._forward_pre_hooks_with_kwargs.pop(key, None)

@@ -1,0 +1,130 @@
+"""What stands in the place of a layer's forward for one U-Net call: methods merge around the layer, stand in for it, or only watch."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from ..core.errors import in_words, strict
+from ..core.sites import Site
+from .contract import LayerAtWork, Runner, UNetCall
+
+if TYPE_CHECKING:
+    from .hooks import Arming
+
+
+class LayerForward:
+    """Instance-level ``forward`` of one layer for one U-Net call: serve > reduce (merge … unmerge) > compute."""
+
+    def __init__(self, arming: Arming, site: Site, part: str, runners: list[Runner], layer: nn.Module) -> None:
+        self.arming, self.site, self.part, self.runners = arming, site, part, runners
+        self.previous = layer.__dict__.get("forward")
+        self._layer = weakref.ref(layer)
+
+    def original(self, *args, **kwargs):
+        """The forward that the layer had, as it is now."""
+        if self.previous is not None:
+            return self.previous(*args, **kwargs)
+        layer = self._layer()
+        return type(layer).forward(layer, *args, **kwargs)
+
+    def __call__(self, *args, **kwargs):
+        call = self.arming.call
+        runners = [r for r in self.runners if not r.account.failed]
+        if call is None or not runners:
+            return self.original(*args, **kwargs)
+        failure = None
+        try:
+            out = self._act(call, runners, args, kwargs)
+        except Exception as error:
+            if strict():
+                raise
+            out, failure = None, in_words(error)
+        if out is not None:
+            return out
+        # An error of the layer itself comes again here, on the layer's own input, and goes its way; nobody is blamed for it then.
+        out = self.original(*args, **kwargs)
+        if failure:
+            self.arming.blame(self.site, runners, failure)
+        return out
+
+    def _act(self, call: UNetCall, runners: list[Runner], args: tuple, kwargs: dict) -> torch.Tensor | None:
+        """The layer's output, or None when no method has anything to do here."""
+        given = call.backend.read_layer(self.part, args, kwargs)
+        if not self.arming.is_ours(call, self.site, given.x):
+            return self._stand_down(runners, "the layer was given other tokens than its block")
+
+        def own(*tokens_and_context: torch.Tensor) -> torch.Tensor:
+            args, kwargs = given.with_tokens(*tokens_and_context)
+            return self.original(*args, **kwargs)
+
+        layer = LayerAtWork(self.part, self._layer(), given.x, given.x, own, given.has_context, given.context)
+        for runner in runners:
+            served = runner.serve(call, self.site, layer)
+            if served is not None:
+                _count(call, runner, given.x.shape[1], 0)
+                return served
+        # Outputs may be kept and served whatever the layer was given; tokens and computations of unknown calls stay as they are.
+        changing = [r for r in runners if r.reduces or r.computes or not r.observes]
+        out = self._stand_down(changing, given.own) if given.own else self._reduce_and_compute(call, changing, layer)
+        watching = [r for r in runners if r.observes]
+        if watching and out is None:
+            out = own(given.x)
+        for runner in watching:
+            runner.observe(call, self.site, layer, out)
+        return out
+
+    def _reduce_and_compute(self, call: UNetCall, runners: list[Runner], layer: LayerAtWork) -> torch.Tensor | None:
+        """The layer's output, un-merged; None when no method changes anything."""
+        site, part = self.site, self.part
+        reduction = reducer = None
+        for runner in runners:
+            reduction = runner.reduce(call, site, part)
+            if reduction is not None:
+                reducer = runner
+                layer = replace(layer, x=reduction.merge(layer.tokens))
+                break
+        out = computer = None
+        for runner in runners:
+            out = runner.compute(call, site, layer)
+            if out is not None:
+                computer = runner
+                break
+        if out is None:
+            if reduction is None:
+                return None
+            out = layer.own(layer.x)
+        if reduction is not None:
+            out = reduction.unmerge(out)
+        for runner in {reducer, computer} - {None}:
+            _count(call, runner, layer.tokens.shape[1], layer.x.shape[1])
+        return out
+
+    def _stand_down(self, runners: list[Runner], reason: str) -> None:
+        for runner in runners:
+            runner.account.stood_down(reason, self.site.name)
+
+
+def unwrap(layer: nn.Module) -> None:
+    """Take our wrapper off ``layer``; also one of an earlier call that somebody kept and put back. Others' forwards stay."""
+    forward = layer.__dict__.get("forward")
+    if not isinstance(forward, LayerForward):
+        return
+    while isinstance(forward, LayerForward):
+        forward = forward.previous
+    if forward is None:
+        del layer.__dict__["forward"]
+    else:
+        layer.__dict__["forward"] = forward
+
+
+def _count(call: UNetCall, runner: Runner, tokens_in: int, tokens_run: int) -> None:
+    account = runner.account
+    account.calls += 1
+    account.tokens_in += tokens_in
+    account.tokens_run += tokens_run
+    account.steps.add(call.pass_and_step)

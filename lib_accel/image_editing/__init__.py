@@ -1,0 +1,1 @@
+"""Editing pictures with a diffusers pipeline: batches, starting points, inversion, options."""

@@ -1,0 +1,81 @@
+"""Where a batch of edited pictures starts: the same noise for all, or a real picture's latents."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..core.fields import SettingError
+
+
+def checked_pipeline(pipe: Any) -> Any:
+    """``pipe``, if it draws pictures from text with a U-Net. SettingError for others."""
+    lacks = [name for name in ("unet", "vae", "scheduler", "vae_scale_factor") if getattr(pipe, name, None) is None]
+    # Those that start from a picture choose among timesteps.
+    if lacks or hasattr(pipe, "get_timesteps"):
+        raise SettingError(f"pipe is {type(pipe).__name__}; it must be a text-to-image pipeline of Stable Diffusion or SDXL.")
+    return pipe
+
+
+def checked_seed(seed: Any) -> int:
+    """``seed`` as a generator takes it; whole numbers of any size, the same number for the same seed. SettingError for others."""
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise SettingError(f"seed is {seed!r}; it must be a whole number.")
+    return seed % (1 << 64)
+
+
+def checked_size(pipe: Any, width: int | None, height: int | None, image: Any) -> tuple[int, int]:
+    """(width, height) in pixels: given, the picture's, or the model's own. SettingError when they do not fit the model or each other."""
+    multiple = pipe.vae_scale_factor
+    own = pipe.unet.config.sample_size
+    own = (own, own) if isinstance(own, int) else tuple(own)[::-1]
+    if image is not None:
+        check_picture(image, multiple)
+    sizes = image.size if image is not None else tuple(side * multiple for side in own)
+    for name, given, at in (("width", width, 0), ("height", height, 1)):
+        if given is None:
+            continue
+        if isinstance(given, bool) or not isinstance(given, int) or given < multiple or given % multiple:
+            raise SettingError(f"{name} is {given!r}; it must be a multiple of {multiple} from {multiple} on.")
+        if image is not None and given != image.size[at]:
+            raise SettingError(f"{name} is {given}; it must be {image.size[at]}, the picture's.")
+    return width or sizes[0], height or sizes[1]
+
+
+def check_picture(image: Any, multiple: int) -> None:
+    """SettingError unless ``image`` is a PIL picture in RGB whose sides are multiples of ``multiple``."""
+    mode, size = getattr(image, "mode", None), getattr(image, "size", None)
+    if mode != "RGB":
+        raise SettingError(f"image is {type(image).__name__} of mode {mode!r}; it must be a picture of mode 'RGB' (image.convert('RGB')).")
+    if min(size) < multiple or any(side % multiple for side in size):
+        raise SettingError(f"image is {size[0]}x{size[1]}; its sides must be multiples of {multiple}.")
+
+
+def equal_noise(pipe: Any, count: int, width: int, height: int, seed: int) -> tuple[torch.Tensor, list[torch.Generator]]:
+    """Latents [count, channels, height/8, width/8], the same for all, and a generator for each that has just drawn them: samplers that
+    add noise add the same to all, and each gets what the seed alone would give it.
+    """
+    shape = (1, pipe.vae.config.latent_channels, height // pipe.vae_scale_factor, width // pipe.vae_scale_factor)
+    generators = [torch.Generator().manual_seed(seed) for _ in range(count)]
+    drawn = [torch.randn(shape, generator=generator, dtype=pipe.unet.dtype) for generator in generators]
+    return torch.cat(drawn).to(pipe.unet.device), generators
+
+
+def encode_picture(pipe: Any, image: Any) -> torch.Tensor:
+    """Latents [1, channels, h, w] of a PIL picture: the mean of what the autoencoder says, scaled as the U-Net knows it."""
+    import numpy as np
+
+    vae = pipe.vae
+    pixels = torch.from_numpy(np.asarray(image, dtype=np.float32) / 127.5 - 1).permute(2, 0, 1)[None]
+    half = vae.dtype
+    upcast = half != torch.float32 and getattr(vae.config, "force_upcast", False)
+    try:
+        if upcast:
+            torch.nn.Module.to(vae, torch.float32)
+        with torch.no_grad():
+            latents = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mean
+    finally:
+        if upcast:
+            torch.nn.Module.to(vae, half)
+    return (latents * vae.config.scaling_factor).to(pipe.unet.dtype)

@@ -1,0 +1,1 @@
+"""Pictures: distances between them, labelled grids."""

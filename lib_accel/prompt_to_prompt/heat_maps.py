@@ -1,0 +1,112 @@
+"""Heat maps: where each word's cross-attention looks, watched without changing anything.
+
+Source: the maps that Prompt-to-Prompt (Hertz et al., arXiv 2208.01626) shows in its figures, as means over heads, layers and steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..core.fields import SettingError, check, setting
+from ..core.sites import Site
+from ..engine.contract import LayerAtWork, Moment, Runner, UNetCall
+from ..ops.attention_edits import attend
+from ..ops.levels import grid_at
+from .layers import Layers
+from .maps import MapSums, key_of, word_maps, word_maps_by_step
+from .runner import PromptToPromptRunner
+from .tokens import PromptTokens
+
+
+@dataclass(frozen=True)
+class HeatMaps:
+    """Settings of watching. SettingError when one cannot be.
+
+    tokens: the prompts' tokens, one for every picture of the batch, or one for all; see `prompt_edit.text.tokens_for`.
+    layers: blocks that are watched, see `prompt_edit.layers`; 1024 are those with at most so many tokens, of larger pictures at least the
+    coarsest.
+    every_step: the maps of each layer and step are kept, too (`MapSums.by_step`): more memory, 0.3 MB for each at 32x32 tokens.
+    """
+
+    tokens: tuple[PromptTokens, ...]
+    layers: str = setting("1024", "text", "Watched layers", "finer ones too: sharper, slower")
+    every_step: bool = setting(False, "flag", "Keep every step", "on: more memory")
+
+    def __post_init__(self) -> None:
+        tokens = (self.tokens,) if isinstance(self.tokens, PromptTokens) else tuple(self.tokens)
+        if not tokens or not all(isinstance(one, PromptTokens) for one in tokens):
+            raise SettingError(f"HeatMaps.tokens is {self.tokens!r}; it must be PromptTokens, one for every picture or one for all.")
+        object.__setattr__(self, "tokens", tokens)
+        check(self)
+        Layers("HeatMaps.layers", self.layers)
+
+    def runner(self) -> HeatRunner:
+        return HeatRunner(self)
+
+
+class HeatRunner(Runner):
+    """Heat maps at work."""
+
+    observes = True
+    window = (0.0, 1.0)
+
+    def __init__(self, config: HeatMaps) -> None:
+        super().__init__(config)
+        self.sums = MapSums(config.every_step)
+        self._layers = Layers("HeatMaps.layers", config.layers)
+        self._latents: tuple[int, int] | None = None
+        self._fresh = True
+
+    def reset(self) -> None:
+        # Maps stay readable until another pass begins, also after the methods were taken off.
+        self._fresh = True
+
+    def begin(self, moment: Moment) -> None:
+        if self._fresh:
+            self._fresh = False
+            self.sums.clear()
+        if moment.sample is not None:
+            self._latents = tuple(moment.sample.shape[-2:])
+        if not moment.rows.known:
+            self.account.note("no maps: nobody said which rows are conditional")
+
+    def wants(self, site: Site, finest: int) -> frozenset[str]:
+        h, w = grid_at(*self._latents, site.level)
+        return frozenset({"attn2"}) if self._layers.hold(site.place, site.level, h * w, self.coarsest) else frozenset()
+
+    def observe(self, call: UNetCall, site: Site, layer: LayerAtWork, out: torch.Tensor) -> None:
+        rows = [index for index, row in enumerate(call.rows) if row.role == "cond"]
+        if not rows or layer.context is None:
+            return
+        obstacle = call.backend.agent_obstacle(layer.module)
+        if obstacle:
+            self.account.stood_down(f"no maps: {obstacle}", site.name)
+            return
+        attn, backend = layer.module, call.backend
+        context = layer.context[rows]
+        q = backend.split_heads(attn, attn.to_q(layer.tokens[rows]))
+        k = backend.split_heads(attn, attn.to_k(call.traits.kv_inputs(attn, context)[0]))
+        values = torch.eye(k.shape[2], dtype=k.dtype, device=k.device).expand(*k.shape[:2], -1, -1)
+        maps = attend(q, k, values, backend.scale_of(attn, q.shape[-1]), call.traits.upcast(attn)).mean(1)
+        h, w = call.grids[site]
+        for row, one in zip(rows, maps):
+            self.sums.add(key_of(call.rows[row]), site, call.step.index, one.T.unflatten(1, (h, w)))
+        self.account.acted("maps", site.name)
+        self.account.steps.add(call.pass_and_step)
+
+
+def maps_of(runners: Iterable[Runner], words: Sequence[str | int], every_step: bool = False) -> dict[str | int, Any]:
+    """See `Accelerator.heat_maps`."""
+    words = [words] if isinstance(words, (str, int)) else words
+    for runner in runners:
+        if isinstance(runner, (HeatRunner, PromptToPromptRunner)) and runner.config.tokens:
+            if not every_step:
+                return word_maps(runner.sums, runner.config.tokens, words)
+            if runner.config.every_step:
+                return word_maps_by_step(runner.sums, runner.config.tokens, words)
+            raise ValueError("The maps of single steps were not kept; give HeatMaps or PromptToPrompt every_step=True.")
+    raise ValueError("This accelerator watches no words; give it HeatMaps(tokens), or a PromptToPrompt with tokens.")

@@ -1,0 +1,92 @@
+"""Prompt-to-Prompt: pictures of edited prompts take attention from the picture of the source prompt, in the same batch.
+
+Source: Prompt-to-Prompt Image Editing with Cross Attention Control (Hertz et al., arXiv 2208.01626); ``keys_values`` is mutual
+self-attention (MasaCtrl, Cao et al., arXiv 2304.08465).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..core.fields import SettingError, check, setting
+from ..core.schedule import Window
+from .edits import Mixing
+from .layers import Layers
+from .local_blend import AlignedBlend
+from .tokens import PromptTokens
+from .windows import RULES, window_of
+
+if TYPE_CHECKING:
+    from .runner import PromptToPromptRunner
+
+SELF_SOURCES = ("map", "value", "keys_values", None)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageEdit:
+    """How one picture of a batch is edited from another. SettingError when it cannot be.
+
+    image, source: their numbers in the batch (`Row.image`), from 0. mixings: for every AND part of the edited prompt how its
+    cross-attention is made from that of the source's part of the same number; None: it keeps its own. A prompt without AND has one part.
+    self_replace: window in which self-attention is taken from the source: a fraction, or (start, end).
+    """
+
+    image: int
+    source: int
+    mixings: tuple[Mixing | None, ...]
+    self_replace: float | Window = 0.4
+
+    def __post_init__(self) -> None:
+        if self.image == self.source:
+            raise SettingError(f"ImageEdit.source is {self.source}; it must be another picture than the edited one.")
+        object.__setattr__(self, "mixings", tuple(self.mixings))
+        object.__setattr__(self, "self_replace", window_of("self_replace", self.self_replace))
+
+
+@dataclass(frozen=True, eq=False)
+class PromptToPrompt:
+    """Settings of an edited batch. SettingError when one cannot be.
+
+    Only rows with role ``cond`` of the edited pictures change; sources, unconditional rows and other pictures stay as they are. An
+    edited row must come in the same U-Net call as its source's, or in a later one of the same step.
+
+    edits: one `ImageEdit` for every edited picture, at least one. blend: words whose maps are summed for `PromptToPromptRunner.masks`, or
+    None.
+    cross_layers, self_layers: blocks on which either acts; see `prompt_edit.layers`. Published: all, and 256 (tokens, at 512x512), which
+    is a quarter of the latents' side.
+    self_source: what self-attention takes from the source: ``map`` (its queries and keys, as published), ``value``, ``keys_values``,
+    or None for nothing. window_rule: how windows are counted, ``fraction``, ``published`` or ``noise``; see `prompt_edit.windows`.
+    tokens: prompts by image; with them the maps of all words are kept for `Accelerator.heat_maps`, as edited. every_step: each layer's and
+    step's, too.
+    """
+
+    edits: tuple[ImageEdit, ...]
+    blend: AlignedBlend | None = None
+    cross_layers: str = setting("all", "text", "Cross-attention layers", "fewer: the new words have more freedom")
+    self_layers: str = setting("1/4", "text", "Self-attention layers", "finer ones too: shapes are kept more closely")
+    self_source: str | None = setting("map", "choice", "Self-attention from", "map: the layout; value: the texture", choices=SELF_SOURCES)
+    window_rule: str = setting("fraction", "choice", "Window rule", "published: as in the released code", choices=RULES)
+    tokens: tuple[PromptTokens, ...] = ()
+    every_step: bool = False
+
+    def __post_init__(self) -> None:
+        given = self.edits
+        edits = tuple(given) if isinstance(given, (tuple, list)) else ()
+        object.__setattr__(self, "edits", edits)
+        object.__setattr__(self, "tokens", tuple(self.tokens))
+        if not edits or not all(isinstance(edit, ImageEdit) for edit in edits):
+            raise SettingError(f"PromptToPrompt.edits is {given!r}; it must be one ImageEdit or more.")
+        images = [edit.image for edit in edits]
+        if len(set(images)) < len(images) or {edit.source for edit in edits} & set(images):
+            raise SettingError(f"PromptToPrompt.edits edit the pictures {images}; every one once, and no source of another.")
+        if self.blend is not None and not isinstance(self.blend, AlignedBlend):
+            raise SettingError(f"PromptToPrompt.blend is {self.blend!r}; it must be an AlignedBlend (see LocalBlend.aligned), or None.")
+        check(self)
+        Layers("PromptToPrompt.cross_layers", self.cross_layers)
+        Layers("PromptToPrompt.self_layers", self.self_layers)
+
+    def runner(self) -> PromptToPromptRunner:
+        from .runner import PromptToPromptRunner
+
+        return PromptToPromptRunner(self)

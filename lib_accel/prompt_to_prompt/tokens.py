@@ -1,0 +1,171 @@
+"""A prompt as its text encoder takes it: token positions in chunks, and the words that they belong to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from ..core.fields import SettingError
+
+CHUNK = 77
+# A word with its apostrophes and hyphens, or a run of punctuation; where CLIP's own tokenizer splits, too.
+_PIECES = re.compile(r"[^\W_]+(?:['\u2019_-][^\W_]+)*|(?:[^\w\s]|_)+")
+
+
+class WordError(SettingError):
+    """A word that is not in the prompt; the sentence names those that are."""
+
+
+def split_words(text: str) -> list[str]:
+    """The words of ``text`` and, apart from them, its punctuation, in order."""
+    return _PIECES.findall(text)
+
+
+def is_word(piece: str) -> bool:
+    """Whether ``piece`` is a word rather than punctuation."""
+    return any(letter.isalnum() for letter in piece)
+
+
+@dataclass(frozen=True)
+class PromptTokens:
+    """A prompt's token positions. ValueError when the lengths do not fit.
+
+    text: the prompt as written. ids: the token id at every position, ``chunk`` positions per chunk: a begin token, content, an end token,
+    padding. owners: the number of the piece in ``pieces`` that a position belongs to, -1 for begin, end and padding. pieces: words and
+    punctuation, in order. A WebUI builds it from its own chunks with `from_chunks`, so that emphasis, BREAK, textual inversion and moved
+    commas are as they really are; `tokenize` builds it from a text and a tokenizer.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    owners: tuple[int, ...]
+    pieces: tuple[str, ...]
+    chunk: int = CHUNK
+
+    def __post_init__(self) -> None:
+        if len(self.ids) != len(self.owners) or not self.ids or len(self.ids) % self.chunk:
+            raise ValueError(
+                f"PromptTokens has {len(self.ids)} ids and {len(self.owners)} owners; both must be whole chunks of {self.chunk}."
+            )
+
+    @classmethod
+    def from_chunks(
+        cls,
+        text: str,
+        chunks: Sequence[Sequence[tuple[int, int]]],
+        pieces: Sequence[str],
+        specials: tuple[int, int, int],
+        chunk: int = CHUNK,
+    ) -> PromptTokens:
+        """From the content of every chunk.
+
+        chunks: for each chunk its (token id, number of the piece in ``pieces``) without begin, end and padding, ``chunk - 2`` at most; no
+        chunk is one empty chunk. specials: ids of begin, end and padding. ValueError for longer chunks and numbers of no piece.
+        """
+        begin, end, padding = specials
+        ids: list[int] = []
+        owners: list[int] = []
+        for content in chunks or [()]:
+            if len(content) > chunk - 2:
+                raise ValueError(f"A chunk holds {len(content)} tokens; it must hold {chunk - 2} at most.")
+            stray = [owner for _, owner in content if not 0 <= owner < len(pieces)]
+            if stray:
+                raise ValueError(f"A token belongs to piece {stray[0]}; it must be a number from 0 to {len(pieces) - 1}.")
+            rest = chunk - 2 - len(content)
+            ids += [begin, *(token for token, _ in content), end, *[padding] * rest]
+            owners += [-1, *(owner for _, owner in content), -1, *[-1] * rest]
+        return cls(text, tuple(ids), tuple(owners), tuple(pieces), chunk)
+
+    @property
+    def chunks(self) -> int:
+        return len(self.ids) // self.chunk
+
+    @property
+    def content(self) -> list[int]:
+        """The positions of words and punctuation, in order."""
+        return [position for position, owner in enumerate(self.owners) if owner >= 0]
+
+    @property
+    def words(self) -> list[str]:
+        """The words, without punctuation; their numbers in `find` are their places here."""
+        return [self.pieces[piece] for piece in self.word_pieces]
+
+    @property
+    def word_pieces(self) -> list[int]:
+        """For every word the number of its piece."""
+        return [number for number, piece in enumerate(self.pieces) if is_word(piece)]
+
+    def end_of(self, chunk: int) -> int:
+        """The position of the end token of chunk number ``chunk``."""
+        first = chunk * self.chunk
+        return first + 1 + sum(self.owners[position] >= 0 for position in range(first, first + self.chunk))
+
+    def of_piece(self, number: int) -> list[int]:
+        """The positions of a piece."""
+        return [position for position, owner in enumerate(self.owners) if owner == number]
+
+    def padded(self, chunks: int) -> PromptTokens:
+        """The same with as many empty chunks behind it as make ``chunks``."""
+        missing = max(0, chunks - self.chunks)
+        if not missing:
+            return self
+        begin, end, padding = self.ids[0], self.ids[self.end_of(0)], self.ids[-1]
+        empty = (begin, end, *[padding] * (self.chunk - 2))
+        return PromptTokens(self.text, self.ids + empty * missing, self.owners + (-1,) * self.chunk * missing, self.pieces, self.chunk)
+
+    def find(self, word: str | int) -> list[int]:
+        """The positions of all occurrences of a word or phrase, or of the word with that number (from 0). WordError when there is none.
+
+        Case, punctuation and blanks around words are forgiven: ``red car`` finds "Red car,".
+        """
+        places = self.word_pieces
+        if isinstance(word, int) and not isinstance(word, bool):
+            if not 0 <= word < len(places):
+                have = f"the words 0 to {len(places) - 1}" if places else "no words"
+                raise WordError(f"word number is {word}; the prompt {self.text!r} has {have}.")
+            return self.of_piece(places[word])
+        wanted = [_normal(piece) for piece in split_words(str(word)) if is_word(piece)]
+        have = [_normal(self.pieces[piece]) for piece in places]
+        found: list[int] = []
+        for at in range(len(have) - len(wanted) + 1 if wanted else 0):
+            if have[at : at + len(wanted)] == wanted:
+                found += [position for piece in places[at : at + len(wanted)] for position in self.of_piece(piece)]
+        if not found:
+            raise WordError(f"word is {word!r}; the prompt {self.text!r} has the words {', '.join(self.words) or '(none)'}.")
+        return sorted(set(found))
+
+    def has(self, word: str | int) -> bool:
+        """Whether `find` finds it."""
+        try:
+            return bool(self.find(word))
+        except WordError:
+            return False
+
+
+def tokenize(text: str, encode: Callable[[str], Sequence[int]], specials: tuple[int, int, int], chunk: int = CHUNK) -> PromptTokens:
+    """``text`` in chunks of ``chunk - 2`` tokens. encode: token ids of a text, without begin and end. specials: begin, end, padding.
+
+    Words are encoded one by one, as CLIP's tokenizers do. Where that gives other tokens than the whole text does, blanks alone
+    separate words, and where even that does, every token is a word of its own.
+    """
+    whole = list(encode(text))
+    for pieces in (split_words(text), text.split()):
+        tokens = [(token, number) for number, piece in enumerate(pieces) for token in encode(piece)]
+        if [token for token, _ in tokens] == whole:
+            break
+    else:
+        pieces, tokens = [f"#{number}" for number in range(len(whole))], [(token, number) for number, token in enumerate(whole)]
+    size = chunk - 2
+    return PromptTokens.from_chunks(text, [tokens[at : at + size] for at in range(0, len(tokens), size)], pieces, specials, chunk)
+
+
+def equally_long(prompts: Iterable[PromptTokens]) -> list[PromptTokens]:
+    """All with as many chunks as the longest."""
+    prompts = list(prompts)
+    most = max(prompt.chunks for prompt in prompts)
+    return [prompt.padded(most) for prompt in prompts]
+
+
+def _normal(piece: str) -> str:
+    return piece.casefold().replace("\u2019", "'")

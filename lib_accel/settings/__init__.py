@@ -1,0 +1,1 @@
+"""A job's settings: schema, job, presets, passes, PNG info, model families, few-step models."""

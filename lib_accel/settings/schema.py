@@ -1,0 +1,236 @@
+"""Every setting of a job as one flat table, derived from the dataclasses that describe the settings.
+
+A knob's name is ``<group>.<field>`` (``agents.ratio``), or the field alone for settings of the whole job (``preset``). Windows become two
+knobs, ``start`` and ``end``. The user interface, PNG info, the API, the X/Y/Z plot and presets are all made from this table.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..core.fields import SettingError, checked, setting
+from ..methods import AgentAttention, GuidanceSkip, TGate, TokenDownsampling, TokenMerging
+
+
+@dataclass(frozen=True)
+class Job:
+    """Settings of the whole job."""
+
+    enabled: bool = setting(False, "flag", "Accel", "on: faster pictures, slightly different ones")
+    preset: str = setting("balanced", "name", "Preset", "which knobs to use; changing one makes it Custom")
+    first_pass: bool = setting(True, "flag", "First pass", "off: only the hires pass is faster; the composition stays")
+    auto: bool = setting(True, "flag", "Only where it pays", "off: also at sizes where it costs more time than it saves")
+    drop_at_one: bool = setting(
+        True, "flag", "No negative prompt at CFG scale 1", "on: half the work for LCM, Turbo and Lightning; the picture stays the same"
+    )
+
+
+@dataclass(frozen=True)
+class HiresPass:
+    """What happens in the hires pass."""
+
+    profile: str = setting("same", "choice", "Profile", "own: the settings below", choices=("same", "off", "own"))
+    agents: bool = setting(False, "flag", "Use agents", "on: faster, may move what the first pass laid out")
+    merging_ratio: float = setting(0.5, "number", "Merging ratio", "higher: faster, less detail; 0: none", 0, 1)
+    downsampling_factor: int = setting(1, "integer", "Downsampling factor", "higher: faster, less detail; 1: none", 1, 8)
+    gate: float = setting(1.0, "number", "Gate", "T-GATE's; lower: faster, less of the prompt's detail; 1: none", 0.01, 1)
+
+
+@dataclass(frozen=True)
+class LeastTokens:
+    """From how many tokens on a method acts; 0: by this machine's table. PNG info keeps what the table said."""
+
+    agents: int = setting(0, "integer", "Agents from", "tokens from which agents are used; 0: this machine's table", 0)
+    merging: int = setting(0, "integer", "Merging from", "tokens from which tokens are merged; 0: this machine's table", 0)
+    downsampling: int = setting(0, "integer", "Downsampling from", "tokens from which keys are downsampled; 0: this machine's table", 0)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Settings that belong together. method: whether they are those of a method, which can be on or off. only: the fields that are
+    settings of a job; none: all."""
+
+    name: str
+    title: str
+    hint: str
+    described_by: type
+    method: bool = False
+    only: tuple[str, ...] = ()
+
+    @property
+    def windowed(self) -> bool:
+        """Whether the method acts in a part of the pass that is set."""
+        return "window" in self.described_by.__dataclass_fields__
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields that are settings of a job, the window left out."""
+        return self.only or tuple(field for field in self.described_by.__dataclass_fields__ if field != "window")
+
+
+GROUPS = (
+    Group("", "", "", Job),
+    Group("agents", "Agents", "on: self-attention through few agent tokens", AgentAttention, method=True),
+    Group("merging", "Merging", "on: similar tokens share their attention", TokenMerging, method=True),
+    Group("downsampling", "Downsampling", "on: every token asks, fewer answer", TokenDownsampling, method=True),
+    # Before T-GATE: at guidance scale 1 the prompt's own row is the one that stays.
+    Group(
+        "guidance",
+        "Guidance skip",
+        "on: the negative prompt is left out where it matters little",
+        GuidanceSkip,
+        method=True,
+        only=("when", "threshold", "after", "sigma_low", "sigma_high", "reuse", "every"),
+    ),
+    Group(
+        "tgate",
+        "T-GATE",
+        "on: after the gate no negative prompt, and cross-attention from a cache",
+        TGate,
+        method=True,
+        only=("gate", "drop_guidance", "cache", "after_gate"),
+    ),
+    Group("hires", "Hires pass", "", HiresPass),
+    Group("least", "Least tokens", "", LeastTokens),
+)
+METHOD_GROUPS = tuple(group.name for group in GROUPS if group.method)
+WINDOWED_GROUPS = tuple(group.name for group in GROUPS if group.windowed)
+
+_FLAGS = {"true": True, "on": True, "yes": True, "1": True, "false": False, "off": False, "no": False, "0": False}
+# What None is called where only words can be shown.
+_NONE = "model's"
+
+
+@dataclass(frozen=True)
+class Knob:
+    """One setting of a job. rule: what `settings.checked` checks values by."""
+
+    name: str
+    group: str
+    label: str
+    hint: str
+    default: Any
+    rule: Mapping[str, Any]
+
+    @property
+    def kind(self) -> str:
+        return self.rule["kind"]
+
+    @property
+    def infotext(self) -> str:
+        """Its key in PNG info: letters, digits, spaces and hyphens."""
+        return "Accel " + self.label.replace(":", "").lower()
+
+    @property
+    def texts(self) -> tuple[str, ...] | None:
+        """The choices in words, in order; None for other kinds."""
+        return tuple(map(self.text, self.rule["choices"])) if self.kind == "choice" else None
+
+    def text(self, value: Any) -> str:
+        """``value`` in words that `read` understands."""
+        if value is None:
+            return _NONE
+        if isinstance(value, float):
+            return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+        return str(value)
+
+    def read(self, given: Any) -> Any:
+        """``given`` (a value, or one in words) in its normal form. SettingError naming the knob, the value and what is allowed."""
+        value = given
+        if isinstance(given, str):
+            value = self._from_words(given.strip())
+        elif self.kind == "choice":
+            value = next((c for c in self.rule["choices"] if _same_number(c, given)), given)
+        elif self.kind == "flag" and type(given) in (int, float) and given in (0, 1):
+            value = bool(given)
+        try:
+            if self.kind == "name":
+                return _checked_name(self.name, value)
+            return checked(self.name, value, self.rule)
+        except (ValueError, RecursionError):
+            raise SettingError(f"{self.name} is {_shown(given)}; it must be {self.allowed()}.") from None
+
+    def allowed(self) -> str:
+        """What values it takes, in words."""
+        low, high = self.rule.get("low"), self.rule.get("high")
+        if self.kind == "flag":
+            return "true or false"
+        if self.kind == "choice":
+            return "one of " + ", ".join(self.texts)
+        if self.kind == "name":
+            return "the name of a preset"
+        noun = "a whole number" if self.kind == "integer" else "a number"
+        return f"{noun} of {low:g} or more" if high is None else f"{noun} from {low:g} to {high:g}"
+
+    def _from_words(self, words: str) -> Any:
+        if self.kind == "flag":
+            return _FLAGS.get(words.lower(), words)
+        if self.kind == "choice":
+            return next((c for c in self.rule["choices"] if self.text(c).lower() == words.lower()), words)
+        if self.kind in ("number", "integer") and len(words) <= 40:
+            try:
+                return float(words)
+            except ValueError:
+                return words
+        return words
+
+
+def _shown(given: Any) -> str:
+    try:
+        text = repr(given)
+    except (ValueError, RecursionError):  # Numbers of thousands of digits; lists nested as deeply.
+        return f"of a kind that cannot be shown ({type(given).__name__})"
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _same_number(choice: Any, given: Any) -> bool:
+    numbers = (int, float)
+    return type(choice) in numbers and type(given) in numbers and choice == given
+
+
+def _checked_name(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not value or len(value) > 400:
+        raise SettingError(name)
+    return value
+
+
+def _knobs_of(group: Group) -> list[Knob]:
+    def knob(field: str, label: str, hint: str, default: Any, rule: Mapping[str, Any]) -> Knob:
+        name = f"{group.name}.{field}" if group.name else field
+        if group.name and label != group.title:
+            label = label.removeprefix(group.title + " ")
+            label = f"{group.title}: {label[0].lower()}{label[1:]}"
+        rule = {**rule, "optional": False}
+        if rule.get("above_low"):
+            # The least that a slider can be set to.
+            rule |= {"low": rule["step"], "above_low": False}
+        return Knob(name, group.name, label, hint, default, rule)
+
+    knobs = []
+    if group.method:
+        knobs.append(knob("on", group.title, group.hint, False, {"kind": "flag"}))
+    for field in dataclasses.fields(group.described_by):
+        rule = field.metadata
+        if rule["kind"] != "window" and field.name not in group.fields:
+            continue
+        if rule["kind"] != "window":
+            knobs.append(knob(field.name, rule["label"], rule["hint"], field.default, rule))
+            continue
+        fraction = {"kind": "number", "low": 0, "high": 1}
+        knobs.append(knob("start", "Start", "fraction of the steps after which it begins", field.default[0], fraction))
+        knobs.append(knob("end", "End", "fraction of the steps after which it ends", field.default[1], fraction))
+    return knobs
+
+
+KNOBS: dict[str, Knob] = {knob.name: knob for group in GROUPS for knob in _knobs_of(group)}
+
+
+def knob_named(name: Any) -> Knob:
+    """The knob called ``name``. SettingError when there is none."""
+    knob = KNOBS.get(name) if isinstance(name, str) else None
+    if knob is None:
+        raise SettingError(f"{_shown(name)} is no setting of Accel; see /accel/v1/schema for their names.")
+    return knob

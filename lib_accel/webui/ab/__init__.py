@@ -1,0 +1,1 @@
+"""The script Accel A/B."""

@@ -1,0 +1,1 @@
+"""The accordion, its previews and the user's own presets."""

@@ -1,0 +1,134 @@
+"""What fills the accordion: presets that were chosen, PNG info that was pasted, the user's own presets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import gradio as gr
+
+from ...core.fields import SettingError
+from ...core.sites import UnsupportedModelError
+from ...settings.infotext import PRESET_KEY, from_infotext, shown_preset
+from ...settings.job import CUSTOM, NOT_IN_PRESETS, REFUSED, preset_values
+from ...settings.model_families import family_of
+from ...settings.presets import PRESETS
+from ...settings.schema import KNOBS, Knob
+from ..host import facts
+from . import user_presets
+
+SENTENCES = {
+    "quality": "Changes least: fine texture at most; saves some time at large sizes.",
+    "balanced": "Texture and small details change a little; saves time at any size.",
+    "fast": "Saves most: more detail changes, and small things may move.",
+    CUSTOM: "The knobs below, as they are.",
+}
+OWN_SENTENCE = "One of your own presets."
+
+
+def preset_choices() -> list[str]:
+    """All presets, the user's own last."""
+    return [shown_preset(name) for name in (*PRESETS, CUSTOM)] + list(user_presets.read()[0])
+
+
+def fill(chosen: Any) -> list[Any]:
+    """The sentence and the knobs for a preset that was chosen, for the model that is loaded."""
+    sentence, values = _meant(chosen)
+    # What PNG info pinned is this machine's to say again.
+    pinned = {knob: 0 for knob in KNOBS if knob.startswith("least.")} if values else {}
+    return _updates(sentence, {**pinned, **values})
+
+
+def fill_page(chosen: Any) -> list[Any]:
+    """The same for a page that opens with the preset ``chosen``.
+
+    The host keeps the values and ranges of all controls in a file when it first starts, and what the file says stands on the page from
+    then on. So what a preset fills is filled anew, as it is now and for this model, and sliders get their ranges of now. Custom and its
+    knobs, and what no preset fills, stay as somebody saved them.
+    """
+    return _updates(*_meant(chosen), ranges=True)
+
+
+def _meant(chosen: Any) -> tuple[str, dict[str, Any]]:
+    """(sentence, knob values) of a preset as the page names it. No values for Custom and for what is no preset."""
+    name = str(chosen).lower() if str(chosen).lower() in (*PRESETS, CUSTOM) else str(chosen)
+    if name == CUSTOM:
+        return SENTENCES[CUSTOM], {}
+    try:
+        return SENTENCES.get(name, OWN_SENTENCE), preset_values(name, loaded_family(), user_presets.read()[0])
+    except SettingError as error:
+        return plain(str(error)), {}
+
+
+def _updates(sentence: str, values: dict[str, Any], ranges: bool = False) -> list[Any]:
+    updates = [gr.update(value=sentence)]
+    for name, knob in KNOBS.items():
+        if name not in NOT_IN_PRESETS:
+            given = {"minimum": knob.rule["low"], "maximum": knob.rule["high"]} if ranges and is_slider(knob) else {}
+            updates.append(gr.update(**given, value=shown(knob, values[name])) if name in values else gr.update(**given))
+    return updates
+
+
+def loaded_family() -> str:
+    """The family of the model that is loaded; ``sd1`` while there is none."""
+    unet = facts.loaded_unet()
+    try:
+        return "sd1" if unet is None else family_of(unet)
+    except UnsupportedModelError:
+        return "sd1"
+
+
+@cache
+def reader(name: str) -> Callable[[dict], Any]:
+    """What pasted PNG info means for the knob ``name``. One function for both tabs: "Send to" compares them."""
+
+    def read(params: dict) -> Any:
+        if name == "enabled":
+            return PRESET_KEY in params
+        if PRESET_KEY not in params:
+            return None
+        own = user_presets.read()[0]
+        try:
+            settings = from_infotext(params, own)
+        except SettingError as error:
+            # The sentence stands where the preset stands, and switches the job off that is run with it.
+            text = f"{REFUSED}{error}"
+            return gr.update(value=text, choices=[*preset_choices(), text]) if name == "preset" else None
+        if name == "preset":
+            return gr.update(value=shown_preset(settings["preset"]), choices=preset_choices())
+        return shown(KNOBS[name], settings[name])
+
+    return read
+
+
+def save(name: Any, *values: Any) -> list[Any]:
+    """Keep the controls' ``values`` as the user's preset ``name``; updates for the preset and for what is said about it."""
+    try:
+        user_presets.save(name, {knob: value for knob, value in zip(KNOBS, values) if knob not in NOT_IN_PRESETS})
+    except (SettingError, OSError) as error:
+        return [gr.update(), plain(str(error))]
+    return [gr.update(choices=preset_choices(), value=name.strip()), "Saved. The other tab lists it after Reload UI."]
+
+
+def delete(name: Any, chosen: Any) -> list[Any]:
+    """Forget the user's preset ``name``; updates for the preset (Custom if it was ``chosen``) and for what is said about it."""
+    name = str(name).strip()
+    try:
+        user_presets.delete(name)
+    except (SettingError, OSError) as error:
+        return [gr.update(), plain(str(error))]
+    return [gr.update(choices=preset_choices(), value=shown_preset(CUSTOM) if chosen == name else chosen), "Deleted."]
+
+
+def shown(knob: Knob, value: Any) -> Any:
+    return knob.text(value) if knob.kind == "choice" else value
+
+
+def is_slider(knob: Knob) -> bool:
+    return knob.kind in ("number", "integer") and knob.rule["high"] is not None
+
+
+def plain(text: str) -> str:
+    """Text that somebody else may have written, for Markdown: no markup of any kind is left in it."""
+    return "".join(c if c.isalnum() or c in " .,:;-" else f"&#{ord(c)};" for c in text)

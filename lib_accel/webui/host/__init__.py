@@ -1,0 +1,1 @@
+"""What the extension reads of its host, and what it tells it."""

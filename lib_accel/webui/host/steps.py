@@ -1,0 +1,79 @@
+"""The steps of one pass: told to its accelerator, and run on the rows that its methods want to run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ...core.rows import Row
+from ...engine.accelerator import Accelerator
+from ...methods import GuidanceSkip, TGate
+from ..jobs.unguided import Unguided, why_guided
+from .rows import guidance_of, parts_of, rows_of, settled_from, sigma_of
+
+# What may leave rows out, or keeps something for them from step to step.
+OF_ROWS = (TGate, GuidanceSkip)
+LEFT_TO_HOST = "guidance was left to the WebUI where it skips the negative prompt itself (NGMS, Skip Early CFG)"
+AND_WEIGHTS = "guidance at scale 1 was kept: the weights of the AND prompts do not add up to 1"
+CHANGED_BATCH = "another extension changes the batch"
+
+
+class Steps:
+    """See the module. methods: those of the pass. drops_at_one: whether guidance at scale 1 may be dropped."""
+
+    def __init__(self, accelerator: Accelerator, methods: Sequence[Any], drops_at_one: bool) -> None:
+        self._accelerator, self._drops_at_one = accelerator, drops_at_one
+        self._drops = any(isinstance(method, OF_ROWS) for method in methods)
+        self._asks_sigma = any(getattr(method, "when", None) == "outside" for method in methods)
+        self._unguided: Unguided | None = None
+        self._expected: int | None = None
+        self._trusts_rows = True
+        self.notes: set[str] = set()
+
+    def begin(self, denoiser: Any, params: Any) -> None:
+        """The host is about to run a step: its callback `on_cfg_denoiser`."""
+        self.restore()
+        index, total = denoiser.step, max(int(denoiser.total_steps), 1)
+        rows = rows_of(denoiser, params) if self._trusts_rows else None
+        self._expected = None if rows is None else len(rows)
+        if rows is None or not self._drops:
+            if rows is None:
+                self._accelerator.switch_off(OF_ROWS, CHANGED_BATCH)
+            self._accelerator.step(index, total, rows)
+            return
+        parts = parts_of(denoiser)
+        told = {
+            "guidance": guidance_of(denoiser) if self._drops_at_one else None,
+            "sigma": sigma_of(denoiser, params) if self._asks_sigma else None,
+            "settled": settled_from(denoiser, total),
+            "guided_because": why_guided(denoiser, parts),
+        }
+        if told["guidance"] is None and self._drops_at_one and denoiser.p.cfg_scale == 1:
+            self.notes.add(AND_WEIGHTS)
+        self._accelerator.step(index, total, rows, **told)
+        if not any(row.role == "uncond" for row in rows):
+            self.notes.add(LEFT_TO_HOST)
+            return
+        plan = self._accelerator.row_plan(adds_direction=True)
+        if plan is None:
+            return
+        branch = rows[plan.keep[0]].role
+        self._unguided = Unguided(denoiser, params, parts, branch, self._accelerator.direction)
+        rows = rows[: sum(parts)] if branch == "cond" else [Row("uncond", i) for i, count in enumerate(parts) for _ in range(count)]
+        self._expected = len(rows)
+        self._accelerator.step(index, total, rows, dropped=True, **told)
+
+    def end(self) -> str | None:
+        """The step's U-Net calls are over. A clause when they were not as they were expected to be."""
+        self.restore()
+        if self._expected is None or self._accelerator.rows_taken == self._expected:
+            return None
+        self._trusts_rows = False
+        self._accelerator.new_pass()
+        return f"{CHANGED_BATCH}: nothing is kept from step to step"
+
+    def restore(self) -> None:
+        """Take back what a step put on the host, however it ended."""
+        unguided, self._unguided = self._unguided, None
+        if unguided is not None:
+            unguided.restore()

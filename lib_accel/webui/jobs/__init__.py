@@ -1,0 +1,1 @@
+"""The host's jobs: settings, passes, accounts."""

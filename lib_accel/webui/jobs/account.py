@@ -1,0 +1,115 @@
+"""The account of a whole job: its passes' reports, what stood down and why, as one line and as data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...core.report import Report
+from ...engine.thresholds import NOT_WORTH_IT
+from ...settings.infotext import shown_preset
+from ...settings.job import Settings
+
+
+class Account:
+    """Collects while a job runs. settings: those it runs by; None for a job that bad values switched off."""
+
+    def __init__(self, settings: Settings | None, complaint: str | None = None) -> None:
+        self.settings = settings
+        self.complaint = complaint
+        self.passes: list[tuple[str, dict[str, Any]]] = []
+        self.notes: dict[str, list[str]] = {}
+        self.places: dict[str, None] = {}
+        self.sizes: dict[str, tuple[int, int]] = {}
+
+    def add(self, place: str, report: Report, size: tuple[int, int] | None = None) -> None:
+        """A pass ended. size: of its pictures, (width, height)."""
+        self.places[place] = None
+        self.passes.append((place, report.as_dict()))
+        if size is not None:
+            self.sizes[place] = size
+
+    def note(self, place: str, text: str) -> None:
+        """Something to tell about the passes of ``place`` (``""``: about the job), once."""
+        if place:
+            self.places[place] = None
+        notes = self.notes.setdefault(place, [])
+        if text not in notes:
+            notes.append(text)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Ready for JSON. Holds no prompt."""
+        return {
+            "line": str(self),
+            "preset": self.settings["preset"] if self.settings and self.settings["enabled"] else None,
+            "settings": self.settings.changed() if self.settings else None,
+            "complaint": self.complaint,
+            "passes": [{"place": place, "report": report} for place, report in self.passes],
+            "notes": {place: list(texts) for place, texts in self.notes.items()},
+        }
+
+    def __str__(self) -> str:
+        clauses = list(self.notes.get("", []))
+        for place in self.places:
+            parts = self._of_passes(place) + self.notes.get(place, [])
+            clauses.append((f"{place}: " if len(self.places) > 1 else "") + "; ".join(parts))
+        if self.complaint or self.settings is None:
+            return " ".join([f"Accel is off for this job: {self.complaint}", *(["; ".join(clauses) + "."] if clauses else [])])
+        preset = f" {shown_preset(self.settings['preset'])}" if self.settings["enabled"] else ""
+        return f"Accel{preset}: " + ("; ".join(clauses) or "no pass was seen") + "."
+
+    def _of_passes(self, place: str) -> list[str]:
+        reports = [report for where, report in self.passes if where == place]
+        if not reports:
+            return []
+        whole = _merged(reports)
+        size = self.sizes.get(place)
+        idle = [f"token reduction off at {size[0]}x{size[1]}: {NOT_WORTH_IT} with this attention kernel"] if size and _idle(whole) else []
+        return [*idle, _clauses(whole)]
+
+    def take(self, other: Account) -> None:
+        """What ``other``, the account of another job of the same kind, tells is told by this one too."""
+        self.complaint = self.complaint or other.complaint
+        self.places.update(other.places)
+        self.sizes.update(other.sizes)
+        self.passes += other.passes
+        for place, texts in other.notes.items():
+            for text in texts:
+                self.note(place, text)
+
+
+def _idle(report: dict[str, Any]) -> bool:
+    """Whether the size alone kept every method that reduces tokens from acting."""
+    kept = any(reason.startswith(NOT_WORTH_IT) for method in report["methods"] for reason in method["stood_down"])
+    acted = any(effect in ("agents", "merging", "downsampling") for method in report["methods"] for effect in method["layers_by_effect"])
+    return kept and not acted
+
+
+def _clauses(report: dict[str, Any]) -> str:
+    return str(Report(report)).removeprefix("Accel: ").removesuffix(".")
+
+
+def _merged(reports: list[dict[str, Any]]) -> dict[str, Any]:
+    """Reports of the same place (the batches of a job, or the parts of a pass between two checkpoints) as one."""
+    whole = dict(reports[0])
+    for other in reports[1:]:
+        for count in ("unet_calls", "rows", "rows_run", "passes", "steps", "seconds"):
+            whole[count] += other[count]
+        whole["sites"] = max(whole["sites"], other["sites"])
+        whole["stood_down"] = sorted({*whole["stood_down"], *other["stood_down"]})
+        methods = [dict(method) for method in whole["methods"]]
+        for method in other["methods"]:
+            same = next((m for m in methods if (m["method"], m["settings"]) == (method["method"], method["settings"])), None)
+            if same is None:
+                methods.append(method)
+                continue
+            for count in ("steps", "layer_calls", "tokens_in", "tokens_run", "unguided_steps", "kept_direction_steps", "evaluations_saved"):
+                same[count] += method[count]
+            for most in ("layers", "cache_bytes"):
+                same[most] = max(same[most], method[most])
+            same["notes"] = sorted({*same["notes"], *method["notes"]})
+            for counts in ("layers_by_effect", "stood_down"):
+                same[counts] = {k: max(same[counts].get(k, 0), method[counts].get(k, 0)) for k in {**same[counts], **method[counts]}}
+            for word in ("failed", "off", "idle"):
+                same[word] = same[word] or method[word]
+        whole["methods"] = methods
+    return whole

@@ -1,0 +1,189 @@
+"""One job of the host: what it was asked, what it runs by, its account. Kept on the host's processing object."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from ...core.fields import SettingError
+from ...core.sites import UnsupportedModelError
+from ...engine.thresholds import thresholds_for
+from ...settings.infotext import REPORT_KEY, is_ours, to_infotext
+from ...settings.job import CUSTOM, Settings, implied, preset_values, resolve, without_untouched
+from ...settings.model_families import FEW_STEP, family_of
+from ...settings.presets import PRESETS
+from ...settings.schema import GROUPS, KNOBS
+from ..accordion import user_presets
+from ..host import facts
+from .account import Account
+
+# Attributes of the host's processing objects. Copies of such an object take them along, so a job knows whose it is.
+JOB, AXES = "accel_job", "accel_axes"
+# Set by the script Prompt-to-Prompt on its own jobs: a `prompt_edit.batch.EditedBatch`.
+EDITS = "accel_prompt_edit"
+
+# How our lines begin.
+OURS = ("Accel ", "Accel: ")
+
+GROUP_NAMES = tuple(group.name for group in GROUPS if group.name)
+# Whether all jobs run with or without Accel, while a comparison runs them; None: as each is asked.
+_forced: bool | None = None
+LEAST = {"agents": "AgentAttention", "merging": "TokenMerging", "downsampling": "TokenDownsampling"}
+
+
+class Job:
+    """A job that Accel has something to do with, or something to say about.
+
+    settings: what it runs by, presets filled in for the model that it starts with; None when bad values switched it off. edits: the batch
+    of the script Prompt-to-Prompt that it draws, or None. line: its account so far; None until a batch is sampled.
+    """
+
+    def __init__(self, p: Any, given: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+        self._p = weakref.ref(p)
+        self._given, self._own = dict(given), own
+        self.edits = getattr(p, EDITS, None)
+        self.settings: Settings | None = None
+        self.line: str | None = None
+        try:
+            self.settings = self.settings_for(family_for(p))
+            self.account = Account(self.settings)
+            self._tell_family(p)
+        except SettingError as error:
+            self._given = {}
+            self.account = Account(None, str(error))
+
+    def _tell_family(self, p: Any) -> None:
+        """Where a preset's values depend on it."""
+        sign = facts.why_few_steps(p) if self.accelerates and self.settings["preset"].lower() in PRESETS else None
+        if sign:
+            self.account.note("", f"taken for a few-step model ({sign})")
+
+    @property
+    def accelerates(self) -> bool:
+        """Whether the accordion has anything to do with it."""
+        return self.settings is not None and self.settings["enabled"]
+
+    @property
+    def p(self) -> Any:
+        return self._p()
+
+    def settings_for(self, family: str) -> Settings:
+        """The settings with presets filled in for ``family``, and the token counts that this machine's table says."""
+        settings = resolve(self._given, family, self._own)
+        if settings["auto"] and not any(settings[f"least.{field}"] for field in LEAST):
+            table, complaint = thresholds_for(facts.device(), facts.traits().fused_kernel())
+            settings = settings.replaced({f"least.{field}": table.least.get(method, 0) for field, method in LEAST.items()})
+            if complaint and self.settings is not None:
+                self.account.note("", complaint)
+        return settings
+
+
+@contextmanager
+def forced(enabled: bool) -> Iterator[None]:
+    """Every job that begins meanwhile runs with Accel, or none does: also those that others run inside of them, which begin anew."""
+    global _forced
+    before, _forced = _forced, enabled
+    try:
+        yield
+    finally:
+        _forced = before
+
+
+def begin(p: Any, args: tuple) -> None:
+    """A job starts with the script's ``args``: read them, and write our keys into its PNG info, or take them out."""
+    setattr(p, JOB, None)
+    write(p)
+    _take_lines(p)
+    own, complaint = user_presets.read()
+    try:
+        axes = dict(getattr(p, AXES, None) or {})
+        if _forced is not None:
+            axes["enabled"] = _forced
+        given = given_by(args, axes, own)
+        enabled = KNOBS["enabled"].read(given.get("enabled", False))
+    except SettingError as error:
+        given, enabled = {"preset": f"refused: {error}"}, True
+    if not enabled and getattr(p, EDITS, None) is None:
+        return
+    job = Job(p, {**given, "enabled": True} if enabled else {}, own)
+    complaint = complaint or user_presets.untold()
+    if complaint and job.settings is not None:
+        job.account.note("", complaint)
+    setattr(p, JOB, job)
+    write(p)
+
+
+def write(p: Any) -> None:
+    """Put our keys into the PNG info of ``p``, or take them out. Others have the same dictionary: the cells of a grid, and the jobs that
+    ADetailer runs before the PNG info of a picture is made."""
+    for key in [key for key in p.extra_generation_params if is_ours(key)]:
+        del p.extra_generation_params[key]
+    job = job_of(p)
+    if job is not None and job.settings is not None:
+        p.extra_generation_params.update(to_infotext(job.settings))
+    if job is not None and job.line is not None:
+        p.extra_generation_params[REPORT_KEY] = job.line
+
+
+def leave_line(p: Any) -> None:
+    """The job is over: leave its line where the host looks when a script (loopback, SD upscale) makes a result of its own."""
+    comments, job = getattr(p, "comments", None), job_of(p)
+    if isinstance(comments, dict) and job is not None:
+        comments[str(job.account)] = 1
+
+
+def _take_lines(p: Any) -> None:
+    """Take the lines of earlier jobs out of there: several share one dictionary."""
+    comments = getattr(p, "comments", None)
+    for text in [text for text in comments if str(text).startswith(OURS)] if isinstance(comments, dict) else ():
+        del comments[text]
+
+
+def job_of(p: Any) -> Job | None:
+    """The job of ``p`` itself; None for a copy whose own job has not begun."""
+    job = getattr(p, JOB, None)
+    return job if job is not None and job.p is p else None
+
+
+def given_by(args: tuple, axes: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """What a job was given by name: the script's arguments (a dict by name, or values in the order of `KNOBS`), and over them the
+    values of an X/Y/Z plot's axes. SettingError."""
+    if args and isinstance(args[0], Mapping):
+        given = {"enabled": True, **_flat(args[0])}
+    else:
+        given = dict(zip(KNOBS, args))
+        # As an axis, Custom are the knobs as the page shows them.
+        if (_is_on(given) or axes) and str(axes.get("preset")).lower() != CUSTOM:
+            given = without_untouched(given, own)
+    if axes:
+        if str(axes.get("preset", CUSTOM)).lower() != CUSTOM:
+            filled = preset_values(axes["preset"], "sd1", own)
+            given = {name: value for name, value in given.items() if name not in filled}
+        # The form's switches do not keep an axis from having an effect.
+        given = {**given, "enabled": True, **implied(axes), **axes}
+    return given
+
+
+def _is_on(given: Mapping[str, Any]) -> bool:
+    return bool(KNOBS["enabled"].read(given.get("enabled", False)))
+
+
+def _flat(given: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"agents": {"ratio": 0.3}}`` may be written instead of ``{"agents.ratio": 0.3}``."""
+    flat: dict[str, Any] = {}
+    for name, value in given.items():
+        if isinstance(value, Mapping) and name in GROUP_NAMES:
+            flat.update({f"{name}.{field}": inner for field, inner in value.items()})
+        else:
+            flat[name] = value
+    return flat
+
+
+def family_for(p: Any) -> str:
+    """The family of presets for what ``p`` samples with now."""
+    try:
+        return FEW_STEP if facts.why_few_steps(p) else family_of(facts.unet_of(p))
+    except (UnsupportedModelError, AttributeError):
+        return "sd1"

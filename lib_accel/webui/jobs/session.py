@@ -1,0 +1,261 @@
+"""The life of a job's acceleration: opened before a pass is sampled, closed after it, swept before every job.
+
+Nothing here trusts the host to call the closing part: an exception in a job skips it, so the denoiser of the pass is watched, and the next
+job, on or off, sweeps first. One session serves the process; both tabs and the API share the model.
+"""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ...core.errors import in_words, strict
+from ...core.sites import UnsupportedModelError, held_unet, is_compiled
+from ...engine.accelerator import Accelerator
+from ...engine.thresholds import Thresholds
+from ...methods import GuidanceSkip, TGate
+from ...settings.job import Settings
+from ...settings.passes import methods_for
+from ..host import facts, neighbours
+from ..host.steps import OF_ROWS, Steps
+from .job import LEAST, Job, family_for, job_of, write
+from .unguided import shield_from_host
+
+INSIDE = "ended early: another job was run inside"
+NO_FIXED_STEPS = "guidance is kept in every step: this sampler takes as many as it likes"
+
+
+@dataclass
+class OpenPass:
+    """A pass that is being sampled. accelerator: None where nothing acts in it. size: of its pictures, (width, height)."""
+
+    job: Job
+    place: str
+    accelerator: Accelerator | None = None
+    unet: Any = None
+    checkpoint: Any = None
+    steps: Steps | None = None
+    size: tuple[int, int] | None = None
+    watched: list[Any] = field(default_factory=list)
+
+
+class Session:
+    """See the module. Every method may be called at any time, in any order."""
+
+    def __init__(self) -> None:
+        self._open: OpenPass | None = None
+        self._made: weakref.WeakSet[Accelerator] = weakref.WeakSet()
+        self.last: dict[str, Any] | None = None
+
+    # -- a job -------------------------------------------------------------------------------------------------------------
+
+    def sweep(self, by: Any = None) -> None:
+        """Take out whatever an earlier job left, however it ended. by: the job that begins; if another's pass is open, that is told."""
+        if self._open is not None and by is not None and self._open.job.p is not by:
+            self._open.job.account.note(self._open.place, INSIDE)
+        self._close()
+        for accelerator in list(self._made):
+            accelerator.remove()
+        self._made.clear()
+
+    def open(self, p: Any, place: str, has_sampler: bool = True) -> None:
+        """A pass of ``p`` is about to be sampled. has_sampler: its sampler is made already; else ``p`` may still have an earlier one."""
+        self._close()
+        job = job_of(p)
+        if job is None or not (job.accelerates or job.edits):
+            return
+        self._open = now = OpenPass(job, place)
+        try:
+            self._attach(now, p)
+            if has_sampler:
+                self._watch(now, getattr(getattr(p, "sampler", None), "model_wrap_cfg", None))
+        except Exception as error:
+            self._give_up(error)
+
+    def close(self, p: Any) -> None:
+        """The pass, and with it all sampling of a batch of ``p``, is over. Writes the account into PNG info."""
+        self._close()
+        job = job_of(p)
+        if job is not None:
+            self.last = job.account.as_dict()
+            job.line = self.last["line"]
+            write(p)
+
+    # -- a step ------------------------------------------------------------------------------------------------------------
+
+    def step(self, params: Any) -> None:
+        """The host is about to call the U-Net for one step (its callback `on_cfg_denoiser`)."""
+        now = self._open
+        if now is None:
+            return
+        try:
+            p = now.job.p
+            denoiser = getattr(params, "denoiser", None) or getattr(getattr(p, "sampler", None), "model_wrap_cfg", None)
+            if p is None or denoiser is None or denoiser.p is not p:
+                now.job.account.note(now.place, INSIDE)
+                self._close()
+                return
+            if not now.watched:
+                # Hosts before 1.10 make it after the pass was opened.
+                self._watch(now, denoiser)
+            now.size = (8 * params.x.shape[-1], 8 * params.x.shape[-2])
+            self._follow_model(now, p, denoiser.step)
+            if now.job.edits is not None:
+                now.job.edits.before_step(now.accelerator, denoiser, params)
+            if now.steps is not None:
+                now.steps.begin(denoiser, params)
+            shield_from_host(denoiser, params)
+        except Exception as error:
+            self._give_up(error)
+
+    def after_step(self, params: Any) -> None:
+        """The step's U-Net calls are over, and ``params.x`` is what the host makes of them (`on_cfg_after_cfg`)."""
+        now = self._open
+        if now is None:
+            return
+        surprise = now.steps.end() if now.steps is not None else None
+        if surprise:
+            now.job.account.note(now.place, surprise)
+        if now.job.edits is not None:
+            try:
+                now.job.edits.after_step(params)
+            except Exception as error:
+                self._give_up(error)
+
+    def model_loaded(self) -> None:
+        """The host loaded a checkpoint: a pass that is open goes on with it at its next step."""
+        now = self._open
+        if now is not None and now.accelerator is not None:
+            now.accelerator.sweep()
+
+    # -- inside ------------------------------------------------------------------------------------------------------------
+
+    def _attach(self, now: OpenPass, p: Any) -> None:
+        now.unet, now.checkpoint, now.accelerator = facts.unet_of(p), facts.checkpoint_of(p), None
+        account = now.job.account
+        obstacle = facts.obstacle(p)
+        if obstacle:
+            account.note(now.place, obstacle)
+            return
+        if not facts.has_blocks(now.unet):
+            account.note(now.place, "0 of 0 layers: this model has no transformer blocks that Accel knows")
+            return
+        if is_compiled(now.unet) or hasattr(held_unet(p.sd_model), "_orig_mod"):
+            account.note(now.place, "everything stood down: the U-Net is compiled")
+            return
+        settings = now.job.settings_for(family_for(p))
+        methods, *whys = methods_for(settings, now.place, getattr(p, "cfg_scale", None)) if now.job.accelerates else ((), None)
+        if now.job.edits is not None:
+            edited, why_unedited = now.job.edits.methods(p, now.place)
+            methods, whys = methods + edited, [*whys, why_unedited]
+        if facts.merges_tokens(p) and not all(isinstance(method, OF_ROWS) for method in methods):
+            methods = tuple(method for method in methods if isinstance(method, OF_ROWS))
+            whys.append(f"methods on tokens off: {facts.TOKEN_MERGING}")
+        if facts.takes_steps_as_it_likes(p):
+            methods, before = _without_places(methods), methods
+            whys.append(NO_FIXED_STEPS if methods != before else None)
+        for why in filter(None, whys):
+            account.note(now.place, why)
+        if not methods:
+            return
+        neighbour = neighbours.counting_rows(p, now.unet) if any(isinstance(method, OF_ROWS) for method in methods) else None
+        if neighbour:
+            methods = tuple(method for method in methods if not isinstance(method, OF_ROWS))
+            account.note(now.place, f"every row is run, and no cross-attention kept: {neighbour} is at work")
+        if facts.spares_memory(p):
+            methods = tuple(replace(method, offload=True) if isinstance(method, TGate) else method for method in methods)
+        try:
+            now.accelerator = Accelerator(p.sd_model, *methods, traits=facts.traits(), auto=_thresholds(settings))
+        except UnsupportedModelError as error:
+            account.note(now.place, f"0 of 0 layers: {error}")
+            return
+        now.steps = Steps(now.accelerator, methods, settings["drop_at_one"])
+        self._made.add(now.accelerator)
+
+    def _follow_model(self, now: OpenPass, p: Any, step: int) -> None:
+        """The refiner changes the checkpoint in the middle of a pass: another model object, or other weights in the same."""
+        if now.accelerator is not None:
+            obstacle = facts.obstacle(p)
+            if obstacle:
+                now.job.account.note(now.place, f"from step {step + 1} on {obstacle}")
+                self._detach(now)
+                return
+        if facts.unet_of(p) is not now.unet:
+            self._detach(now)
+            now.job.account.note(now.place, f"another model from step {step + 1} on")
+            self._attach(now, p)
+        elif facts.checkpoint_of(p) is not now.checkpoint:
+            now.checkpoint = facts.checkpoint_of(p)
+            if now.accelerator is not None:
+                now.accelerator.new_pass()
+
+    def _watch(self, now: OpenPass, denoiser: Any) -> None:
+        """Take everything out when a step of this pass fails: the host calls nothing of ours then."""
+        if now.accelerator is None or denoiser is None:
+            return
+
+        def after(module: Any, args: Any, output: Any) -> None:
+            if output is None and self._open is now:
+                now.job.account.note(now.place, "ended by an error")
+                self._close()
+                self.last = now.job.account.as_dict()
+
+        now.watched.append(denoiser.register_forward_hook(after, always_call=True))
+
+    def _detach(self, now: OpenPass) -> None:
+        accelerator, now.accelerator = now.accelerator, None
+        steps, now.steps = now.steps, None
+        if steps is not None:
+            steps.restore()
+            for note in sorted(steps.notes):
+                now.job.account.note(now.place, note)
+        if accelerator is None:
+            return
+        try:
+            if now.job.edits is not None:
+                now.job.edits.end(accelerator, now.place)
+            report = accelerator.report()
+        except Exception as error:
+            # Whoever closes a pass may be about to open the next one.
+            now.job.account.note(now.place, f"its account was lost to an error: {in_words(error)}")
+            if strict():
+                raise
+            return
+        finally:
+            accelerator.remove()
+        if report.as_dict()["unet_calls"]:
+            now.job.account.add(now.place, report, now.size)
+
+    def _close(self) -> None:
+        now, self._open = self._open, None
+        if now is not None:
+            for handle in now.watched:
+                handle.remove()
+            self._detach(now)
+
+    def _give_up(self, error: Exception) -> None:
+        """Our own code failed: the job goes on without it."""
+        now = self._open
+        try:
+            self._close()
+        finally:
+            if now is not None:
+                now.job.account.note(now.place, f"everything stood down after an error: {in_words(error)}")
+        if strict():
+            raise error
+
+
+def _without_places(methods: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The methods without what begins at a part of the steps: no gate, and guidance skipped at scale 1 alone."""
+    kept = [method for method in methods if not isinstance(method, TGate)]
+    return tuple(replace(m, after=1.0) if isinstance(m, GuidanceSkip) and m.when == "after" else m for m in kept)
+
+
+def _thresholds(settings: Settings) -> Thresholds | bool:
+    if not settings["auto"]:
+        return False
+    return Thresholds({method: settings[f"least.{field}"] for field, method in LEAST.items()}, "as in PNG info")
+
+
+SESSION = Session()

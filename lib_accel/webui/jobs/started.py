@@ -1,0 +1,78 @@
+"""Jobs that our scripts of the Script menu start: whether one was cut short, which pictures of its result are its own, and saving them."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+from modules import errors, images, shared
+
+from ...core.errors import in_words
+from ..host import facts
+
+# On the host's processing object of such a job: a `Run`.
+RUN = "accel_run"
+
+
+class Run:
+    """One job, while it runs. cut: sampling of one of its batches was skipped or interrupted; the host forgets that at the next batch."""
+
+    def __init__(self, p: Any) -> None:
+        self._p = weakref.ref(p)
+        self.cut = False
+
+    def sampled(self, p: Any) -> None:
+        """A batch of ``p`` was sampled. Copies of a job take its run along; theirs is none of it."""
+        if self._p() is p:
+            self.cut |= bool(shared.state.skipped or shared.state.interrupted)
+
+
+def begin(p: Any) -> Run:
+    """``p`` is about to be started by us."""
+    run = Run(p)
+    setattr(p, RUN, run)
+    return run
+
+
+def sampled(p: Any) -> None:
+    """A batch of the job ``p``, any job, was sampled."""
+    run = getattr(p, RUN, None)
+    if run is not None:
+        run.sampled(p)
+
+
+def pictures_of(done: Any) -> tuple[list[Any], list[str]]:
+    """The pictures of the host's result, and the PNG info of each: without grids, which come before them, and masks, which come among
+    them and have no PNG info."""
+    first = getattr(done, "index_of_first_image", 0)
+    pictures, infotexts = list(done.images[first:]), list(done.infotexts[first:])
+    marked = [picture for picture in pictures if picture.info.get("parameters")]
+    if len(marked) >= len(infotexts):
+        pictures = marked
+    elif infotexts and len(pictures) % len(infotexts) == 0:
+        # With the option "enable_pnginfo" off all are without: behind each picture come as many masks.
+        pictures = pictures[:: len(pictures) // len(infotexts) or 1]
+    pictures = pictures[: len(infotexts)]
+    return pictures, infotexts[: len(pictures)]
+
+
+def save(p: Any, title: str, picture: Any, folder: str, name: str, **more: Any) -> str | None:
+    """Save a picture as the host does, ``more`` being what its `save_image` is given. A sentence by ``title`` when that fails: the picture
+    is shown all the same."""
+    try:
+        images.save_image(picture, folder, name, **more, p=p)
+    except Exception as error:
+        errors.display(error, title)
+        return f"A picture could not be saved: {in_words(error)}."
+    return None
+
+
+def save_sheet(p: Any, title: str, sheet: Any, name: str, info: str, prompt: Any, seed: Any) -> str | None:
+    """Give a sheet its PNG info, and save it where, how and if the host saves grids. A sentence when that fails."""
+    with facts.overridden(p):
+        if facts.option("enable_pnginfo", True):
+            sheet.info["parameters"] = info
+        if not facts.option("grid_save", False):
+            return None
+        kind = facts.option("grid_format", "png")
+        return save(p, title, sheet, p.outpath_grids, name, extension=kind, prompt=prompt, seed=seed, info=info, grid=True)

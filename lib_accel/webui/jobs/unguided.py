@@ -1,0 +1,113 @@
+"""Leaving the negative prompt's rows out of one step of the host, from its callback `on_cfg_denoiser`, before it makes its batches.
+
+The host has no flag for it. Its batch is cut to the rows that run, the other text is given without rows, and for this one call the
+denoiser's `combine_denoised` puts rows in the place of the missing ones, as the host does where it skips them itself.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from ..host import facts
+from ..host.rows import host_skips_uncond, is_edit, parts_of
+
+# Of a picture, by its number: the direction that it is guided by all the same, as predicted noise [channels, h, w]; None for none.
+Direction = Callable[[int], Any]
+
+
+def shield_from_host(denoiser: Any, params: Any) -> None:
+    """Where the host skips the negative prompt itself it forgets the image conditioning's rows, and inpainting models fail."""
+    parts = parts_of(denoiser)
+    if not parts or is_edit(denoiser) or not host_skips_uncond(denoiser, params):
+        return
+    if params.x.shape[0] == params.image_cond.shape[0] == sum(parts) + len(parts):
+        params.image_cond = params.image_cond[: sum(parts)]
+
+
+def why_guided(denoiser: Any, parts: Sequence[int]) -> str | None:
+    """Why the host needs the negative prompt's prediction (a clause), or None: then its rows may be left out."""
+    if not hasattr(denoiser, "combine_denoised"):
+        return "this host combines predictions in its own way"
+    if getattr(denoiser, "need_last_noise_uncond", False):
+        return "the sampler goes by the negative prompt's prediction (CFG++)"
+    previews = facts.option("live_preview_content", "Prompt") == "Negative prompt"
+    if previews and hasattr(denoiser, "alphas") and any(count != 1 for count in parts):
+        return "live previews show the negative prompt of an AND prompt"
+    return None
+
+
+class Unguided:
+    """One step without guidance. Everything is prepared first and put into ``params`` at once; `restore` may be called at any time.
+
+    parts: AND sub-prompts of each picture. branch: whose text is used, ``cond`` or ``uncond``. direction: see `Direction`.
+    """
+
+    def __init__(self, denoiser: Any, params: Any, parts: Sequence[int], branch: str, direction: Direction) -> None:
+        rows = sum(parts)
+        text, other = params.text_cond, params.text_uncond
+        kept: Any = slice(rows)
+        if branch == "uncond":
+            # A row for each sub-prompt all the same: that is what the host counts on.
+            images = [image for image, count in enumerate(parts) for _ in range(count)]
+            text, other, kept = _taken(other, images), text, [rows + image for image in images]
+        self._denoiser, self._parts = denoiser, parts
+        self._had = "combine_denoised" in vars(denoiser)
+        self._combine = denoiser.combine_denoised
+        self._uncond = params.text_uncond
+        self._directions = [direction(image) for image in range(len(parts))]
+        sigma = params.sigma[: len(params.x)]
+        # What a denoiser returns is the picture, x - sigma * noise; the one for timesteps returns the noise.
+        self._unit = torch.ones_like(sigma[kept]) if hasattr(denoiser, "alphas") else -sigma[kept]
+        # As long as the text that runs, so that all goes into one call; with padding as long as it was, so that the text stays padded.
+        pads = facts.option("pad_cond_uncond", False) or facts.option("pad_cond_uncond_v0", False)
+        nothing = _taken(other if pads else text, slice(0))
+        params.x, params.sigma, params.image_cond, params.text_cond, params.text_uncond = (
+            params.x[kept],
+            sigma[kept],
+            params.image_cond[kept],
+            text,
+            nothing,
+        )
+        denoiser.combine_denoised = self._combined
+
+    def restore(self) -> None:
+        """The denoiser combines as it did. Does nothing the second time, or when somebody else took over meanwhile."""
+        if vars(self._denoiser).get("combine_denoised") != self._combined:
+            return
+        if self._had:
+            self._denoiser.combine_denoised = self._combine
+        else:
+            del self._denoiser.combine_denoised
+
+    def _combined(self, x_out: torch.Tensor, conds_list: Any, uncond: Any, cond_scale: float, *more: Any, **named: Any) -> Any:
+        """``x_out`` has no rows of the negative prompt. Whoever combines is given some that make the result unguided."""
+        self.restore()
+        first = [parts[0][0] for parts in conds_list]
+        guided = any(direction is not None for direction in self._directions)
+        fake = [self._guiding(x_out, parts, image) if guided else x_out[row] for image, (row, parts) in enumerate(zip(first, conds_list))]
+        return self._combine(torch.cat([x_out, torch.stack(fake)]), conds_list, self._uncond, cond_scale if guided else 1.0, *more, **named)
+
+    def _guiding(self, x_out: torch.Tensor, parts: Any, image: int) -> torch.Tensor:
+        """The row from which guidance at any scale goes in the kept direction."""
+        total = sum(weight for _, weight in parts) or 1.0
+        mean = sum(weight / total * x_out[row] for row, weight in parts)
+        direction = self._directions[image]
+        if direction is None or direction.shape[1:] != mean.shape[1:]:
+            return mean
+        guided = mean.clone()
+        guided[: direction.shape[0]] -= (self._unit[parts[0][0]].to(direction) * direction).to(mean)
+        return guided
+
+
+def _taken(text: Any, rows: Any) -> Any:
+    """Some rows of a conditioning: a tensor, or for SDXL the host's dictionary of tensors, whose class has to stay."""
+    if not isinstance(text, dict):
+        return text[rows]
+    taken = copy.copy(text)
+    for key, value in text.items():
+        taken[key] = value[rows]
+    return taken

@@ -1,0 +1,167 @@
+"""Everything that can be wrong with a job of the script, told before anything is drawn; and what is left of it, ready to draw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ...core.fields import SettingError
+from ...prompt_to_prompt import Edit, LocalBlend, PromptTokens, mix
+from ...prompt_to_prompt.layers import Layers
+from ..host import facts
+from . import controls, grid, host_text, values
+from .controls import TITLE, WEIGHT, Settings
+from .grid import Cell, Plan
+from .lines import Line, parse_lines
+
+EXAMPLES = "a whole new prompt; cat -> dog; + a red hat; smiling*1.8"
+
+
+@dataclass(frozen=True)
+class Edits:
+    """What is edited. source: the prompt. prompts: the edited one of every line, as the host is given it. streams: the tokens of the
+    source and of every line's prompt."""
+
+    settings: Settings
+    source: str
+    lines: tuple[Line, ...]
+    prompts: tuple[str, ...]
+    streams: tuple[PromptTokens, ...] = ()
+
+    def edit_of(self, cell: Cell) -> Edit:
+        """The edit of a cell, for `mix`."""
+        return Edit(None, self.settings["kind"], cell.weights_on(self.lines[cell.line].weights))
+
+    def local_blend(self, threshold: float) -> LocalBlend | None:
+        """The local blend, if words for it are set."""
+        s = self.settings
+        source, edited = values.blend_words(f"{TITLE}: Blend words", s["blend"])
+        if not source:
+            return None
+        if not edited:
+            # Words that were swapped stand for those they were swapped for.
+            whole = {word.casefold() for word in source}
+            edited = source + tuple(new for line in self.lines for old, new in line.swaps if new and old.casefold() in whole)
+        return LocalBlend(source, edited, values.words(s["subtract"]), threshold, s["threshold"], s["start"])
+
+    def heat_words(self) -> tuple[str, ...]:
+        return values.words(self.settings["heat"])
+
+
+def prepared(p: Any, args: tuple) -> tuple[Edits, Plan]:
+    """The job of ``p`` with the script's ``args``. SettingError, a sentence, for whatever cannot be drawn as asked."""
+    settings = controls.read(args)
+    lines = parse_lines(settings["edits"])
+    if not lines:
+        raise SettingError(f"{TITLE} has no edit; write one per line, such as {EXAMPLES.replace('; ', ' | ')}.")
+    with facts.overridden(p):
+        _check_job(p)
+    for name in ("cross_layers", "self_layers"):
+        Layers(f"{TITLE}: {controls.CONTROLS[name].label}", settings[name])
+    values.windows(f"{TITLE}: {controls.CROSS}", settings["cross"])
+    values.window(f"{TITLE}: {controls.SELF}", settings["self"])
+    source = host_text.without_comments(p.prompt)
+    edits = Edits(settings, source, tuple(lines), tuple(_prompt(line, source) for line in lines))
+    plan = grid.plan(settings, lines, max(1, int(p.n_iter)) * max(1, int(p.batch_size)))
+    return replace(edits, streams=_check_words(p, edits, plan)), plan
+
+
+def stream_of(sd_model: Any, prompt: str, styles: Any = None) -> PromptTokens:
+    """The tokens of a prompt as it is given to the host. SettingError where it cannot be edited."""
+    styled = host_text.with_styles(prompt, styles)
+    refusal = host_text.refused(styled)
+    if refusal:
+        raise SettingError(f"{styled[:200]!r}: {refusal}.")
+    return host_text.tokens_of(sd_model, host_text.without_tags(styled))
+
+
+def _check_job(p: Any) -> None:
+    """What concerns no prompt."""
+    if not isinstance(p.prompt, str):
+        raise SettingError(f"{TITLE} edits one prompt; prompt is a list of {len(p.prompt)}.")
+    # The Batch tab gives the same picture as often as a batch has pictures.
+    if len({id(picture) for picture in getattr(p, "init_images", None) or ()}) > 1:
+        raise SettingError(f"{TITLE} starts from one picture; there are {len(p.init_images)}.")
+    if getattr(p, "firstpass_image", None) is not None:
+        raise SettingError(f"{TITLE} draws anew and cannot upscale a picture of the gallery; choose Script: None for that.")
+    own = getattr(p, "hr_prompt", None)
+    if getattr(p, "enable_hr", False) and own and own != p.prompt:
+        raise SettingError(f"{TITLE} needs an empty Hires prompt: the hires pass goes by the edited prompts.")
+    obstacle = facts.obstacle(p)
+    passes = (False, True) if getattr(p, "enable_hr", False) else (False,)
+    ratio_of = getattr(p, "get_token_merging_ratio", lambda for_hr: 0)
+    if obstacle is None and (facts.merges_tokens(p) or any(ratio_of(for_hr=hires) > 0 for hires in passes)):
+        obstacle = facts.TOKEN_MERGING
+    if obstacle:
+        raise SettingError(f"{TITLE} can change nothing, {obstacle.removeprefix('off: ')}.")
+    other = "sd_model_checkpoint" in (getattr(p, "override_settings", None) or {})
+    if not other and not facts.has_blocks(facts.unet_of(p)):
+        raise SettingError(f"{TITLE} can change nothing: this model has no transformer blocks of a kind that it knows.")
+
+
+def _prompt(line: Line, source: str) -> str:
+    """The edited prompt of ``line``, with the source's tags where it has none: one batch has one set of LoRAs."""
+    prompt = line.applied(source)
+    own, tags = host_text.tags_of(prompt), host_text.tags_of(source)
+    if sorted(own) == sorted(tags):
+        return prompt
+    if own:
+        raise SettingError(
+            f"Line {line.number} has the tags {' '.join(own)}, the source {' '.join(tags) or 'none'}; they must be the same."
+        )
+    return f"{prompt} {' '.join(tags)}"
+
+
+def _check_words(p: Any, edits: Edits, plan: Plan) -> tuple[PromptTokens, ...]:
+    """Align everything once, as the passes will. The tokens of the source and of every line's prompt."""
+    source = stream_of(p.sd_model, edits.source, p_styles(p))
+    streams = [
+        _of_line(line, lambda prompt=prompt: stream_of(p.sd_model, prompt, p_styles(p))) for line, prompt in zip(edits.lines, edits.prompts)
+    ]
+    host_text.padded([stream.text for stream in (source, *streams)], p.sd_model)
+    _check_windows(edits, plan, streams)
+    for cell in dict.fromkeys(Cell(c.line, cross=c.cross, weights=c.weights) for c in plan.cells() if c.control):
+        line, stream = edits.lines[cell.line], streams[cell.line]
+        cross = values.windows(f"{TITLE}: {controls.CROSS}", cell.cross)
+        _of_line(line, lambda: mix(source, stream, edits.edit_of(cell), cross, missing_ok=True))  # noqa: B023 - called at once
+        # Not by the tokens: emphasis leaves them as they are.
+        same = stream.text.split() == source.text.split()
+        if same and not cell.weights_on(line.weights) and WEIGHT not in (edits.settings["x"], edits.settings["y"]):
+            raise SettingError(f"Line {line.number} is {line.text!r}; it changes nothing in the prompt.")
+    blend = edits.local_blend(edits.settings["threshold"])
+    if blend is not None:
+        for line, stream in zip(edits.lines, streams):
+            _of_line(line, lambda: blend.aligned([source, stream], strict=False))  # noqa: B023
+        given = values.blend_words("", edits.settings["blend"])[1]
+        _find_each(given, streams)
+        _find_each(blend.subtract, [source, *streams])
+    _find_each(edits.heat_words(), [source, *streams])
+    return source, *streams
+
+
+def _check_windows(edits: Edits, plan: Plan, streams: Sequence[PromptTokens]) -> None:
+    """A word with a window of its own must be in one of the edited prompts."""
+    for cross in dict.fromkeys(cell.cross for cell in plan.cells() if cell.control):
+        by_word = values.windows(f"{TITLE}: {controls.CROSS}", cross)
+        _find_each([word for word in by_word if word != values.DEFAULT] if isinstance(by_word, dict) else (), streams)
+
+
+def _find_each(words: Sequence[str], streams: Sequence[PromptTokens]) -> None:
+    """WordError when a word is in none of the prompts."""
+    for word in words:
+        if not any(stream.has(word) for stream in streams):
+            streams[0].find(word)
+
+
+def p_styles(p: Any) -> Any:
+    return getattr(p, "styles", None)
+
+
+def _of_line(line: Line, make: Any) -> Any:
+    """What ``make`` makes; its complaint says which line it is about."""
+    try:
+        return make()
+    except SettingError as error:
+        sentence = str(error)
+        raise SettingError(sentence if sentence.startswith(f"Line {line.number}") else f"Line {line.number}: {sentence}") from None

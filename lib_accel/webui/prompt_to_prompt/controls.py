@@ -1,0 +1,124 @@
+"""The script's settings as a table: what each is called, what it means, its name in PNG info, and how what a host sends is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from ...core.fields import SettingError, checked
+
+TITLE = "Prompt-to-Prompt"
+NONE, EDIT, CROSS, SELF, WEIGHT, THRESHOLD, SEED = "None", "Edit", "Cross window", "Self window", "Word weight", "Blend threshold", "Seed"
+AXES = (NONE, EDIT, CROSS, SELF, WEIGHT, THRESHOLD, SEED)
+KINDS = ("auto", "replace", "refine")
+SELF_SOURCES = ("map", "value", "keys_values", "none")
+
+
+@dataclass(frozen=True)
+class Control:
+    """One setting. kind: ``text`` | ``lines`` | ``choice`` | ``number`` | ``integer`` | ``flag``. key: its name in PNG info."""
+
+    name: str
+    label: str
+    hint: str
+    default: Any
+    kind: str = "text"
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        return f"P2P {self.label[0].lower()}{self.label[1:]}"
+
+    def read(self, value: Any) -> Any:
+        """``value``, which may come from PNG info as a text, in its normal form. SettingError."""
+        name = f"{TITLE}: {self.label}"
+        if value is None:
+            return self.default
+        if self.kind in ("text", "lines"):
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                value = f"{value:g}"
+            return checked(name, value, {"kind": "text"}).strip()
+        if self.kind == "flag" and str(value) in ("True", "False"):
+            value = str(value) == "True"
+        if self.kind in ("number", "integer") and isinstance(value, str):
+            with suppress(ValueError):
+                value = float(value)
+        return checked(name, value, {"kind": self.kind, "low": self.low, "high": self.high, "choices": self.choices})
+
+
+CONTROLS: dict[str, Control] = {
+    control.name: control
+    for control in (
+        Control(
+            "edits", "Edits", "one per line: a whole prompt, cat -> dog, + a hat, red*1.5; several on a line with ; between", "", "lines"
+        ),
+        Control("kind", "Edit type", "auto: replace for as many words, else refine", "auto", "choice", choices=KINDS),
+        Control("cross", CROSS, "more: closer to the source; of single words: 0.8; lion 0.4", "0.8"),
+        Control("self", SELF, "more: shapes stay closer to the source's", "0.4"),
+        Control("self_source", "Self-attention from", "map: the layout; value: the texture", "map", "choice", choices=SELF_SOURCES),
+        Control("cross_layers", "Cross-attention layers", "fewer: the new words have more freedom", "all"),
+        Control("self_layers", "Self-attention layers", "finer ones too: shapes are kept more closely", "1/4"),
+        Control("blend", "Blend words", "only their places change: words of the source : words of the edits", ""),
+        Control("subtract", "Words to leave out of the blend", "their places never change", ""),
+        Control("threshold", THRESHOLD, "higher: a smaller place may change", 0.3, "number", 0, 1),
+        Control("start", "Blend start", "higher: the composition may part first", 0.2, "number", 0, 1),
+        Control("x", "X axis", "what the columns differ in", EDIT, "choice", choices=AXES),
+        Control("x_values", "X values", "with commas; empty: all edits, or the seeds of the batch count", ""),
+        Control("y", "Y axis", "what the rows differ in", NONE, "choice", choices=AXES),
+        Control("y_values", "Y values", "as for X; a word weight: -1, 0, 2 or smiling*2", ""),
+        Control("off", "Show without control", "on: the same seed and prompt, not held to the source", False, "flag"),
+        Control("keep_source", "Keep the source", "on: its picture is shown and saved, too", True, "flag"),
+        Control("hires", "Also in hires", "off: only re-weighting and the first pass's blend go on there", False, "flag"),
+        Control("heat", "Heat map words", "where each picture looks for them, as pictures of their own", ""),
+        Control("times", "Times", "on: the legend tells the seconds of each picture", False, "flag"),
+        Control("at_once", "Pictures at once", "the source among them; more: faster, more memory", 4, "integer", 2, 64),
+    )
+}
+SOURCE_KEY = "P2P source"
+RESULT_KEY = "P2P result"
+# What belongs to a grid and not to one picture of it.
+OF_GRIDS = ("x", "x_values", "y", "y_values", "off", "heat", "times", "at_once")
+# Told even when they have their defaults.
+TOLD = ("edits", "cross", "self")
+
+Settings = dict[str, Any]
+
+
+def read(args: tuple) -> Settings:
+    """The settings from the script's arguments: in the order of `CONTROLS`, or a dict by name as the first. None means the default.
+    SettingError.
+    """
+    given = dict(args[0]) if args and isinstance(args[0], Mapping) else dict(zip(CONTROLS, args))
+    unknown = [str(name) for name in given if name not in CONTROLS]
+    if unknown:
+        raise SettingError(f"{TITLE}: {unknown[0]!r} is no setting; there are {', '.join(CONTROLS)}.")
+    return {name: control.read(given.get(name)) for name, control in CONTROLS.items()}
+
+
+def to_infotext(settings: Settings, source: str, of_grid: bool) -> dict[str, Any]:
+    """PNG info: the source, the edits and what is not as by default. of_grid: the grid's, too."""
+    told = {"Script": TITLE, SOURCE_KEY: source}
+    for name, control in CONTROLS.items():
+        if (of_grid or name not in OF_GRIDS) and (name in TOLD or settings[name] != control.default):
+            told[control.key] = settings[name]
+    return told
+
+
+def from_infotext(name: str, params: Mapping[str, Any]) -> Any:
+    """What pasted PNG info means for the setting ``name``: None where it tells nothing of us or what cannot be."""
+    if SOURCE_KEY not in params:
+        return None
+    try:
+        return CONTROLS[name].read(params.get(CONTROLS[name].key))
+    except SettingError:
+        return None
+
+
+def restore_source(params: dict[str, Any]) -> None:
+    """The source goes back to the prompt box, where the edited prompt was pasted."""
+    if params.get(SOURCE_KEY):
+        params["Prompt"] = params[SOURCE_KEY]

@@ -1,0 +1,152 @@
+"""The host's prompts as it will take them: styles put in, tags taken out, words as positions of the text encoder's chunks.
+
+Nothing is encoded here; only tokenizers run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from modules import extra_networks, prompt_parser, shared
+
+from ...core.fields import SettingError
+from ...prompt_to_prompt import PromptTokens, split_words
+from ..host import facts
+
+_AND = re.compile(r"\bAND\b")
+_TAG = re.compile(r"<\w+:[^<>]+>")
+# Any number will do: what is scheduled shows itself by another text.
+_STEPS = 50
+
+
+def text_model(sd_model: Any) -> Any:
+    """What tokenizes for ``sd_model``: its text encoder, or for SDXL the first of its two. SettingError for kinds without chunks (SD3)."""
+    whole = getattr(sd_model, "cond_stage_model", None)
+    for one in (whole, *(getattr(whole, "embedders", None) or ())):
+        if hasattr(one, "tokenize_line") and hasattr(one, "chunk_length"):
+            return one
+    raise SettingError("Prompt-to-Prompt knows SD1, SD2 and SDXL; the text encoder of this checkpoint is of another kind.")
+
+
+def without_comments(prompt: str) -> str:
+    """The host takes comments out of prompts; words in them are none."""
+    if not facts.option("enable_prompt_comments", False):
+        return prompt
+    return re.sub(r"#[^\n]*(\n|$)", "\n", re.sub(r"(^|\n)#[^\n]*(\n|$)", "\n", prompt)).strip()
+
+
+def with_styles(prompt: str, styles: Any) -> str:
+    """The prompt with the job's styles."""
+    return shared.prompt_styles.apply_styles_to_prompt(prompt, styles) if styles else prompt
+
+
+def tags_of(prompt: str) -> list[str]:
+    """The tags of LoRAs and the like, in order."""
+    return _TAG.findall(prompt)
+
+
+def without_tags(prompt: str) -> str:
+    """What is left of a prompt when the host has taken those tags."""
+    return extra_networks.parse_prompt(prompt)[0]
+
+
+def refused(prompt: str) -> str | None:
+    """Why ``prompt`` (with styles) cannot be edited or be an edit, a clause; None where it can."""
+    if _AND.search(prompt):
+        return "AND makes several pictures' texts of a prompt, which have no common words to hold to"
+    for hires_steps in (None, _STEPS):
+        (schedule,) = prompt_parser.get_learned_conditioning_prompt_schedules([prompt], _STEPS, hires_steps)
+        if [text for _, text in schedule] != [prompt]:
+            return "its words change from step to step ([a:b:0.5] or [a|b])"
+    return None
+
+
+def tokens_of(sd_model: Any, prompt: str) -> PromptTokens:
+    """The token stream of ``prompt`` (with styles, without tags), as the host's own chunks have it.
+
+    Emphasis, BREAK, embeddings and moved commas included. SettingError where it cannot be known.
+    """
+    if facts.option("use_old_emphasis_implementation", False):
+        raise SettingError("Prompt-to-Prompt does not know the words' places with the option 'Use old emphasis implementation'.")
+    model = text_model(sd_model)
+    chunks = [(list(chunk.tokens)[1:-1], chunk.fixes) for chunk in model.tokenize_line(prompt)[0]]
+    pieces, stream = _pieces(model, prompt)
+    owned = _owned(model, [(_content(tokens, model.id_end), fixes) for tokens, fixes in chunks], stream)
+    if owned is None:
+        # Something moved tokens in a way that we do not know: each is a word of its own.
+        flat = [token for tokens, _ in chunks for token in _content(tokens, model.id_end)]
+        numbers = iter(range(len(flat)))
+        pieces = [f"#{number}" for number in range(len(flat))]
+        owned = [[(token, next(numbers)) for token in _content(tokens, model.id_end)] for tokens, _ in chunks]
+    padding = model.id_end if getattr(model, "id_pad", None) is None else model.id_pad
+    return PromptTokens.from_chunks(prompt, owned, pieces, (model.id_start, model.id_end, padding), model.chunk_length + 2)
+
+
+def padded(prompts: Sequence[str], sd_model: Any) -> list[str]:
+    """The prompts with empty chunks behind the shorter ones, so that all are encoded to the same length. SettingError."""
+    model = text_model(sd_model)
+    chunks = [len(model.tokenize_line(prompt)[0]) for prompt in prompts]
+    most = max(chunks)
+    # The first BREAK ends the last chunk, each further one is an empty chunk.
+    longer = [prompt + " BREAK" * (most - count + 1) if count < most else prompt for prompt, count in zip(prompts, chunks)]
+    if any(len(model.tokenize_line(prompt)[0]) != most for prompt in longer):
+        raise SettingError(
+            f"The prompts are {min(chunks)} to {most} chunks of tokens long and could not be padded to the same length "
+            "(the option 'Emphasis mode: None' or an open bracket does that); make them about as long."
+        )
+    return longer
+
+
+def _content(tokens: Sequence[int], end: int) -> list[int]:
+    """A chunk's tokens without the padding behind them."""
+    count = len(tokens)
+    while count and tokens[count - 1] == end:
+        count -= 1
+    return list(tokens[:count])
+
+
+def _pieces(model: Any, prompt: str) -> tuple[list[str], list[tuple[int, int]]]:
+    """The prompt's words and punctuation, and its tokens in order, each with the number of its piece."""
+    parts = [[prompt, 1.0]] if facts.option("emphasis", "Original") == "None" else prompt_parser.parse_prompt_attention(prompt)
+    pieces: list[str] = []
+    stream: list[tuple[int, int]] = []
+    for text, weight in parts:
+        if text == "BREAK" and weight == -1:
+            continue
+        whole = list(model.tokenize([text])[0])
+        for found in (split_words(text), text.split()):
+            tokens = model.tokenize(found) if found else []
+            if [token for one in tokens for token in one] == whole:
+                break
+        else:
+            found, tokens = [f"#{len(pieces) + number}" for number in range(len(whole))], [[token] for token in whole]
+        for piece, its_tokens in zip(found, tokens):
+            stream += [(token, len(pieces)) for token in its_tokens]
+            pieces.append(piece)
+    return pieces, stream
+
+
+def _owned(model: Any, chunks: list[tuple[list[int], Any]], stream: list[tuple[int, int]]) -> list[list[tuple[int, int]]] | None:
+    """Every chunk's (token, piece); None when the chunks hold other tokens than ``stream``. An embedding's positions are its name's."""
+    owned: list[list[tuple[int, int]]] = []
+    at = 0
+    for tokens, fixes in chunks:
+        starts = {fix.offset: fix.embedding for fix in fixes}
+        mine: list[tuple[int, int]] = []
+        while len(mine) < len(tokens):
+            if at >= len(stream):
+                return None
+            embedding = starts.get(len(mine))
+            token, piece = stream[at]
+            if embedding is not None:
+                mine += [(tokens[place], piece) for place in range(len(mine), min(len(mine) + int(embedding.vectors), len(tokens)))]
+                at += len(model.tokenize([embedding.name])[0])
+            elif tokens[len(mine)] == token:
+                mine.append((token, piece))
+                at += 1
+            else:
+                return None
+        owned.append(mine)
+    return owned if at == len(stream) else None

@@ -1,0 +1,126 @@
+"""What a job of the script came to: its grids, its pictures, the line below them, as the host's result."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from typing import Any
+
+from modules import images
+from PIL import Image, ImageFont
+
+from ...images.grid_picture import labelled
+from ...prompt_to_prompt import heat_picture
+from ...settings.infotext import REPORT_KEY
+from ..host import facts
+from ..jobs import started
+from . import controls
+from .checking import Edits
+from .controls import SEED, TITLE
+from .grid import Page, Plan
+from .runs import LISTS, Drawn, Picture
+
+
+def result(p: Any, edits: Edits, plan: Plan, drawn: Drawn) -> Any:
+    """The grids first, then the pictures, each with its own PNG info, then heat maps. RuntimeError when there is no picture."""
+    if not drawn.cells:
+        raise RuntimeError(" ".join([*drawn.notes, f"{TITLE}: stopped before the first picture."]))
+    settings = _as_drawn(edits.settings, plan)
+    words = [summary(edits, drawn), *drawn.notes, str(drawn.account)]
+    info = infotext_of_grid(next(iter(drawn.sources.values())).infotext, settings, edits.source, " ".join(words))
+    grids = []
+    for page in plan.pages:
+        sheet, complaint = grid_of(page, edits, drawn)
+        if complaint:
+            words.append(complaint)
+        if sheet is not None:
+            grids.append(sheet)
+    shown = [*(drawn.sources.values() if settings["keep_source"] else ()), *_in_order(plan, drawn)]
+    heat = [(heat_picture(one, picture.image), word, picture) for picture in shown for word, one in picture.heat.items()]
+    whole = copy.copy(drawn.done)
+    whole.images = [*grids, *(picture.image for picture in shown), *(image for image, _, _ in heat)]
+    maps = [f"{picture.infotext}, P2P heat map: {quoted(str(word))}" for _, word, picture in heat]
+    whole.infotexts = [*[info] * len(grids), *(picture.infotext for picture in shown), *maps]
+    for name in LISTS:
+        setattr(whole, name, [picture.like.get(name) for picture in [*shown, *(picture for _, _, picture in heat)]])
+    whole.index_of_first_image = len(grids)
+    whole.comments = "\n".join(words)
+    whole.info = whole.infotexts[0]
+    for sheet in grids:
+        like = next(iter(drawn.sources.values())).like
+        complaint = started.save_sheet(p, TITLE, sheet, "prompt_to_prompt", info, like.get("all_prompts"), like.get("all_seeds"))
+        if complaint:
+            whole.comments += f"\n{complaint}"
+    return whole
+
+
+def summary(edits: Edits, drawn: Drawn) -> str:
+    """How much was drawn."""
+    used = len({cell.line for cell in drawn.cells})
+    return f"{TITLE}: {_many(len(drawn.cells), 'picture')} of {_many(used, 'edit')}, {_many(len(drawn.sources), 'source')}."
+
+
+def grid_of(page: Page, edits: Edits, drawn: Drawn) -> tuple[Image.Image | None, str | None]:
+    """The picture of one grid, with the sources in front, and a sentence where it is too large. None: nothing to show."""
+    if not any(cell in drawn.cells for row in page.cells for cell in row):
+        return None, None
+    keeps, by_column = edits.settings["keep_source"], edits.settings["x"] == SEED
+    rows: list[list[Picture | None]] = [[drawn.cells.get(cell) for cell in row] for row in page.cells]
+    columns, labels = [value.label for value in page.columns], [value.label for value in page.rows]
+    if keeps and by_column:
+        rows.insert(0, [drawn.sources.get(cell.seed) for cell in page.cells[0]])
+        labels.insert(0, "source")
+    elif keeps:
+        rows = [[drawn.sources.get(cells[0].seed), *row] for cells, row in zip(page.cells, rows)]
+        columns.insert(0, "source")
+    first = next(iter(drawn.cells.values())).image
+    megapixels = len(rows) * len(columns) * first.width * first.height / 1e6
+    most = facts.option("img_max_size_mp", 200)
+    if megapixels > most:
+        return None, f"No grid: it would have {megapixels:.0f} megapixels, and img_max_size_mp is {most:g}."
+
+    def caption(row: int, column: int) -> str:
+        picture = rows[row][column]
+        return f"{picture.seconds:.1f} s" if picture is not None and edits.settings["times"] else ""
+
+    pictures = [[None if picture is None else picture.image for picture in row] for row in rows]
+    title = f"{edits.source}" + (f"   [{page.title}]" if page.title else "")
+    return labelled(pictures, columns, labels, title, caption, getattr(images, "get_font", _font)), None
+
+
+def infotext_of_grid(infotext: str, settings: controls.Settings, source: str, words: str) -> str:
+    """The PNG info of a source with the script, its settings, and what came of it (clients of the API see no comments)."""
+    more = {**controls.to_infotext(settings, source, True), controls.RESULT_KEY: words}
+    # That of one batch; the result tells of all.
+    infotext = re.sub(rf', {REPORT_KEY}: ("(?:\\.|[^"\\])*"|[^,]*)', "", infotext)
+    return infotext + "".join(f", {key}: {quoted(str(value))}" for key, value in more.items())
+
+
+def quoted(text: str) -> str:
+    """As the host writes values of PNG info."""
+    return json.dumps(text, ensure_ascii=False) if any(sign in text for sign in ",:\n") else text
+
+
+def _as_drawn(settings: controls.Settings, plan: Plan) -> controls.Settings:
+    """With the seeds that chance gave, so that the grid can be drawn again."""
+    if plan.seeds is None:
+        return settings
+    return {**settings, **{f"{name}_values": ", ".join(map(str, plan.seeds)) for name in "xy" if settings[name] == SEED}}
+
+
+def _in_order(plan: Plan, drawn: Drawn) -> list[Picture]:
+    """The pictures as the grids show them, each once."""
+    cells = dict.fromkeys(cell for page in plan.pages for row in page.cells for cell in row)
+    return [drawn.cells[cell] for cell in cells if cell in drawn.cells]
+
+
+def _many(count: int, word: str) -> str:
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
+def _font(size: int) -> Any:
+    try:
+        return ImageFont.load_default(size)
+    except TypeError:  # Pillow before 10.1 has one size only.
+        return ImageFont.load_default()
