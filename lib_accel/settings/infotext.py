@@ -13,6 +13,8 @@ from .schema import KNOBS
 # The key that says "on"; its value is the preset.
 PRESET_KEY = "Accel"
 REPORT_KEY = "Accel report"
+# What the host's result, as data, holds the account under. No PNG info has it.
+ACCOUNT_KEY = "Accel account"
 
 KEYS: dict[str, str] = {knob.infotext: name for name, knob in KNOBS.items() if name not in ("enabled", "preset")}
 

@@ -65,6 +65,8 @@ class AccelScript(scripts.Script):
     @_carefully
     def process_batch(self, p: Any, *args: Any, **kwargs: Any) -> None:
         mine = job.job_of(p)
+        if mine is not None:
+            mine.account.begin_batch()
         if mine is not None and mine.edits is not None:
             mine.edits.pad(p)
         if not EVERY_SAMPLING:
@@ -112,4 +114,5 @@ class AccelScript(scripts.Script):
         if mine is not None:
             SESSION.close(p)
             processed.comments = "\n".join(text for text in (getattr(processed, "comments", ""), str(mine.account)) if text.strip())
+            started.tell(processed, mine.account.as_dict())
             job.leave_line(p)

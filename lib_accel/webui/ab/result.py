@@ -53,6 +53,7 @@ def result(p: Any, sides: dict[str, Side], settings: dict[str, Any], complaints:
         if complaint:
             whole.comments += f"\n{complaint}"
     whole.info = whole.infotexts[0]
+    started.tell(whole, (having[-1].account or {}) | {"comments": whole.comments.split("\n")})
     return whole
 
 
@@ -111,7 +112,7 @@ def differences(plain: Side, accelerated: Side, apart: list[Distance] | None) ->
         f"{side.name}: a repeat made another picture; something here is not reproducible." for side in (plain, accelerated) if side.varies
     ]
     if accelerated.images:
-        lines.append(accelerated.account or "Accel took no part.")
+        lines.append(accelerated.line or "Accel took no part.")
     return lines
 
 
@@ -148,7 +149,7 @@ def _sheet(sides: dict[str, Side], apart: list[Distance], gain: int, opts: Any) 
         "difference": [f"{gain} times as bright", *(str(far) for far in apart[:rows])],
     }
     cells = [(_stacked(pictures), [name, *filter(None, labels[name])]) for name, pictures in columns.items()]
-    footer = [line for line in (accelerated.account, f"The first {rows} of {len(apart)} pictures." if rows < len(apart) else None) if line]
+    footer = [line for line in (accelerated.line, f"The first {rows} of {len(apart)} pictures." if rows < len(apart) else None) if line]
     # Pillow's own font is a small bitmap in the version that the host pins.
     font = getattr(images, "get_font", lambda size: None)(FONT_SIZE)
     return labelled_grid(cells, footer, font)

@@ -24,8 +24,8 @@ class Side:
 
     seconds: of each counted run, the whole job. warm_up: seconds of the run that was not counted, None without one. warmed: there was one,
     finished or not. done: the host's result whose pictures are kept, None while there is none. partial: these are of a run that was
-    interrupted or skipped. varies: a later run made other pictures. failed: why a run failed, in words. account: Accel's line about the
-    run that made the pictures, or about a later one that made them again.
+    interrupted or skipped. varies: a later run made other pictures. failed: why a run failed, in words. account: Accel's account of the
+    run that made the pictures, or about a later one that made them again, as data; None where it took no part.
     """
 
     name: str
@@ -38,9 +38,14 @@ class Side:
     partial: bool = False
     varies: bool = False
     failed: str | None = None
-    account: str | None = None
+    account: dict[str, Any] | None = None
 
-    def take(self, done: Any, images: list[Any], infotexts: list[str], complete: bool, account: str | None) -> None:
+    @property
+    def line(self) -> str | None:
+        """The account in one line."""
+        return self.account["line"] if self.account is not None else None
+
+    def take(self, done: Any, images: list[Any], infotexts: list[str], complete: bool, account: dict[str, Any] | None) -> None:
         """A run ended with ``done``, whose pictures are ``images``. complete: it ran to its end."""
         if complete or self.partial or not self.images:
             self.account = account
@@ -88,7 +93,7 @@ def run_both(p: Any, repeats: int, warm_up: bool) -> dict[str, Side]:
         images, infotexts = started.pictures_of(done)
         complete = not run.cut and len(images) >= len(mine.all_prompts)
         its_job = job.job_of(mine)
-        side.take(done, images, infotexts, complete, str(its_job.account) if its_job is not None else None)
+        side.take(done, images, infotexts, complete, its_job.account.as_dict() if its_job is not None else None)
         side.warmed |= not counted
         if complete and counted:
             side.seconds.append(seconds)

@@ -20,13 +20,27 @@ class Account:
         self.notes: dict[str, list[str]] = {}
         self.places: dict[str, None] = {}
         self.sizes: dict[str, tuple[int, int]] = {}
+        self._batch: Account | None = None
 
-    def add(self, place: str, report: Report, size: tuple[int, int] | None = None) -> None:
-        """A pass ended. size: of its pictures, (width, height)."""
+    def begin_batch(self) -> None:
+        """What comes now belongs to the next pictures, which have an account of their own, too."""
+        self._batch = Account(self.settings, self.complaint)
+        self._batch.notes = {place: list(texts) for place, texts in self.notes.items() if not place}
+
+    @property
+    def of_batch(self) -> Account:
+        """The account of the pictures that are drawn now, or were drawn last."""
+        return self if self._batch is None else self._batch
+
+    def add(self, place: str, report: Report, size: tuple[int, int] | None = None, goes_on: bool = False) -> None:
+        """A pass ended, or its part with one model. size: of its pictures, (width, height). goes_on: a part of it was added before."""
         self.places[place] = None
-        self.passes.append((place, report.as_dict()))
+        # One pass of the host's, however often its model changed.
+        self.passes.append((place, {**report.as_dict(), "passes": 0 if goes_on else 1}))
         if size is not None:
             self.sizes[place] = size
+        if self._batch is not None:
+            self._batch.add(place, report, size, goes_on)
 
     def note(self, place: str, text: str) -> None:
         """Something to tell about the passes of ``place`` (``""``: about the job), once."""
@@ -35,6 +49,8 @@ class Account:
         notes = self.notes.setdefault(place, [])
         if text not in notes:
             notes.append(text)
+        if self._batch is not None:
+            self._batch.note(place, text)
 
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON. Holds no prompt."""

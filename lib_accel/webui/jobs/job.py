@@ -37,7 +37,8 @@ class Job:
     """A job that Accel has something to do with, or something to say about.
 
     settings: what it runs by, presets filled in for the model that it starts with; None when bad values switched it off. edits: the batch
-    of the script Prompt-to-Prompt that it draws, or None. line: its account so far; None until a batch is sampled.
+    of the script Prompt-to-Prompt that it draws, or None. account: of all of it. line: what is told of the pictures that were drawn
+    last; None until a batch is sampled.
     """
 
     def __init__(self, p: Any, given: Mapping[str, Any], own: Mapping[str, Any]) -> None:
@@ -68,6 +69,13 @@ class Job:
     @property
     def p(self) -> Any:
         return self._p()
+
+    def tell_why_none_was_seen(self) -> None:
+        """A batch was drawn without a pass that the host told of: whoever replaced its sampling is named."""
+        sample = vars(self.p).get("sample")
+        if sample is not None and (self.accelerates or self.edits) and not self.account.of_batch.places:
+            owner = str(getattr(sample, "__module__", None) or "another script").removesuffix(".py")
+            self.account.note("", f"no pass was seen: {owner} samples in its own way")
 
     def settings_for(self, family: str) -> Settings:
         """The settings with presets filled in for ``family``, and the token counts that this machine's table says."""

@@ -28,7 +28,8 @@ NO_FIXED_STEPS = "guidance is kept in every step: this sampler takes as many as 
 
 @dataclass
 class OpenPass:
-    """A pass that is being sampled. accelerator: None where nothing acts in it. size: of its pictures, (width, height)."""
+    """A pass that is being sampled. accelerator: None where nothing acts in it. size: of its pictures, (width, height). told: a part
+    of it, drawn by another model, is in the account."""
 
     job: Job
     place: str
@@ -37,6 +38,7 @@ class OpenPass:
     checkpoint: Any = None
     steps: Steps | None = None
     size: tuple[int, int] | None = None
+    told: bool = False
     watched: list[Any] = field(default_factory=list)
 
 
@@ -78,8 +80,9 @@ class Session:
         self._close()
         job = job_of(p)
         if job is not None:
+            job.tell_why_none_was_seen()
             self.last = job.account.as_dict()
-            job.line = self.last["line"]
+            job.line = str(job.account.of_batch)
             write(p)
 
     # -- a step ------------------------------------------------------------------------------------------------------------
@@ -225,7 +228,8 @@ class Session:
         finally:
             accelerator.remove()
         if report.as_dict()["unet_calls"]:
-            now.job.account.add(now.place, report, now.size)
+            now.job.account.add(now.place, report, now.size, goes_on=now.told)
+            now.told = True
 
     def _close(self) -> None:
         now, self._open = self._open, None

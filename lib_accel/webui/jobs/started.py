@@ -8,6 +8,7 @@ from typing import Any
 from modules import errors, images, shared
 
 from ...core.errors import in_words
+from ...settings.infotext import ACCOUNT_KEY
 from ..host import facts
 
 # On the host's processing object of such a job: a `Run`.
@@ -54,6 +55,11 @@ def pictures_of(done: Any) -> tuple[list[Any], list[str]]:
         pictures = pictures[:: len(pictures) // len(infotexts) or 1]
     pictures = pictures[: len(infotexts)]
     return pictures, infotexts[: len(pictures)]
+
+
+def tell(done: Any, account: dict[str, Any]) -> None:
+    """Put an account into the host's result, where clients of the API find it (``info``): they see no comments."""
+    done.extra_generation_params = {**(getattr(done, "extra_generation_params", None) or {}), ACCOUNT_KEY: account}
 
 
 def save(p: Any, title: str, picture: Any, folder: str, name: str, **more: Any) -> str | None:

@@ -52,6 +52,7 @@ def result(p: Any, edits: Edits, plan: Plan, drawn: Drawn) -> Any:
         complaint = started.save_sheet(p, TITLE, sheet, "prompt_to_prompt", info, like.get("all_prompts"), like.get("all_seeds"))
         if complaint:
             whole.comments += f"\n{complaint}"
+    started.tell(whole, drawn.account.as_dict() | {"comments": whole.comments.split("\n")})
     return whole
 
 

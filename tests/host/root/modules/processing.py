@@ -21,7 +21,8 @@ class Processed:
         self.extra_generation_params = p.extra_generation_params
 
     def js(self):
-        return json.dumps({"infotexts": self.infotexts})
+        told = {"infotexts": self.infotexts, "extra_generation_params": self.extra_generation_params}
+        return json.dumps(told, default=lambda o: None)
 
 
 class StableDiffusionProcessing:
