@@ -67,6 +67,7 @@ class AccelScript(scripts.Script):
         mine = job.job_of(p)
         if mine is not None:
             mine.account.begin_batch()
+        started.before_sampling(p)
         if mine is not None and mine.edits is not None:
             mine.edits.pad(p)
         if not EVERY_SAMPLING:

@@ -11,6 +11,7 @@ import numpy as np
 from modules import errors, processing, shared
 
 from ...core.errors import in_words
+from ..host import generators
 from ..jobs import job, started
 
 PLAIN, ACCELERATED = "plain", "accelerated"
@@ -72,6 +73,8 @@ def run_both(p: Any, repeats: int, warm_up: bool) -> dict[str, Side]:
     sides = {name: Side(name) for name in (PLAIN, ACCELERATED)}
     runs = order_of(repeats, warm_up)
     shared.state.job_count = len(runs) * p.n_iter
+    # All start alike, and what comes later finds what one plain job would have left.
+    begin_alike, leave = generators.kept(), None
     for number, (name, counted) in enumerate(runs, 1):
         if shared.state.interrupted or shared.state.stopping_generation:
             break
@@ -81,6 +84,7 @@ def run_both(p: Any, repeats: int, warm_up: bool) -> dict[str, Side]:
         shared.state.job = f"{name}, run {number} out of {len(runs)}"
         mine = job_for(p, keeps=not side.images or side.partial)
         run = started.begin(mine)
+        begin_alike()
         began = time.perf_counter()
         try:
             with job.forced(name == ACCELERATED):
@@ -90,6 +94,7 @@ def run_both(p: Any, repeats: int, warm_up: bool) -> dict[str, Side]:
             side.failed = in_words(error)
             continue
         seconds = time.perf_counter() - began
+        leave = leave or generators.kept()
         images, infotexts = started.pictures_of(done)
         complete = not run.cut and len(images) >= len(mine.all_prompts)
         its_job = job.job_of(mine)
@@ -99,6 +104,8 @@ def run_both(p: Any, repeats: int, warm_up: bool) -> dict[str, Side]:
             side.seconds.append(seconds)
         elif complete:
             side.warm_up = seconds
+    if leave is not None:
+        leave()
     return sides
 
 

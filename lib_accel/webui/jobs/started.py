@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from typing import Any
 
+import torch
 from modules import errors, images, shared
 
 from ...core.errors import in_words
@@ -13,14 +14,26 @@ from ..host import facts
 
 # On the host's processing object of such a job: a `Run`.
 RUN = "accel_run"
+# What img2img makes of its picture, a row for each picture of a batch.
+ENCODED = ("init_latent", "image_conditioning")
 
 
 class Run:
-    """One job, while it runs. cut: sampling of one of its batches was skipped or interrupted; the host forgets that at the next batch."""
+    """One job, while it runs. cut: sampling of one of its batches was skipped or interrupted; the host forgets that at the next batch.
+    alike: all of its pictures start from the same one."""
 
-    def __init__(self, p: Any) -> None:
+    def __init__(self, p: Any, alike: bool = False) -> None:
         self._p = weakref.ref(p)
-        self.cut = False
+        self.cut, self._alike = False, alike
+
+    def before_sampling(self, p: Any) -> None:
+        """img2img's encoder draws anew for every picture of a batch, and so does an inpainting model's."""
+        if self._p() is not p or not self._alike:
+            return
+        for name in ENCODED:
+            rows = getattr(p, name, None)
+            if isinstance(rows, torch.Tensor) and len(rows) > 1:
+                setattr(p, name, rows[:1].expand_as(rows).clone())
 
     def sampled(self, p: Any) -> None:
         """A batch of ``p`` was sampled. Copies of a job take its run along; theirs is none of it."""
@@ -28,11 +41,18 @@ class Run:
             self.cut |= bool(shared.state.skipped or shared.state.interrupted)
 
 
-def begin(p: Any) -> Run:
-    """``p`` is about to be started by us."""
-    run = Run(p)
+def begin(p: Any, alike: bool = False) -> Run:
+    """``p`` is about to be started by us. alike: see `Run`."""
+    run = Run(p, alike)
     setattr(p, RUN, run)
     return run
+
+
+def before_sampling(p: Any) -> None:
+    """A batch of the job ``p``, any job, is about to be sampled."""
+    run = getattr(p, RUN, None)
+    if run is not None:
+        run.before_sampling(p)
 
 
 def sampled(p: Any) -> None:

@@ -12,7 +12,7 @@ from modules import errors, processing, shared
 
 from ...core.errors import in_words
 from ...settings.job import Settings
-from ..host import facts
+from ..host import facts, generators
 from ..jobs import job, started
 from ..jobs.account import Account
 from . import controls, values
@@ -55,6 +55,8 @@ def draw(p: Any, edits: Edits, plan: Plan) -> Drawn:
     drawn = Drawn()
     batches = plan.batches(edits.settings["at_once"])
     shared.state.job_count = len(batches)
+    # Sources that are drawn again start alike; what comes later finds what one job would have left.
+    begin_alike, leave = generators.kept(), None
     for number, cells in enumerate(batches, 1):
         if shared.state.interrupted or shared.state.stopping_generation:
             break
@@ -62,7 +64,8 @@ def draw(p: Any, edits: Edits, plan: Plan) -> Drawn:
         batch, mine = EditedBatch(edits, cells), job_for(p, edits, plan, cells)
         if any(cell.control for cell in cells):
             setattr(mine, job.EDITS, batch)
-        run = started.begin(mine)
+        run = started.begin(mine, alike=True)
+        begin_alike()
         began = time.perf_counter()
         try:
             done = processing.process_images(mine)
@@ -73,9 +76,12 @@ def draw(p: Any, edits: Edits, plan: Plan) -> Drawn:
             drawn.notes.append(f"Batch {number} of {len(batches)} failed and ended it: {in_words(error)}.")
             break
         seconds = (time.perf_counter() - began) / (1 + len(cells))
+        leave = leave or generators.kept()
         new = _take(drawn, mine, batch, done, seconds, edits, run.cut)
         if not getattr(p, "do_not_save_samples", False):
             _save(mine, new, drawn)
+    if leave is not None:
+        leave()
     missing = len(plan.cells()) - len(drawn.cells)
     if missing and drawn.cells:
         drawn.notes.append(f"Ended early: {missing} of {len(plan.cells())} pictures were not drawn.")

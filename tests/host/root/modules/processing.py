@@ -101,10 +101,16 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
     def init(self):
         # One sampler for all iterations.
         self.sampler = sd_samplers_common.Sampler(self.sampler_name)
+        self.init_latent = torch.cat([self.encoded() for _ in range(self.batch_size)])
+
+    def encoded(self):
+        """Each picture by itself, with noise of the process's own generator."""
+        x, noise = torch.zeros(1, 4, self.height // 8, self.width // 8) + 0.3, self.sd_model.encoder_noise
+        return x + noise * torch.randn(x.shape) if noise else x
 
     def sample(self, seeds):
         noise = self.noise(seeds, self.height, self.width)
-        x = torch.zeros_like(noise) + 0.3
+        x = self.init_latent[: len(noise)]
         self.before_sampling(x, noise)
         return self.sampler.sample_img2img(self, x, noise, self.c, self.uc, image_conditioning=self.image_conditioning(x))
 
