@@ -1,6 +1,7 @@
 """How noisy the latents of a U-Net call are, and what the U-Net predicts of them; as far as the model around it tells.
 
-Latents are x = signal * x0 + noise * eps with signal^2 + noise^2 = 1, which is what Stable Diffusion's U-Nets are given by every sampler.
+Latents are x = signal * x0 + noise * eps with signal^2 + noise^2 = 1, which is what Stable Diffusion's U-Nets are given by every sampler;
+for flow matching signal + noise = 1.
 """
 
 from __future__ import annotations
@@ -12,28 +13,57 @@ from typing import Any
 
 import torch
 
-KINDS = {"epsilon": "epsilon", "eps": "epsilon", "v_prediction": "v", "v": "v", "sample": "sample", "x0": "sample"}
+from .scheduler_classes import is_flow
+
+KINDS = {
+    "epsilon": "epsilon",
+    "eps": "epsilon",
+    "v_prediction": "v",
+    "v": "v",
+    "sample": "sample",
+    "x0": "sample",
+    "flow_prediction": "flow",
+    "flow": "flow",
+}
 
 
 @dataclass(frozen=True)
 class Noise:
-    """kind: what is predicted, ``epsilon`` | ``v`` | ``sample``. sigma: noise / signal of the latents, above 0; None when nobody tells."""
+    """What a U-Net predicts at one noise level, and how it is turned into something else. Everything returned is float32 or finer.
+
+    kind: what is predicted, ``epsilon`` | ``v`` | ``sample`` | ``flow``. sigma: noise / signal of the latents, above 0; for flow matching
+    the noise itself, its time. None when nobody tells.
+    """
 
     kind: str = "epsilon"
     sigma: float | None = None
 
+    @property
+    def signal(self) -> float | None:
+        """How much of the picture is in the latents; None at an unknown sigma."""
+        if self.sigma is None:
+            return None
+        return 1 - self.sigma if self.kind == "flow" else 1 / math.hypot(1, self.sigma)
+
+    @property
+    def noise(self) -> float | None:
+        """How much noise is in the latents; None at an unknown sigma."""
+        if self.sigma is None:
+            return None
+        return self.sigma if self.kind == "flow" else self.sigma / math.hypot(1, self.sigma)
+
     def as_epsilon(self, prediction: torch.Tensor, x: torch.Tensor) -> torch.Tensor | None:
-        """The noise predicted for latents ``x``, in float32; None when it takes an unknown sigma to tell."""
-        prediction = prediction.float()
+        """The noise predicted for latents ``x``; None when it takes an unknown sigma to tell."""
+        prediction = _fine(prediction)
         if self.kind == "epsilon":
             return prediction
         if self.sigma is None:
             return None
-        signal = 1 / math.hypot(1, self.sigma)
-        noise = self.sigma * signal
         if self.kind == "v":
-            return signal * prediction + noise * x.float()
-        return (x.float() - signal * prediction) / noise
+            return self.signal * prediction + self.noise * _fine(x)
+        if self.kind == "flow":
+            return _fine(x) + self.signal * prediction
+        return (_fine(x) - self.signal * prediction) / self.noise
 
     @property
     def per_epsilon(self) -> float | None:
@@ -42,7 +72,53 @@ class Noise:
             return 1.0
         if self.sigma is None:
             return None
-        return math.hypot(1, self.sigma) if self.kind == "v" else -self.sigma
+        return -self.sigma if self.kind == "sample" else 1 / self.signal
+
+    def as_derivative(self, prediction: torch.Tensor, x: torch.Tensor) -> torch.Tensor | None:
+        """What the latents change by per sigma: the noise predicted for latents ``x``, for flow matching the velocity. None as above."""
+        return _fine(prediction) if self.kind == "flow" else self.as_epsilon(prediction, x)
+
+    def from_derivative(self, derivative: torch.Tensor, x: torch.Tensor) -> torch.Tensor | None:
+        """The prediction for latents ``x`` that `as_derivative` turns into ``derivative``; None as above."""
+        derivative = _fine(derivative)
+        if self.kind in ("epsilon", "flow"):
+            return derivative
+        if self.sigma is None:
+            return None
+        if self.kind == "v":
+            return (derivative - self.noise * _fine(x)) / self.signal
+        return (_fine(x) - self.noise * derivative) / self.signal
+
+    def as_picture(self, prediction: torch.Tensor, x: torch.Tensor) -> torch.Tensor | None:
+        """The picture (its latents) predicted for latents ``x``; None when it takes an unknown sigma to tell."""
+        prediction = _fine(prediction)
+        if self.kind == "sample":
+            return prediction
+        if self.sigma is None:
+            return None
+        if self.kind == "v":
+            return self.signal * _fine(x) - self.noise * prediction
+        if self.kind == "flow":
+            return _fine(x) - self.noise * prediction
+        return (_fine(x) - self.noise * prediction) / self.signal
+
+    def from_picture(self, picture: torch.Tensor, x: torch.Tensor) -> torch.Tensor | None:
+        """The prediction for latents ``x`` that `as_picture` turns into ``picture``; None as above."""
+        picture = _fine(picture)
+        if self.kind == "sample":
+            return picture
+        if self.sigma is None:
+            return None
+        if self.kind == "flow":
+            return (_fine(x) - picture) / self.noise
+        if self.kind == "v":
+            return (self.signal * _fine(x) - picture) / self.noise
+        return (_fine(x) - self.signal * picture) / self.noise
+
+
+def _fine(tensor: torch.Tensor) -> torch.Tensor:
+    """In float32, unless it is finer."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 class NoiseView:
@@ -61,16 +137,24 @@ class NoiseView:
 
         A bare U-Net predicts epsilon, for all that is known, at an unknown sigma.
         """
+        kind = self.kind
         if sigma is None and timestep is not None:
             model = self._model()
-            sigma = self._sigma(getattr(getattr(model, "scheduler", None) or model, "alphas_cumprod", None), timestep)
-        return Noise(self.kind, sigma if sigma is not None and 0 < sigma < math.inf else None)
+            scheduler = getattr(model, "scheduler", None)
+            if kind == "flow":
+                sigma = timestep / getattr(getattr(scheduler, "config", None), "num_train_timesteps", 1000)
+            else:
+                sigma = self._sigma(getattr(scheduler or model, "alphas_cumprod", None), timestep)
+        return Noise(kind, sigma if sigma is not None and 0 < sigma < math.inf else None)
 
     @property
     def kind(self) -> str:
         """What the U-Net predicts (see `Noise`)."""
         model = self._model()
-        config = getattr(getattr(model, "scheduler", None), "config", None)
+        scheduler = getattr(model, "scheduler", None)
+        config = getattr(scheduler, "config", None)
+        if is_flow(type(scheduler).__name__, config):
+            return "flow"
         told = getattr(config, "prediction_type", None) or getattr(model, "parameterization", None)
         return KINDS.get(told, "epsilon") if isinstance(told, str) else "epsilon"
 

@@ -1,0 +1,207 @@
+"""Every sampler that hosts list, classified once: what a step of it does, and how its calls may be forecast.
+
+Levels, warm-ups and what is left out were measured; each kind of forecast stands once below, each sampler is one line.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from . import sampler_gains as gains
+
+LEVELS = ("careful", "middle", "fast")
+# Fewer full calls say too little of how a picture changes.
+LEAST_WARM_UP = 5
+
+
+@dataclass(frozen=True)
+class Control:
+    """Error control. tolerance: what the errors of calls forecast in a row may add up to. largest_gap: how many in a row may be forecast."""
+
+    tolerance: float
+    largest_gap: int
+
+
+@dataclass(frozen=True)
+class Forecasting:
+    """How the calls of a kind of sampler are forecast.
+
+    order: 1 continues along the line through the last two calls, 0 holds the last, 0.5 is half way. of: what is continued, ``derivative``
+    (the predicted noise; for flow matching the velocity) or ``picture`` (where samplers add noise). gain: see `sampler_gains`. warm_up: the
+    part of the steps that always run first. last: how many steps always run last. last_steep: the same where the noise levels make more
+    of an error in the last steps (`sampler_gains.is_steep`). levels: by name. fixed: whether a fixed plan may be used.
+    """
+
+    order: float
+    of: str
+    gain: Callable[[Sequence[float], int, float], float]
+    warm_up: float
+    last: int
+    levels: Mapping[str, Control]
+    last_steep: int = 0
+    fixed: bool = False
+
+    def first(self, steps: int, part: float | None = None) -> int:
+        """How many of ``steps`` always run first. part: of the steps, in place of the sampler's own."""
+        return max(math.ceil((self.warm_up if part is None else part) * steps - 1e-9), LEAST_WARM_UP)
+
+    def last_of(self, sigmas: Sequence[float]) -> int:
+        """How many steps always run last at these noise levels."""
+        return max(self.last, self.last_steep if self.last_steep and gains.is_steep(sigmas) else 0)
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A sampler. name: as hosts list it. order: of its formula. adds_noise: whether its steps add noise. evaluations: U-Net calls per step.
+
+    eta: how much of the noise is drawn anew. free_steps: whether it chooses its noise levels itself. multistep: whether a step uses calls
+    of steps before. distilled: whether it is for models that are run in a few steps. forecasting: None where no call may be forecast.
+    """
+
+    name: str
+    order: int = 1
+    adds_noise: bool = False
+    evaluations: int = 1
+    eta: float = 0.0
+    free_steps: bool = False
+    multistep: bool = False
+    distilled: bool = False
+    forecasting: Forecasting | None = None
+
+    @property
+    def off(self) -> str | None:
+        """Why no call may be forecast (a clause), or None."""
+        if self.forecasting is not None:
+            return None
+        if self.free_steps:
+            return f"{self.name} chooses its noise levels itself"
+        if self.distilled:
+            return f"{self.name} is for models that are run in a few steps"
+        if self.evaluations > 1:
+            return f"{self.name} runs the U-Net {self.evaluations} times a step"
+        return f"no forecast with {self.name} was found to be better than fewer steps"
+
+    def gain(self, sigmas: Sequence[float], step: int) -> float:
+        """See `sampler_gains`; for samplers that can be forecast."""
+        return self.forecasting.gain(sigmas, step, self.eta)
+
+    def with_eta(self, eta: float) -> Sampler:
+        """This sampler, told how much of the noise is drawn anew in every step: 0 none, 1 all."""
+        if eta == self.eta or self.name not in _BY_ETA:
+            return self
+        calm, noisy = _BY_ETA[self.name]
+        return replace(self, eta=eta, adds_noise=eta > 0, forecasting=noisy if eta > 0 else calm)
+
+
+_STRAIGHT = Forecasting(
+    1.0,
+    "derivative",
+    gains.euler,
+    warm_up=0.2,
+    last=2,
+    levels={"careful": Control(0.0025, 2), "middle": Control(0.02, 2), "fast": Control(0.08, 3)},
+    fixed=True,
+)
+_SECOND_ORDER = Forecasting(
+    1.0,
+    "derivative",
+    gains.dpmpp_2m,
+    warm_up=0.24,
+    last=0,
+    last_steep=3,
+    levels={"careful": Control(0.04, 1), "middle": Control(0.04, 2), "fast": Control(0.08, 3)},
+)
+_ANCESTRAL = Forecasting(
+    0.0,
+    "picture",
+    gains.euler,
+    warm_up=0.32,
+    last=1,
+    levels={"careful": Control(0.04, 1), "middle": Control(0.08, 1), "fast": Control(0.16, 2)},
+    fixed=True,
+)
+_SECOND_ORDER_NOISE = Forecasting(
+    0.5,
+    "picture",
+    gains.dpmpp_2m,
+    warm_up=0.32,
+    last=1,
+    levels={"careful": Control(0.08, 2), "middle": Control(0.16, 2), "fast": Control(0.32, 2)},
+)
+_CORRECTED = Forecasting(
+    1.0,
+    "derivative",
+    gains.dpmpp_2m,
+    warm_up=0.32,
+    last=0,
+    last_steep=3,
+    levels={"careful": Control(0.02, 2), "middle": Control(0.04, 2), "fast": Control(0.08, 2)},
+)
+_LINEAR_MULTISTEP = replace(_CORRECTED, gain=gains.lms)
+_BY_ETA = {"Euler a": (_STRAIGHT, _ANCESTRAL), "DDIM": (_STRAIGHT, _ANCESTRAL), "DPM++ 2M SDE": (_SECOND_ORDER, _SECOND_ORDER_NOISE)}
+
+_ALL = (
+    Sampler("Euler", forecasting=_STRAIGHT),
+    Sampler("DDIM", forecasting=_STRAIGHT),
+    Sampler("Euler a", adds_noise=True, eta=1.0, forecasting=_ANCESTRAL),
+    Sampler("DPM++ 2M", 2, multistep=True, forecasting=_SECOND_ORDER),
+    Sampler("DPM++ 2M SDE", 2, adds_noise=True, eta=1.0, multistep=True, forecasting=_SECOND_ORDER_NOISE),
+    Sampler("UniPC", 3, multistep=True, forecasting=_CORRECTED),
+    Sampler("LMS", 4, multistep=True, forecasting=_LINEAR_MULTISTEP),
+    # Not forecast.
+    Sampler("DPM++ 2M SDE Heun", 2, adds_noise=True, eta=1.0, multistep=True),
+    Sampler("DPM++ 3M SDE", 3, adds_noise=True, eta=1.0, multistep=True),
+    Sampler("DPM++ 3M", 3, multistep=True),
+    Sampler("PLMS", 4, multistep=True),
+    Sampler("DEIS", 2, multistep=True),
+    Sampler("DPM", 2, multistep=True),
+    Sampler("SA-Solver", 3, adds_noise=True, multistep=True),
+    Sampler("IPNDM", 4, multistep=True),
+    Sampler("DDIM CFG++"),
+    Sampler("DDPM", adds_noise=True, eta=1.0),
+    Sampler("Heun", 2, evaluations=2),
+    Sampler("DPM2", 2, evaluations=2),
+    Sampler("DPM2 a", 2, adds_noise=True, evaluations=2, eta=1.0),
+    Sampler("DPM++ 2S a", 2, adds_noise=True, evaluations=2, eta=1.0),
+    Sampler("DPM++ SDE", 2, adds_noise=True, evaluations=2, eta=1.0),
+    Sampler("DPM singlestep", 2, free_steps=True),
+    Sampler("Restart", 2, adds_noise=True, evaluations=2),
+    Sampler("DPM fast", 3, free_steps=True),
+    Sampler("DPM adaptive", 3, free_steps=True),
+    Sampler("LCM", adds_noise=True, distilled=True),
+    Sampler("TCD", adds_noise=True, distilled=True),
+)
+SAMPLERS: Mapping[str, Sampler] = {sampler.name: sampler for sampler in _ALL}
+
+
+def sampler_named(name: Any) -> Sampler | None:
+    """The sampler that a host lists as ``name``; a schedule's name behind it (as older hosts write it) is left out. None: unknown."""
+    if not isinstance(name, str):
+        return None
+    words = name.lower().split(" ")
+    heads = (" ".join(words[:count]) for count in range(len(words), 0, -1))
+    return next((_BY_LOWER[head] for head in heads if head in _BY_LOWER and _is_schedule(name.lower()[len(head) :])), None)
+
+
+def _is_schedule(ending: str) -> bool:
+    return not ending or ending.strip() in _SCHEDULES
+
+
+_BY_LOWER = {name.lower(): sampler for name, sampler in SAMPLERS.items()}
+_SCHEDULES = (
+    "automatic",
+    "uniform",
+    "karras",
+    "exponential",
+    "polyexponential",
+    "sgm uniform",
+    "kl optimal",
+    "align your steps",
+    "simple",
+    "normal",
+    "ddim",
+    "beta",
+)
