@@ -109,7 +109,7 @@ def test_an_error_and_an_interrupt_while_rows_are_dropped(kind):
 
 
 @both
-@pytest.mark.parametrize("spot", ["begin", "serve", "observe", "predicted"])
+@pytest.mark.parametrize("spot", ["begin_step", "serve", "observe", "end_call"])
 def test_errors_of_our_own(kind, spot, monkeypatch):
     monkeypatch.delenv("ACCEL_STRICT")
     unet = models.UNETS[kind]()

@@ -122,7 +122,7 @@ def _method_clause(method: dict[str, Any], whole: dict[str, Any]) -> str:
     if method["cache_bytes"]:
         more.append(f"{method['cache_bytes'] / 2**20:.1f} MiB kept")
     clause += (", " if effects and more else " " if more else "") + ", ".join(more)
-    notes = [method["idle"]] if method["idle"] and not (effects or more) else []
+    notes = [method["idle"]] if method["idle"] and not (effects or more or method["notes"]) else []
     notes += list(method["notes"]) + ([f"off: {method['off']}"] if method["off"] else [])
     notes += [f"{reason} ({count} layers)" for reason, count in method["stood_down"].items()]
     if method["failed"]:

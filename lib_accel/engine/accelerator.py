@@ -18,13 +18,14 @@ from ..core.sites import PARTS, Site, find_unet, held_unet, is_compiled
 from ..core.threads import is_inside
 from ..prompt_to_prompt.heat_maps import maps_of
 from .auto import AutoChoice
+from .call_plan import OpenCall, plan_call
 from .contract import HostTraits, UNetCall
 from .copying import clean_copies, drop_clean_copies
 from .dispatch import refuse_meetings, runner_of, wanted_sites
+from .guard import guarded
 from .hooks import Arming
 from .host_side import HostSide
 from .layer_forward import unwrap
-from .row_dropping import OpenCall, choose_plan
 from .stopwatch import Stopwatch
 from .thresholds import Thresholds
 
@@ -99,7 +100,7 @@ class Accelerator(HostSide):
         """Take everything back. The model is then as it was; `report` stays valid. Does nothing the second time."""
         self.sweep()
         # A call under way that runs on fewer rows still needs its post-hook.
-        handles, self._handles = self._handles, self._handles[1:] if self._open is not None and self._open.plan is not None else []
+        handles, self._handles = self._handles, self._handles[1:] if self._open is not None and self._open.plan.leaves_rows_out else []
         for handle in handles[: len(handles) - len(self._handles)]:
             handle.remove()
         unet = self._unet()
@@ -110,8 +111,7 @@ class Accelerator(HostSide):
                     unwrap(layer)
             if _ACCELERATORS.get(unet) is self:
                 del _ACCELERATORS[unet]
-        for runner in self._runners:
-            runner.reset()
+        self._course.forget()
 
     def __enter__(self) -> Accelerator:
         return self
@@ -129,7 +129,7 @@ class Accelerator(HostSide):
         with self._entrance:
             if self._thread not in (None, me) and is_inside(self._thread, unet):
                 raise RuntimeError("This U-Net is already running in another thread; an accelerated model serves one thread at a time.")
-            if self._open is not None and self._open.plan is not None and self._thread == me and is_inside(me, unet, times=2):
+            if self._open is not None and self._open.plan.leaves_rows_out and self._thread == me and is_inside(me, unet, times=2):
                 # A call inside a call that runs on fewer rows: it has those, and no others to drop.
                 self._open.nested += 1
                 return None
@@ -166,8 +166,7 @@ class Accelerator(HostSide):
                 handle.remove()
         output = opened.finish(output)
         if self._where.ends_pass:
-            for runner in self._runners:
-                runner.finish()
+            self._course.end_pass()
         return output
 
     def _is_compiled(self) -> bool:
@@ -176,7 +175,7 @@ class Accelerator(HostSide):
     def _arm(self, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         sample = self._backend.sample_of(args, kwargs)
         moment = self._where.at_call(sample, self._backend.timestep_of(args, kwargs))
-        active = self._active(moment)
+        active = self._course.at(moment)
         self._steps.add(moment.pass_and_step)
         self._calls += 1
         self._rows += len(sample)
@@ -185,7 +184,11 @@ class Accelerator(HostSide):
             self._rows_run += len(sample)
             self._stood_down.add("everything stood down: gradients are enabled (run under torch.no_grad())")
             return None
-        self._open = OpenCall(moment, active, *choose_plan(active, moment, tiles=self._where.tiles))
+        for runner in active:
+            with guarded([runner]):
+                runner.begin_call(moment)
+        active = [runner for runner in active if not runner.stopped]
+        self._open = OpenCall(moment, active, plan_call(active, moment, self._where.tiles))
         given = self._open.cut(args, kwargs)
         rows = self._open.rows
         self._rows_run += len(rows)

@@ -1,8 +1,8 @@
-"""What a method is to the accelerator: what it acts on, and its part in the three phases of a layer call."""
+"""What a method is to the accelerator: what it acts on, and its part in a pass, a U-Net call, a stage and a layer call."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ from ..core.report import MethodAccount
 from ..core.rows import Layout, RowPlan
 from ..core.schedule import Step, Window
 from ..core.sites import Site
+from ..core.stages import Stage
 
 
 @dataclass
@@ -39,10 +40,12 @@ class UNetCall:
 class Moment:
     """Where a pass stands: one U-Net call that is about to run, or a whole step that a host asks about.
 
-    rows: all of them, before any is dropped. pass_and_step: (number of the pass, step index). guidance: the guidance scale, None when
-    nobody told it. predicts: ``epsilon`` | ``v`` | ``sample``. noise: asks for the noise level, for which a GPU may have to be waited for.
-    sample: the latents [rows, channels, h, w]; None when a host asks. settled: the step from which on the prompts stay as they are.
-    guided_because: why no row may be dropped now (a clause); None: they may. dropped: the host has dropped what it was told to.
+    rows: all of them, before any is dropped or served. pass_and_step: (number of the pass, step index). guidance: the guidance scale,
+    None when nobody told it. predicts: ``epsilon`` | ``v`` | ``sample``. noise: asks for the noise level, for which a GPU may have to be
+    waited for. sample: the latents [rows, channels, h, w]; None when a host asks before its calls. settled: the step from which on the
+    prompts stay as they are. guided_because: why no row may be dropped now (a clause); None: they may. dropped: the host has dropped what
+    it was told to. evaluation: 1 in the second evaluation that a two-evaluation sampler (Heun, DPM2) makes for a step, otherwise 0.
+    sigmas: the noise level of every step of the pass, and after them where it ends (0 as a rule); None when nobody tells.
     """
 
     step: Step
@@ -55,6 +58,22 @@ class Moment:
     settled: int = 0
     guided_because: str | None = None
     dropped: bool = False
+    evaluation: int = 0
+    sigmas: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class StageCut:
+    """A U-Net call of which only the shallow stages run.
+
+    before: the up stage that what was kept enters, before the skip connection is joined to it. It and all later stages run, and the down
+    stages whose skip connections they take; nothing between runs. hidden: [rows of ``rows``, C, h, w] what enters it. rows: indices (into
+    `Moment.rows`) of the rows that are served so; the deep stages run on the others alone.
+    """
+
+    before: Stage
+    rows: tuple[int, ...]
+    hidden: torch.Tensor
 
 
 class HostTraits:
@@ -108,9 +127,35 @@ class Reduction(Protocol):
 class Runner:
     """A method at work on one U-Net: its settings, its state, its account.
 
-    A layer call goes through the phases serve > reduce > compute; a method takes part in those it overrides. Around the U-Net call it may
-    drop rows (`begin`) and look at the prediction (`predicted`).
+    **A pass.** The engine calls, each exactly once, however the host batches (one call for all rows, one for each half, AND prompts, two
+    evaluations) and whether or not it asks for a `row_plan` first::
+
+        begin_pass
+          begin_step                  the first thing in a step; decide here, once for all of its calls
+            begin_call                a U-Net call is about to run
+              drop_rows, needs_full, serve_output, cut_stages        what this method wants of the call
+              ... stages and layers ...
+            fill_dropped, end_call    the prediction is there
+          end_step                    at the latest when the next step begins
+        end_pass                      at the latest when the next pass begins, or the accelerator is removed
+
+    A step outside `window` does not exist for the method. A call that ends in an error has no `end_call`. In a step of which a host asks
+    before its calls, `begin_step` comes without latents (``moment.sample`` is None).
+
+    **What a call leaves out** is composed of what all methods want of it; their order decides nothing:
+
+    * rows that `drop_rows` leaves out are filled from the row that stands for them, whoever else could serve them;
+    * then `needs_full` of any method keeps the rest of the call whole;
+    * rows that `serve_output` returns are not run. Where none is left, nothing of the U-Net runs;
+    * the rows that are left run, their deep stages only where no `cut_stages` serves them.
+
+    **Only what ran is learnt from.** `end_call` tells every method which rows of the prediction were really run, in whole; `observe_stage`
+    and `observe` see run rows alone. Dropped, served and cut rows are never among them.
+
+    **In a layer call** the phases are serve > reduce > compute; a method takes part in those it overrides.
     """
+
+    # -- what it acts on, declared ---------------------------------------------------------------------------------------------
 
     # Parts whose computation this method replaces. Two methods may not meet in one.
     computes: frozenset[str] = frozenset()
@@ -122,39 +167,124 @@ class Runner:
     needs_tokens = False
     # Whether observe wants to see what layers return.
     observes = False
-    # The coarsest level of this U-Net that has attention; the accelerator tells.
-    coarsest = 0
+    # Whether serve_output may serve rows: the U-Net then gets a forward of ours, which does nothing as long as rows are left to run.
+    serves_calls = False
+    # Whether cut_stages, serve_stage or observe_stage want anything.
+    serves_stages = False
     # Whether it adds something of its own to rows that it dropped; a host that drops rows itself has to ask for it (`direction`).
     changes_fill = False
+
+    # -- what the accelerator tells ----------------------------------------------------------------------------------------------
+
+    # The coarsest level of this U-Net that has attention.
+    coarsest = 0
+    # The U-Net's stages in order of execution; empty where they are not known.
+    stages: tuple[Stage, ...] = ()
 
     def __init__(self, config: Any) -> None:
         self.config = config
         self.account = MethodAccount(type(config).__name__, config)
+        # Whether it does nothing more until the accelerator is removed; the account says why.
+        self.stopped = False
 
     @property
     def window(self) -> Window:
         return self.config.window
 
+    def stop(self, why: str) -> None:
+        """Do nothing more until the accelerator is removed. why: a clause for the report."""
+        if not self.stopped:
+            self.stopped, self.account.off = True, why
+            self.reset()
+
+    def fail(self, why: str) -> None:
+        """Our own code failed here: do nothing more. why: a clause for the report."""
+        self.stopped, self.account.failed = True, why
+
     def wants(self, site: Site, finest: int) -> frozenset[str]:
         """Parts of ``site`` it acts on; ``finest`` is the finest level of this U-Net that has attention."""
-        raise NotImplementedError
+        return frozenset()
 
     def reset(self) -> None:
-        """A new pass, size or model begins: forget what was kept."""
+        """Forget what was kept: a new pass, another size or model begins, or the accelerator is removed."""
 
-    def finish(self) -> None:
-        """The last U-Net call of a pass is over: free what only the pass needed. The pass may still turn out to go on."""
+    # -- the course of a pass --------------------------------------------------------------------------------------------------
 
-    def begin(self, moment: Moment) -> RowPlan | None:
-        """A U-Net call is about to run, or a host asks about its step: which rows to run, None for all. Comes once or more per step."""
+    def begin_pass(self, moment: Moment) -> None:
+        """The first step of a pass is about to begin; `reset` went before."""
+
+    def begin_step(self, moment: Moment) -> None:
+        """A step is about to begin. ``moment`` is its first U-Net call, or the whole step where a host asks before its calls."""
+
+    def begin_call(self, moment: Moment) -> None:
+        """A U-Net call on ``moment.sample`` is about to run."""
+
+    def end_call(self, moment: Moment, prediction: torch.Tensor, ran: tuple[int, ...]) -> None:
+        """A U-Net call is over.
+
+        Args:
+            prediction: [rows, ...] what it predicted for all of ``moment.rows``, dropped and served ones as they were filled. The host may
+                change it in place later: keep copies.
+            ran: indices of the rows that were really run, in whole. What is in the others must not be learnt from.
+        """
+
+    def end_step(self) -> None:
+        """All calls of the step are over."""
+
+    def end_pass(self) -> None:
+        """The pass is over: free what only it needed. It may still turn out to go on, without `begin_pass`."""
+
+    # -- rows ------------------------------------------------------------------------------------------------------------------
+
+    def drop_rows(self, moment: Moment) -> RowPlan | None:
+        """Which rows of ``moment`` run, and whose prediction the others get; None for all. Asked for whole steps and for calls."""
         return None
 
-    def predicted(self, moment: Moment, prediction: torch.Tensor, mine: bool) -> None:
-        """What the U-Net predicted [rows, ...]. mine: this method dropped rows; those are filled, and may be changed in place."""
+    def fill_dropped(self, moment: Moment, prediction: torch.Tensor, rows: tuple[int, ...]) -> None:
+        """The U-Net's hooks dropped ``rows`` as `drop_rows` said: change ``prediction`` [rows, ...] in place there.
+
+        Only for methods that say `changes_fill`, and for rows that no other method dropped.
+        """
 
     def direction(self, moment: Moment, image: int) -> torch.Tensor | None:
         """The guidance direction that picture ``image`` goes on with in a step whose rows a host drops: noise [channels, h, w], float32."""
         return None
+
+    # -- whole calls -----------------------------------------------------------------------------------------------------------
+
+    def needs_full(self, moment: Moment) -> str | None:
+        """Why every row that runs must run in whole in this call (a clause), or None. Nothing is then served by `serve_output` and
+        `cut_stages`, of whatever method."""
+        return None
+
+    def serve_output(self, moment: Moment, rows: tuple[int, ...]) -> Mapping[int, torch.Tensor] | None:
+        """The U-Net's whole prediction for some of the ``rows`` (indices into ``moment.rows``) that are to run: index -> [channels, h, w].
+
+        In the U-Net's own parameterisation; the dtype is adapted. Rows of one picture are best served together: the guided prediction is
+        made of all of them.
+        """
+        return None
+
+    # -- stages ----------------------------------------------------------------------------------------------------------------
+
+    def cut_stages(self, moment: Moment, rows: tuple[int, ...]) -> StageCut | None:
+        """Which of the ``rows`` (indices into ``moment.rows``) that are left to run need their shallow stages alone."""
+        return None
+
+    def watches(self, stage: Stage) -> bool:
+        """Whether `serve_stage` and `observe_stage` want ``stage`` in this call; asked for every call."""
+        return False
+
+    def serve_stage(self, call: UNetCall, stage: Stage, x: torch.Tensor) -> torch.Tensor | None:
+        """What ``stage`` returns [rows, C', h', w'] for ``x`` [rows, C, h, w], so that it need not run; None runs it. Not asked in a call
+        that `needs_full`."""
+        return None
+
+    def observe_stage(self, call: UNetCall, stage: Stage, out: torch.Tensor) -> None:
+        """``stage`` was run on all of ``call.rows`` and returned ``out`` [rows, C', h', w'], before a ControlNet's residual is added.
+        Keep copies. What enters an up stage before its skip connection is joined is what the stage before it returns."""
+
+    # -- layers ----------------------------------------------------------------------------------------------------------------
 
     def block_tokens(self, call: UNetCall, site: Site, x: torch.Tensor) -> None:
         """A block of this method's sites is about to run on the raw tokens ``x`` [B, N, C] (before its first norm)."""

@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import nn
 
-from ..core.errors import in_words, strict
 from ..core.sites import Site
 from ..core.threads import is_inside
 from .contract import Runner, UNetCall
+from .guard import guarded
 from .layer_forward import LayerForward, unwrap
 
 
@@ -85,11 +85,6 @@ class Arming:
     def saw_tokens(self, site: Site, x: torch.Tensor) -> None:
         self._channels[site] = x.shape[-1]
 
-    def blame(self, site: Site, runners: list[Runner], reason: str) -> None:
-        """Our own code failed at ``site``: switch ``runners`` off for the rest of the job and note why."""
-        for runner in runners:
-            runner.account.failed = f"{reason} (at {site.name})"
-
 
 class _GridHook:
     """Pre-hook of a spatial transformer: the real height and width, which no token count tells."""
@@ -121,14 +116,10 @@ class _TokensHook:
         if not arming.is_ours(call, site, x):
             return
         for runner in self.watchers:
-            if runner.account.failed:
+            if runner.stopped:
                 continue
-            try:
+            with guarded([runner], site.name):
                 runner.block_tokens(call, site, x)
-            except Exception as error:
-                if strict():
-                    raise
-                arming.blame(site, [runner], in_words(error))
 
 
 def _remove_pre_hook(module: nn.Module, hook: Callable) -> None:

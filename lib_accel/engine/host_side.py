@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from ..core.rows import Row, RowPlan
+from .call_plan import Owners, plan_rows
 from .clock import Told, Whereabouts
 from .contract import Moment, Runner
-from .row_dropping import choose_plan
+from .course import Course
 
 
 class HostSide:
@@ -19,9 +20,10 @@ class HostSide:
     def __init__(self, model: Any, runners: list[Runner]) -> None:
         self._runners = runners
         self._where = Whereabouts(model)
-        self._planned: tuple[Runner | None, Moment | None] = (None, None)
-        # Whose plan a host was given, until it tells the rows that it runs.
-        self._uncounted: tuple[Runner, Moment] | None = None
+        self._course = Course(runners)
+        # The plan that a host was given, and whether it told the rows that it runs.
+        self._planned: tuple[Owners, Moment | None] = ((), None)
+        self._uncounted = False
 
     def step(
         self,
@@ -42,12 +44,16 @@ class HostSide:
         prompts stay as they are. guided_because: why no row may be dropped in this step (a clause). dropped: `row_plan` was carried out.
         """
         self._where.tell(index, total, rows, Told(guidance, sigma, settled, guided_because, dropped))
-        if self._uncounted is not None and rows is not None:
-            owner, moment = self._uncounted
+        if self._uncounted and rows is not None:
+            owners, moment = self._planned
             # A host may run more rows than the plan asks for.
-            if len(rows) < len(moment.rows):
-                owner.account.dropped(moment.pass_and_step, len(moment.rows) - len(rows), kept=owner.changes_fill)
-        self._uncounted = None
+            left_out = len(moment.rows) - len(rows)
+            for owner, dropped in owners:
+                count = min(len(dropped), left_out)
+                if count > 0:
+                    owner.account.dropped(moment.pass_and_step, count, kept=owner.changes_fill)
+                left_out -= count
+        self._uncounted = False
 
     def row_plan(self, adds_direction: bool = False) -> RowPlan | None:
         """Which rows of the step told last are to run, None for all; for hosts that drop rows before they batch.
@@ -59,9 +65,8 @@ class HostSide:
         moment = self._where.at_step()
         if moment is None:
             return None
-        plan, owner = choose_plan(self._active(moment), moment, True, self._where.tiles, adds_direction)
-        self._planned = (owner, moment)
-        self._uncounted = None if plan is None else (owner, moment)
+        plan, owners = plan_rows(self._course.at(moment), moment, True, self._where.tiles, adds_direction)
+        self._planned, self._uncounted = (owners, moment), plan is not None
         return plan
 
     def direction(self, image: int) -> torch.Tensor | None:
@@ -69,30 +74,24 @@ class HostSide:
 
         Predicted noise [channels, h, w] in float32; None: by nothing, the step is unguided.
         """
-        owner, moment = self._planned
-        return None if owner is None else owner.direction(moment, image)
+        owners, moment = self._planned
+        for owner, dropped in owners:
+            if any(moment.rows[row].image == image for row in dropped):
+                return owner.direction(moment, image)
+        return None
 
     def switch_off(self, methods: tuple[type, ...], why: str) -> None:
         """Methods whose settings are of these types do nothing more until the accelerator is removed. why: a clause for the report."""
         for runner in self._runners:
-            if isinstance(runner.config, methods) and not runner.account.off:
-                runner.account.off = why
-                runner.reset()
+            if isinstance(runner.config, methods):
+                runner.stop(why)
 
     def new_pass(self) -> None:
         """The next U-Net call begins a pass (a new picture, a hires pass), whatever its step. What was kept for the last is freed."""
+        self._course.forget()
         self._where.new_pass()
-        for runner in self._runners:
-            runner.reset()
 
     @property
     def rows_taken(self) -> int:
         """How many rows the U-Net calls of the step told last held so far."""
         return self._where.rows_taken
-
-    def _active(self, moment: Moment) -> list[Runner]:
-        """The methods at work at ``moment``; a new pass begins for all of them here."""
-        if moment.step.new_pass:
-            for runner in self._runners:
-                runner.reset()
-        return [r for r in self._runners if moment.step.within(r.window) and not (r.account.failed or r.account.off)]

@@ -12,6 +12,7 @@ from torch import nn
 from ..core.errors import in_words, strict
 from ..core.sites import Site
 from .contract import LayerAtWork, Runner, UNetCall
+from .guard import blame
 
 if TYPE_CHECKING:
     from .hooks import Arming
@@ -34,7 +35,7 @@ class LayerForward:
 
     def __call__(self, *args, **kwargs):
         call = self.arming.call
-        runners = [r for r in self.runners if not r.account.failed]
+        runners = [r for r in self.runners if not r.stopped]
         if call is None or not runners:
             return self.original(*args, **kwargs)
         failure = None
@@ -49,7 +50,7 @@ class LayerForward:
         # An error of the layer itself comes again here, on the layer's own input, and goes its way; nobody is blamed for it then.
         out = self.original(*args, **kwargs)
         if failure:
-            self.arming.blame(self.site, runners, failure)
+            blame(runners, failure, self.site.name)
         return out
 
     def _act(self, call: UNetCall, runners: list[Runner], args: tuple, kwargs: dict) -> torch.Tensor | None:

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 
 from ..core.fields import SettingError, check, setting
 from ..core.noise import Noise
-from ..core.rows import GUIDANCE_KEPT, Layout, Row, RowPlan, RowStore, without_guidance
+from ..core.row_history import RowHistory
+from ..core.rows import GUIDANCE_KEPT, Layout, Row, RowPlan, without_guidance
 from ..core.schedule import first_step, waiting_for_prompts
-from ..core.sites import Site
 from ..engine.contract import Moment, Runner
 
 # Why a whole job was guided.
@@ -94,27 +94,24 @@ class GuidanceSkipRunner(Runner):
 
     def __init__(self, config: GuidanceSkip) -> None:
         super().__init__(config)
+        self._skipped = False
         self.reset()
 
     def reset(self) -> None:
-        self._step: tuple[int, int] | None = None
         self._skips = False
         self._last_guided: int | None = None
-        self._predictions = RowStore()
-        self._directions = RowStore()
+        self._predictions = RowHistory()
+        self._directions = RowHistory()
         self._cosines: dict[int, torch.Tensor] = {}
         self._passed: set[int] = set()
         self._units_unknown = False
 
-    def wants(self, site: Site, finest: int) -> frozenset[str]:
-        return frozenset()
+    def begin_step(self, moment: Moment) -> None:
+        self._skips = self._decide(moment)
+        self._predictions.clear()
+        self._tell_idle()
 
-    def begin(self, moment: Moment) -> RowPlan | None:
-        if self._step != moment.pass_and_step:
-            # One decision for all calls of a step.
-            self._step, self._skips = moment.pass_and_step, self._decide(moment)
-            self._predictions.clear()
-            self._tell_idle()
+    def drop_rows(self, moment: Moment) -> RowPlan | None:
         self.changes_fill = self.config.reuse and self._last_guided is not None and moment.guidance != 1
         if not self._skips or moment.dropped:
             return None
@@ -125,17 +122,16 @@ class GuidanceSkipRunner(Runner):
             self.account.note("at guidance scale 1, where it changes nothing")
         return plan
 
-    def predicted(self, moment: Moment, prediction: torch.Tensor, mine: bool) -> None:
-        if mine:
-            self._add_direction(moment, prediction)
-        elif moment.rows.known:
-            self._keep(moment, prediction)
-            for row in moment.rows:
-                # Separate calls: whichever half comes last completes the picture.
-                self._compare(moment, row.image)
+    def end_call(self, moment: Moment, prediction: torch.Tensor, ran: tuple[int, ...]) -> None:
+        if not ran or not moment.rows.known:
+            return
+        self._keep(moment, prediction, ran)
+        for row in ran:
+            # Separate calls: whichever half comes last completes the picture.
+            self._compare(moment, moment.rows[row].image)
 
     def direction(self, moment: Moment, image: int) -> torch.Tensor | None:
-        kept = self._directions.get("direction", Layout([Row("uncond", image)])) if self.changes_fill else None
+        kept = self._directions.at("direction", [Row("uncond", image)]) if self.changes_fill else None
         return None if kept is None else self._fading(moment) * kept[0]
 
     # -- when --------------------------------------------------------------------------------------------------------------
@@ -153,10 +149,9 @@ class GuidanceSkipRunner(Runner):
         return False
 
     def _tell_idle(self) -> None:
-        account = self.account
-        said = self._skips or account.dropped_steps or account.kept_steps or account.notes
+        self._skipped |= self._skips
         never = self.config.when == "after" and self.config.after == 1
-        account.is_idle(None if said or never else IDLE[self.config.when])
+        self.account.is_idle(None if self._skipped or never else IDLE[self.config.when])
 
     def _knows_other_prompts(self, moment: Moment) -> bool:
         """Whether what was learnt so far, and is used, was learnt with prompts that do not stay."""
@@ -181,16 +176,16 @@ class GuidanceSkipRunner(Runner):
 
     # -- what --------------------------------------------------------------------------------------------------------------
 
-    def _keep(self, moment: Moment, prediction: torch.Tensor) -> None:
+    def _keep(self, moment: Moment, prediction: torch.Tensor, ran: tuple[int, ...]) -> None:
         """Keep a guided step's predictions until both halves are there."""
         noise = _noise_of(moment)
         # Inpainting models are given more channels than the latents', PixArt predicts a variance too.
-        prediction = prediction[:, : moment.sample.shape[1]]
-        epsilon = noise.as_epsilon(prediction, moment.sample[:, : prediction.shape[1]])
+        prediction = prediction[list(ran), : moment.sample.shape[1]]
+        epsilon = noise.as_epsilon(prediction, moment.sample[list(ran), : prediction.shape[1]])
         if epsilon is None:
             self._unknown_units(noise.kind)
             epsilon = prediction.float()
-        self._predictions.put("epsilon", moment.rows, epsilon.clone())
+        self._predictions.put("epsilon", Layout(moment.rows[row] for row in ran), epsilon)
 
     def _compare(self, moment: Moment, image: int) -> None:
         """Cosine and direction of one picture, once both halves are there."""
@@ -199,22 +194,20 @@ class GuidanceSkipRunner(Runner):
         unconds = Layout(row for row in rows if row.role == "uncond")
         if not parts or not unconds:
             return
-        uncond = self._predictions.get("epsilon", unconds)[0]
+        uncond = self._predictions.at("epsilon", unconds)[0]
         total = sum(row.weight for row in parts) or 1.0
-        cond = sum(row.weight / total * self._predictions.get("epsilon", Layout([row]))[0] for row in parts)
+        cond = sum(row.weight / total * self._predictions.at("epsilon", [row])[0] for row in parts)
         self._last_guided = moment.step.index
         if self.config.when == "similar" and not self._units_unknown:
             self._cosines[image] = F.cosine_similarity(cond.flatten(), uncond.flatten(), dim=0)
         if self.config.reuse:
             self._directions.put("direction", unconds, (cond - uncond)[None])
 
-    def _add_direction(self, moment: Moment, prediction: torch.Tensor) -> None:
-        """Into the filled rows, such that a host's u + w * (c - u) gives c + (w - 1) * fading * direction for every w."""
-        if not self.changes_fill:
-            return
+    def fill_dropped(self, moment: Moment, prediction: torch.Tensor, rows: tuple[int, ...]) -> None:
+        """Such that a host's u + w * (c - u) gives c + (w - 1) * fading * direction for every w."""
         fading = self._fading(moment) * (_noise_of(moment).per_epsilon or 1.0)
-        for index, row in enumerate(moment.rows):
-            direction = self._directions.get("direction", Layout([row])) if row.role == "uncond" else None
+        for index in rows:
+            direction = self._directions.at("direction", [moment.rows[index]]) if moment.rows[index].role == "uncond" else None
             if direction is not None and direction.shape[2:] == prediction.shape[2:]:
                 prediction[index, : direction.shape[1]] -= (fading * direction[0]).to(prediction)
 

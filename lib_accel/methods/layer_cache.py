@@ -6,7 +6,8 @@ from collections.abc import Hashable, Iterable
 
 import torch
 
-from ..core.rows import Layout, Row, RowStore
+from ..core.row_history import RowHistory
+from ..core.rows import Layout, Row
 
 
 class LayerCache:
@@ -18,18 +19,17 @@ class LayerCache:
     """
 
     def __init__(self, mean: bool = False, for_uncond: bool = False, uncond_goes: bool = False, offload: bool = False) -> None:
-        self.mean, self.for_uncond, self.uncond_goes, self.offload = mean, for_uncond, uncond_goes, offload
-        self._store = RowStore()
+        self.mean, self.for_uncond, self.uncond_goes = mean, for_uncond, uncond_goes
+        self._store = RowHistory(offload=offload)
         self._to_combine: set[Hashable] = set()
 
     def keep(self, key: Hashable, rows: Layout, out: torch.Tensor, wanted: Iterable[Row], combine: bool = False) -> None:
         """Keep copies of the rows ``wanted`` of ``out`` [rows, tokens, C]. combine: by the rules above,
         when they are first served, as a step may take several calls."""
         wanted = {row.key for row in wanted}
-        for row, value in zip(rows, out):
-            if row.key in wanted:
-                # A copy for each row: a view would hold the memory of all.
-                self._store.put(key, Layout([row]), value[None].to("cpu", copy=True) if self.offload else value[None].clone())
+        kept = [index for index, row in enumerate(rows) if row.key in wanted]
+        for index in kept:
+            self._store.put(key, Layout([rows[index]]), out[index : index + 1])
         if combine:
             self._to_combine.add(key)
         else:
@@ -45,12 +45,8 @@ class LayerCache:
             self._to_combine.discard(key)
             if self.mean or self.for_uncond:
                 self._combine(key)
-        kept = self._store.get(key, rows)
-        if kept is None or kept.shape[1] != like.shape[1]:
-            return None
-        if self.offload:
-            return kept.to(like.device)
-        return kept if kept.device == like.device else None
+        kept = self._store.at(key, rows)
+        return kept if kept is not None and kept.shape[1] == like.shape[1] and kept.device == like.device else None
 
     def clear(self) -> None:
         self._store.clear()
@@ -63,7 +59,7 @@ class LayerCache:
     def _combine(self, key: Hashable) -> None:
         """Put what rows get in the place of what they returned."""
         rows = self._store.rows(key)
-        values = {row.key: self._store.get(key, Layout([row]))[0] for row in rows}
+        values = {row.key: self._store.at(key, [row])[0] for row in rows}
         for uncond in [row for row in rows if row.role == "uncond"]:
             parts = [row for row in rows if row.role == "cond" and row.image == uncond.image]
             own = values[uncond.key]

@@ -92,22 +92,26 @@ class TGateRunner(Runner):
         self._kept_at: int | None = None
         self._where = BEFORE
         self._index = 0
+        self._passed = False
 
     def reset(self) -> None:
-        self.finish()
+        self.end_pass()
         self._kept_at = None
 
-    def finish(self) -> None:
+    def end_pass(self) -> None:
         self.account.keeps(self._caches.nbytes)
         self._caches.clear()
 
-    def begin(self, moment: Moment) -> RowPlan | None:
+    def begin_step(self, moment: Moment) -> None:
         self.account.keeps(self._caches.nbytes)
         self._index, self._where = moment.step.index, self._place(moment)
-        if self._where == AFTER or self.account.notes:
-            self.account.is_idle(None)
-        elif not self.account.layers:
-            self.account.is_idle("no step came after the gate")
+        self._passed |= self._where == AFTER
+        self.account.is_idle(None if self._passed else "no step came after the gate")
+
+    def needs_full(self, moment: Moment) -> str | None:
+        return "T-GATE keeps cross-attention in this step" if self._where == AT_GATE else None
+
+    def drop_rows(self, moment: Moment) -> RowPlan | None:
         if self._where != AFTER or not self.config.drop_guidance or moment.dropped:
             return None
         plan, reason = without_guidance(moment.rows, self.config.after_gate)

@@ -59,18 +59,13 @@ class HeatRunner(Runner):
         self.sums = MapSums(config.every_step)
         self._layers = Layers("HeatMaps.layers", config.layers)
         self._latents: tuple[int, int] | None = None
-        self._fresh = True
 
-    def reset(self) -> None:
-        # Maps stay readable until another pass begins, also after the methods were taken off.
-        self._fresh = True
+    def begin_pass(self, moment: Moment) -> None:
+        # Not when a pass is reset: maps stay readable after it, also after the methods were taken off.
+        self.sums.clear()
 
-    def begin(self, moment: Moment) -> None:
-        if self._fresh:
-            self._fresh = False
-            self.sums.clear()
-        if moment.sample is not None:
-            self._latents = tuple(moment.sample.shape[-2:])
+    def begin_call(self, moment: Moment) -> None:
+        self._latents = tuple(moment.sample.shape[-2:])
         if not moment.rows.known:
             self.account.note("no maps: nobody said which rows are conditional")
 

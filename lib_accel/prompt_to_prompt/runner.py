@@ -39,8 +39,7 @@ class PromptToPromptRunner(Runner):
         self._moment: Moment | None = None
         self._latents: tuple[int, int] | None = None
         self._mixed: dict = {}
-        self._fresh = True
-        self._text_now = self._self_now = self._chosen = False
+        self._text_now = self._self_now = self._chosen = self._in_window = False
 
     @property
     def sums(self) -> MapSums:
@@ -73,32 +72,34 @@ class PromptToPromptRunner(Runner):
     # -- a method -----------------------------------------------------------------------------------------------------------
 
     def reset(self) -> None:
-        self.finish()
         # Maps and masks stay readable until another pass begins, also after the methods were taken off.
-        self._fresh = True
+        self.end_pass()
 
-    def finish(self) -> None:
+    def end_pass(self) -> None:
         self.account.keeps(self._sources.nbytes)
         self._sources.clear()
         self._mixed.clear()
 
-    def begin(self, moment: Moment) -> None:
+    def begin_pass(self, moment: Moment) -> None:
+        self._words.clear()
+
+    def begin_step(self, moment: Moment) -> None:
         rule = self.config.window_rule
-        if self._fresh:
-            self._fresh = False
-            self._words.clear()
-        if self._moment is None or moment.pass_and_step != self._moment.pass_and_step:
-            self.finish()
+        self.end_pass()
         self._moment = moment
         self._text_now = any(
             mixing is not None and mixing.edits_at(moment.step, rule) for edit in self.config.edits for mixing in edit.mixings
         )
         self._self_now = any(self._edits_self(edit) for edit in self.config.edits)
-        if moment.sample is not None:
-            self._latents = tuple(moment.sample.shape[-2:])
         self._tell_idle(moment)
+
+    def begin_call(self, moment: Moment) -> None:
+        self._moment, self._latents = moment, tuple(moment.sample.shape[-2:])
         if not moment.rows.known:
             self.account.note("nothing edited: nobody said which rows are conditional")
+
+    def needs_full(self, moment: Moment) -> str | None:
+        return "Prompt-to-Prompt edits attention in this step" if self._text_now or self._self_now else None
 
     def wants(self, site: Site, finest: int) -> frozenset[str]:
         tokens = self._tokens_at(site)
@@ -213,10 +214,9 @@ class PromptToPromptRunner(Runner):
 
     def _tell_idle(self, moment: Moment) -> None:
         """Never a silent no-op: why nothing is edited, as long as nothing was."""
-        if not self._chosen and (self._text_now or self._self_now):
-            self.account.is_idle(NO_LAYER)
-        elif not self._chosen and self.account.idle is None:
-            self.account.is_idle(NO_STEP)
+        self._in_window |= self._text_now or self._self_now
+        if not self._chosen:
+            self.account.is_idle(NO_LAYER if self._in_window else NO_STEP)
         blend, total = self.config.blend, moment.step.total
         if blend is not None and total is not None and first_step(blend.start, total) >= total:
             self.account.note(f"no local blend: its start {blend.start:g} is behind the last of {total} steps")

@@ -209,7 +209,7 @@ def test_what_is_kept_is_not_merged(kind, other):
                 guided.step(unet, accelerator, index, 5)
             position = methods.index(TGate(gate_step=2))
             caches = accelerator._runners[position]._caches
-            tokens = {entry[1].shape[0] for kept in caches._store._sites.values() for entry in kept.values()}
+            tokens = {kept.tensor.shape[0] for kept in caches._store._all()}
             assert tokens == {256, 64, 16}
             assert account(accelerator, position)["layers_by_effect"] == {"cross-attention served": 7}
             assert account(accelerator, 0 if position else 1)["layers"] > 0

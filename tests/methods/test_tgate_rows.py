@@ -57,8 +57,8 @@ def test_a_kept_row_holds_its_own_memory_alone():
     out = torch.zeros(4, 10, 8)
     cache.keep("site", Layout(TWO), out, TWO[:1])
     assert cache.nbytes == 10 * 8 * 4
-    (entry,) = cache._store._sites["site"].values()
-    assert entry[1].untyped_storage().nbytes() == cache.nbytes
+    (kept,) = cache._store._all()
+    assert kept.tensor.untyped_storage().nbytes() == cache.nbytes
 
 
 @both

@@ -1,0 +1,155 @@
+"""What one U-Net call leaves out: composed of what all methods want of it, cut from what it is given, filled up in what it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ..core.row_slicing import cut_rows, fill_rows, prediction_of
+from ..core.rows import GUIDANCE_KEPT, Layout, RowPlan
+from .contract import Moment, Runner, StageCut
+from .guard import guarded
+
+# Methods and the rows that each dropped.
+Owners = tuple[tuple[Runner, tuple[int, ...]], ...]
+
+
+@dataclass(frozen=True)
+class CallPlan:
+    """rows: the composed `RowPlan`, None when none is dropped. owners: whose plans it is made of, with the rows that each dropped.
+    output: rows whose whole prediction is served. stages: whose deep stages are served.
+    """
+
+    count: int
+    rows: RowPlan | None = None
+    owners: Owners = ()
+    output: Mapping[int, torch.Tensor] = field(default_factory=dict)
+    stages: StageCut | None = None
+
+    @property
+    def keep(self) -> tuple[int, ...]:
+        """The rows that run, their deep stages perhaps not."""
+        kept = range(self.count) if self.rows is None else self.rows.keep
+        return tuple(index for index in kept if index not in self.output)
+
+    @property
+    def source(self) -> tuple[int, ...]:
+        """For every row the row whose prediction it gets."""
+        return tuple(range(self.count)) if self.rows is None else tuple(self.rows.keep[place] for place in self.rows.fill)
+
+    @property
+    def leaves_rows_out(self) -> bool:
+        return self.rows is not None or bool(self.output)
+
+    @property
+    def learnt(self) -> tuple[int, ...]:
+        """The rows that run in whole."""
+        cut = () if self.stages is None else self.stages.rows
+        return tuple(index for index in self.keep if index not in cut)
+
+
+@dataclass
+class OpenCall:
+    """A U-Net call under way. nested: calls inside this one."""
+
+    moment: Moment
+    runners: list[Runner]
+    plan: CallPlan
+    nested: int = 0
+
+    @property
+    def rows(self) -> Layout:
+        """The rows that run."""
+        return Layout(self.moment.rows[index] for index in self.plan.keep) if self.plan.leaves_rows_out else self.moment.rows
+
+    def cut(self, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        """The U-Net's arguments with those rows alone; None when all run, or none."""
+        keep = self.plan.keep
+        return cut_rows((args, kwargs), self.plan.count, keep) if self.plan.leaves_rows_out and keep else None
+
+    def finish(self, output: Any) -> Any:
+        """The U-Net's output with all rows, shown to the methods."""
+        plan, moment = self.plan, self.moment
+        if plan.leaves_rows_out:
+            place = {row: at for at, row in enumerate(plan.keep)}
+            # Served rows get any row's here, and their own below.
+            output = fill_rows(output, plan.keep, [place.get(row, 0) for row in plan.source])
+        prediction = prediction_of(output)
+        if prediction is None or prediction.shape[0] != plan.count:
+            return output
+        for row, source in enumerate(plan.source):
+            if source in plan.output:
+                prediction[row] = plan.output[source].to(prediction)
+        for owner, dropped in plan.owners:
+            if owner.changes_fill:
+                with guarded([owner]):
+                    owner.fill_dropped(moment, prediction, dropped)
+        for runner in self.runners:
+            with guarded([runner]):
+                runner.end_call(moment, prediction, plan.learnt)
+        return output
+
+
+def plan_call(runners: list[Runner], moment: Moment, tiles: bool = False) -> CallPlan:
+    """What the U-Net call at ``moment`` leaves out. tiles: whether calls hold parts of pictures, of which some would be guided and others
+    not."""
+    rows, owners = plan_rows(runners, moment, tiles=tiles)
+    for owner, dropped in owners:
+        owner.account.dropped(moment.pass_and_step, len(dropped), kept=owner.changes_fill)
+    return CallPlan(len(moment.rows), rows, owners)
+
+
+def plan_rows(
+    runners: Iterable[Runner], moment: Moment, by_host: bool = False, tiles: bool = False, adds_direction: bool = False
+) -> tuple[RowPlan | None, Owners]:
+    """Which rows of ``moment`` run, None for all, and the methods whose plans that is made of, with the rows that each dropped.
+
+    A row is dropped as the first of them says, in an order of their own: those that change nothing of what they fill come first.
+
+    by_host: the host drops the rows and combines what is left, so plans that only a host, or only our hooks, can carry out are told apart;
+    it tells what it left out.
+    adds_direction: such a host also adds what a method would put into the dropped rows.
+    tiles: see `plan_call`.
+    """
+    wanted: list[tuple[RowPlan, Runner]] = []
+    for runner in runners:
+        plan = None
+        with guarded([runner]):
+            plan = runner.drop_rows(moment)
+        if plan is None or moment.dropped:
+            continue
+        if moment.guided_because:
+            runner.account.note(GUIDANCE_KEPT + moment.guided_because)
+        elif by_host and runner.changes_fill and not adds_direction:
+            continue
+        elif not by_host and not plan.exact:
+            runner.account.note(GUIDANCE_KEPT + "with AND prompts only the host can combine what is left")
+        elif tiles:
+            runner.account.note(GUIDANCE_KEPT + "the U-Net runs more often than was said")
+        else:
+            wanted.append((plan, runner))
+    wanted.sort(key=lambda one: (one[1].changes_fill, -one[0].dropped, one[0].keep, one[1].account.name))
+    composed: RowPlan | None = None
+    owners: list[tuple[Runner, tuple[int, ...]]] = []
+    for plan, runner in wanted:
+        joined = plan if composed is None else _joined(composed, plan)
+        dropped = tuple(sorted(set(composed.keep if composed else range(len(moment.rows))) - set(joined.keep)))
+        if dropped:
+            composed = joined
+            owners.append((runner, dropped))
+    return composed, tuple(owners)
+
+
+def _joined(one: RowPlan, other: RowPlan) -> RowPlan:
+    """``one``, and what ``other`` drops besides; ``one`` alone when either drops a row that the other fills others from."""
+    sources = [one.keep[place] for place in one.fill]
+    for row, place in enumerate(other.fill):
+        if sources[row] == row:
+            sources[row] = other.keep[place]
+    if any(sources[source] != source for source in sources):
+        return one
+    keep = tuple(row for row, source in enumerate(sources) if row == source)
+    return RowPlan(keep, tuple(keep.index(source) for source in sources), one.exact and other.exact)
