@@ -10,7 +10,6 @@ from typing import Any
 
 from ..core.fields import check, setting
 from ..core.rows import RowPlan, without_guidance
-from ..core.sites import Site
 from ..engine.contract import Moment, Runner
 from .variant_words import read_settings
 
@@ -19,9 +18,6 @@ class _OfRows(Runner):
     """At work on no layer."""
 
     window = (0.0, 1.0)
-
-    def wants(self, site: Site, finest: int) -> frozenset[str]:
-        return frozenset()
 
 
 @dataclass(frozen=True)
@@ -58,7 +54,7 @@ class Ngms:
 class NgmsRunner(_OfRows):
     """The WebUI's rule, carried out as everything else that leaves rows out."""
 
-    def begin(self, moment: Moment) -> RowPlan | None:
+    def drop_rows(self, moment: Moment) -> RowPlan | None:
         sigma = moment.noise().sigma
         if sigma is None or sigma >= self.config.sigma or not (self.config.all_steps or moment.step.index % 2):
             return None
