@@ -49,7 +49,8 @@ def test_self_attention_that_is_kept_is_left_alone(cache, method):
     with accelerated(unet, METHODS[method], auto=False) as accelerator:
         out = models.one_pass(unet, (999, 799, 599, 399, 199))
     assert torch.equal(out, plain)
-    assert "of diffusers keeps what attn1 returns (3 layers)" in str(accelerator.report())
+    (reason, layers), *more = accelerator.report().as_dict()["methods"][0]["stood_down"].items()
+    assert reason.endswith("of diffusers is on attn1") and cache.lower().split()[0] in reason.replace("_", "") and layers == 3 and not more
     assert differences(before, fingerprint(unet)) == set()
 
 
@@ -58,6 +59,7 @@ def test_layers_that_are_not_kept_are_served():
     plain = models.one_pass(cached("pyramid attention broadcast", "attn2"))
     with accelerated(unet, METHODS["merging"], TGate(gate_step=1), auto=False) as accelerator:
         out = models.one_pass(unet)
-    told = str(accelerator.report())
-    assert "merging on 3 of 7" in told and "pyramid_attention_broadcast of diffusers keeps what attn2 returns" in told
+    merging, gate = accelerator.report().as_dict()["methods"]
+    assert merging["layers_by_effect"] == {"merging": 3} and gate["layers"] == 0
+    assert gate["stood_down"] == {"the hook pyramid_attention_broadcast of diffusers is on attn2": 7}
     assert not torch.equal(out, plain)

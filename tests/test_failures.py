@@ -134,7 +134,9 @@ def test_a_layer_that_cannot_do_with_fewer_tokens(kind, lenient):
             module.forward = forward
     with accelerated(unet, TokenMerging()) as accelerator:
         assert torch.equal(models.call(unet), plain)
-    assert accelerator.report().as_dict()["methods"][0]["failed"]
+    told = accelerator.report().as_dict()["methods"][0]
+    # On diffusers' layers nobody tries.
+    assert told["failed"] if kind == "ldm" else told["stood_down"] == {f"a forward from {__name__} is on attn1": 3}
 
 
 @both

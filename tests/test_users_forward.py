@@ -59,9 +59,15 @@ def test_an_instance_level_forward_is_wrapped_and_comes_back(kind, method):
     assert not torch.allclose(plain, without, atol=1e-3)
     before = fingerprint(unet)
     seen.clear()
-    with accelerated(unet, *cases.METHODS[method]):
-        models.one_pass(unet)
-    if method == "merging":
+    with accelerated(unet, *cases.METHODS[method]) as accelerator:
+        enabled = models.one_pass(unet)
+    if kind == "diffusers":
+        # Nothing is known of it there: it is given what it would have been given.
+        assert ("attn1", 128) not in seen
+        assert method == "everywhere" or torch.equal(enabled, plain)
+        for told in accelerator.report().as_dict()["methods"]:
+            assert f"a forward from {__name__} is on attn1" in told["stood_down"]
+    elif method == "merging":
         assert seen.count(("attn1", 128)) == 6
         assert ("attn1", 256) not in seen
     assert not differences(before, fingerprint(unet))

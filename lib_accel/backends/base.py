@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..core.sites import Site
+from . import known
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class Backend:
     mask_name = "mask"
     # The arguments of an attention layer, in order.
     attention_arguments: tuple[str, ...] = ("x", "context", "mask")
-    harmless: frozenset[str] = frozenset()
+    # Further arguments that stand in nobody's way, by part.
+    harmless: Mapping[str, frozenset[str]] = {}
 
     def matches(self, unet: nn.Module) -> bool:
         raise NotImplementedError
@@ -72,8 +74,9 @@ class Backend:
         x = given.pop(self.tokens_name, None)
         context = given.get(self.context_name)
         own = None if len(args) <= len(names) else "more arguments than Accel knows"
+        harmless = self.harmless.get(part, ())
         for name, value in given.items():
-            if value is None or value is False or (isinstance(value, (int, float)) and value == 0) or name in self.harmless:
+            if value is None or value is False or (isinstance(value, (int, float)) and value == 0) or name in harmless:
                 continue
             if name == self.context_name:
                 if part == "attn1" and value is not x:
@@ -92,8 +95,25 @@ class Backend:
         has_context = context is not None and context is not x
         return LayerCall(x, own, with_tokens, has_context, context if has_context else None)
 
-    def agent_obstacle(self, attn: nn.Module) -> str | None:
-        """Why ``attn``'s computation cannot be replaced by agent attention, or None."""
+    def obstacle(self, site: Site, part: str, ability: str) -> str | None:
+        """Why ``ability`` (see `known`) cannot be had of a layer now (a clause), or None: whatever takes part in it is known.
+
+        On LDM's and SGM's U-Nets a forward that others put there is the attention that was there, and takes the tokens that it is given.
+        """
+        layer, block = site.part(part), site.block
+        if layer is None or block is None or ability == known.TOKENS:
+            return None
+        forwards = [(known.own_forward(layer), part)]
+        if ability == known.SERVED:
+            forwards += [(known.own_forward(block, name), "the block") for name in ("forward", "_forward")]
+        for forward, place in forwards:
+            reason = known.forward_obstacle(forward, ability, known.HOST_FORWARDS, place)
+            if reason:
+                return reason
+        return self.plain_obstacle(layer) if ability == known.PLAIN else None
+
+    def plain_obstacle(self, attn: nn.Module) -> str | None:
+        """Why ``attn`` cannot be computed in another way (a clause), or None."""
         missing = [n for n in ("to_q", "to_k", "to_v", "to_out", "heads") if getattr(attn, n, None) is None]
         return f"the attention layer has no {missing[0]}" if missing else None
 

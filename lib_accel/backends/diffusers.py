@@ -5,10 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 from ..core.sites import Site, named, sites_in
+from . import known
 from .base import Backend
-
-# Processors that compute softmax(q k^T) v and nothing else: what agent attention may stand in for.
-PLAIN_PROCESSORS = ("AttnProcessor", "AttnProcessor2_0", "XFormersAttnProcessor", "SlicedAttnProcessor", "AttnProcessorNPU")
 
 
 class DiffusersBackend(Backend):
@@ -20,8 +18,8 @@ class DiffusersBackend(Backend):
     context_name = "encoder_hidden_states"
     mask_name = "attention_mask"
     attention_arguments = ("hidden_states", "encoder_hidden_states", "attention_mask")
-    # Arguments that every attention layer of a U-Net gets and that plain self-attention ignores.
-    harmless = frozenset({"scale", "ip_adapter_masks", "ip_hidden_states"})
+    # Every attention layer of a U-Net gets them. Self-attention ignores masks for IP-Adapters; cross-attention lays them on its tokens.
+    harmless = {"attn1": frozenset({"scale", "ip_adapter_masks", "ip_hidden_states"}), "attn2": frozenset({"scale"})}
 
     def matches(self, unet: nn.Module) -> bool:
         stages = all(hasattr(unet, stage) for stage in ("down_blocks", "up_blocks"))
@@ -42,15 +40,31 @@ class DiffusersBackend(Backend):
     def upcasts(self, attn: nn.Module) -> bool:
         return bool(getattr(attn, "upcast_attention", False))
 
-    def agent_obstacle(self, attn: nn.Module) -> str | None:
-        processor = type(getattr(attn, "processor", None)).__name__
-        if processor not in PLAIN_PROCESSORS:
-            return f"attention processor {processor}"
-        if hasattr(attn, "_hf_hook") or hasattr(attn, "_diffusers_hook"):
-            return "an offloading hook sits on the attention layer itself"
+    def obstacle(self, site: Site, part: str, ability: str) -> str | None:
+        layer, block = site.part(part), site.block
+        if layer is None or block is None:
+            return None
+        forward = known.own_forward(layer) or type(layer).forward
+        reason = (
+            known.processor_obstacle(layer, ability)
+            or known.hook_obstacle(layer, part)
+            or known.forward_obstacle(forward, ability, known.DIFFUSERS_FORWARDS, part)
+        )
+        if reason is None and ability == known.SERVED:
+            forward = known.own_forward(block) or type(block).forward
+            reason = known.forward_obstacle(forward, ability, known.DIFFUSERS_BLOCKS, "the block")
+        if reason is None and ability in (known.TOKENS, known.KEYS):
+            norm = next((n for n in ("spatial_norm", "group_norm") if getattr(layer, n, None) is not None), None)
+            reason = f"the attention layer has {norm}" if norm else None
+        return reason or (self.plain_obstacle(layer) if ability == known.PLAIN else None)
+
+    def plain_obstacle(self, attn: nn.Module) -> str | None:
+        for name, hook in known.hooks_on(attn):
+            # It may bring in the weights for the layer's own forward alone.
+            return f"the hook {name} of {known.package_of(hook)} is on the attention layer itself"
         for name in ("spatial_norm", "group_norm", "norm_q", "norm_k"):
             if getattr(attn, name, None) is not None:
                 return f"the attention layer has {name}"
         if getattr(attn, "residual_connection", False) or getattr(attn, "rescale_output_factor", 1.0) != 1.0:
             return "the attention layer rescales or adds its input"
-        return super().agent_obstacle(attn)
+        return super().plain_obstacle(attn)

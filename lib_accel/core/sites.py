@@ -84,13 +84,6 @@ def out_of_reach(unet: nn.Module, site: Site) -> str | None:
     return next((f"{part} is compiled" for part in PARTS if is_compiled(site.part(part))), None)
 
 
-def keeping_hook(layer: nn.Module | None) -> str | None:
-    """The name of a hook of diffusers on ``layer`` that may return what the layer returned in another call (pyramid attention broadcast,
-    FasterCache), or None: such a layer must always be given the same tokens."""
-    hooks = getattr(getattr(layer, "_diffusers_hook", None), "hooks", None) or {}
-    return next((name for name, hook in hooks.items() if getattr(hook, "_is_stateful", False)), None)
-
-
 def held_unet(model: Any) -> nn.Module:
     """The U-Net of a diffusers pipeline (``.unet``, PixArt's ``.transformer``), an LDM or SGM engine (``.model.diffusion_model``), or the
     U-Net itself; as it is held there, perhaps in a compiled wrapper. UnsupportedModelError when there is none.

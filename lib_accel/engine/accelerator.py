@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ..backends import backend_for
+from ..core.derivatives import why_derivatives
 from ..core.errors import in_words, strict
 from ..core.report import Report
 from ..core.sites import PARTS, Site, find_unet, held_unet, is_compiled
@@ -180,9 +181,10 @@ class Accelerator(HostSide):
         self._calls += 1
         self._rows += len(sample)
         self._watch.start(sample.device)
-        if torch.is_grad_enabled():
+        derivatives = why_derivatives()
+        if derivatives:
             self._rows_run += len(sample)
-            self._stood_down.add("everything stood down: gradients are enabled (run under torch.no_grad())")
+            self._stood_down.add(f"everything stood down: {derivatives}")
             return None
         for runner in active:
             with guarded([runner]):
@@ -197,7 +199,7 @@ class Accelerator(HostSide):
         if grid is not None:
             call.grids.update(dict.fromkeys(self._sites, grid))
         self._arming = Arming(call, self._unet())
-        self._arming.arm(wanted_sites(self._unet(), self._sites, active, self._finest, self._traits, self._auto, sample))
+        self._arming.arm(wanted_sites(self._unet(), self._sites, active, self._finest, self._backend, self._traits, self._auto, sample))
         return given
 
     # -- the account -------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 
 from ..backends import Backend
+from ..backends.known import TOKENS
 from ..core.noise import Noise
 from ..core.report import MethodAccount
 from ..core.rows import Layout, RowPlan
@@ -159,6 +160,8 @@ class Runner:
 
     # Parts whose computation this method replaces. Two methods may not meet in one.
     computes: frozenset[str] = frozenset()
+    # What a layer must be known to allow before this method touches it; see backends/known.py.
+    ability = TOKENS
     # Parts whose tokens this method reduces. Two methods may not meet in one.
     reduces: frozenset[str] = frozenset()
     # Whether no other method may reduce or compute the parts that this one wants: its tokens are paired with those of other rows.

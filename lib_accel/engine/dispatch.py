@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..backends import Backend
 from ..core.fields import SettingError
-from ..core.sites import Site, keeping_hook, out_of_reach
+from ..core.sites import Site, out_of_reach
 from .auto import AutoChoice
 from .contract import HostTraits, Runner
 
@@ -39,7 +40,14 @@ def refuse_meetings(runners: list[Runner]) -> None:
 
 
 def wanted_sites(
-    unet: nn.Module, sites: list[Site], runners: Iterable[Runner], finest: int, traits: HostTraits, auto: AutoChoice, sample: torch.Tensor
+    unet: nn.Module,
+    sites: list[Site],
+    runners: Iterable[Runner],
+    finest: int,
+    backend: Backend,
+    traits: HostTraits,
+    auto: AutoChoice,
+    sample: torch.Tensor,
 ) -> Iterator[tuple[Site, dict[str, list[Runner]], list[Runner]]]:
     """The sites that ``runners`` act on: (site, runners by part, runners that watch the block's tokens). Refusals go to their accounts."""
     for site in sites:
@@ -55,13 +63,13 @@ def wanted_sites(
             if refusal:
                 runner.account.stood_down(refusal, site.name)
                 continue
-            kept_by = {part: keeping_hook(site.part(part)) for part in wanted}
-            for part, hook in kept_by.items():
-                if hook:
-                    runner.account.stood_down(f"{hook} of diffusers keeps what {part} returns", site.name)
+            obstacles = {part: backend.obstacle(site, part, runner.ability) for part in sorted(wanted)}
+            for part, obstacle in obstacles.items():
+                if obstacle:
+                    runner.account.stood_down(obstacle, site.name)
                 else:
                     parts.setdefault(part, []).append(runner)
-            if runner.needs_tokens and not all(kept_by.values()):
+            if runner.needs_tokens and not all(obstacles.values()):
                 watchers.append(runner)
         for part, at_work in parts.items():
             parts[part] = _alone(site, part, at_work)

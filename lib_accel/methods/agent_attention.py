@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..backends.known import PLAIN
 from ..core.fields import check, setting
 from ..core.schedule import Window
 from ..core.sites import Site
@@ -80,7 +81,7 @@ class AgentRunner(MergingRunner):
             if plan.cut.why_no_agents:
                 self.account.stood_down(plan.cut.why_no_agents, site.name)
             return None
-        obstacle = call.backend.agent_obstacle(layer.module)
+        obstacle = call.backend.obstacle(site, layer.part, PLAIN)
         if obstacle:
             self.account.stood_down(f"no agents: {obstacle}", site.name)
             return None

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..backends.known import SERVED
 from ..core.fields import SettingError, check, setting
 from ..core.rows import GUIDANCE_KEPT, Row, RowPlan, without_guidance
 from ..core.schedule import Step, first_step, waiting_for_prompts
@@ -83,6 +84,7 @@ class TGateRunner(Runner):
     """T-GATE at work."""
 
     observes = True
+    ability = SERVED
     window = (0.0, 1.0)
 
     def __init__(self, config: TGate) -> None:

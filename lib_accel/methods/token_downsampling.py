@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..backends.known import KEYS
 from ..core.fields import check, setting
 from ..core.schedule import Window
 from ..core.sites import Site
@@ -43,6 +44,7 @@ class DownsamplingRunner(Runner):
     """Token downsampling at work."""
 
     computes = frozenset({"attn1"})
+    ability = KEYS
 
     def wants(self, site: Site, finest: int) -> frozenset[str]:
         return self.computes if self._factor(site.level - finest) > 1 else frozenset()

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ..backends.known import PLAIN
 from ..core.fields import SettingError, check, setting
 from ..core.sites import Site
 from ..engine.contract import LayerAtWork, Moment, Runner, UNetCall
@@ -52,6 +53,7 @@ class HeatRunner(Runner):
     """Heat maps at work."""
 
     observes = True
+    ability = PLAIN
     window = (0.0, 1.0)
 
     def __init__(self, config: HeatMaps) -> None:
@@ -76,10 +78,6 @@ class HeatRunner(Runner):
     def observe(self, call: UNetCall, site: Site, layer: LayerAtWork, out: torch.Tensor) -> None:
         rows = [index for index, row in enumerate(call.rows) if row.role == "cond"]
         if not rows or layer.context is None:
-            return
-        obstacle = call.backend.agent_obstacle(layer.module)
-        if obstacle:
-            self.account.stood_down(f"no maps: {obstacle}", site.name)
             return
         attn, backend = layer.module, call.backend
         context = layer.context[rows]

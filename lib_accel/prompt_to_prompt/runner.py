@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ..backends.known import PLAIN
 from ..core.rows import Row
 from ..core.schedule import first_step
 from ..core.sites import Site
@@ -27,6 +28,7 @@ class PromptToPromptRunner(Runner):
 
     computes = frozenset({"attn1", "attn2"})
     exclusive = True
+    ability = PLAIN
     window = (0.0, 1.0)
 
     def __init__(self, config: PromptToPrompt) -> None:
@@ -118,10 +120,6 @@ class PromptToPromptRunner(Runner):
 
     def compute(self, call: UNetCall, site: Site, layer: LayerAtWork) -> torch.Tensor | None:
         if not any(row.role == "cond" for row in call.rows) or (layer.part == "attn2" and layer.context is None):
-            return None
-        obstacle = call.backend.agent_obstacle(layer.module)
-        if obstacle:
-            self.account.stood_down(f"not edited: {obstacle}", site.name)
             return None
         return self._cross(call, site, layer) if layer.part == "attn2" else self._self(call, site, layer)
 

@@ -1,0 +1,166 @@
+"""What is known of the attention processors, forwards and hooks that other people put on a U-Net's layers: data, and how it is asked.
+
+A layer is reduced, served from a cache or given other keys only where everything that takes part in it is named here. Whatever is not
+named runs as it is, and the report says what that was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import nn
+
+# What may be done with a layer.
+# rows: it works row by row, so rows of a batch may be left out.
+ROWS = "rows"
+# tokens: it works token by token, so it may be given fewer of them.
+TOKENS = "tokens"
+# served: it only returns, so it need not run: what it returned before may stand for what it would return.
+SERVED = "served"
+# keys: self-attention that takes keys and values from a context, if one is given.
+KEYS = "keys"
+# plain: softmax(q k^T) v between its own projections and nothing else, so it may be computed in another way.
+PLAIN = "plain"
+
+_COMMON = frozenset({ROWS, TOKENS, SERVED})
+_ALL = _COMMON | {KEYS, PLAIN}
+
+# Attention processors of diffusers: (package, name) -> what may be done.
+PROCESSORS: dict[tuple[str, str], frozenset[str]] = {
+    ("diffusers", "AttnProcessor"): _ALL,
+    ("diffusers", "AttnProcessor2_0"): _ALL,
+    ("diffusers", "AttnProcessorNPU"): _ALL,
+    ("diffusers", "XFormersAttnProcessor"): _ALL,
+    ("diffusers", "SlicedAttnProcessor"): _ALL,
+    # Self-attention has one projection for queries, keys and values.
+    ("diffusers", "FusedAttnProcessor2_0"): _COMMON,
+    # These take the text's place for granted where a context is given.
+    ("diffusers", "AttnAddedKVProcessor"): _COMMON,
+    ("diffusers", "AttnAddedKVProcessor2_0"): _COMMON,
+    ("diffusers", "XFormersAttnAddedKVProcessor"): _COMMON,
+    ("diffusers", "SlicedAttnAddedKVProcessor"): _COMMON,
+    ("diffusers", "CustomDiffusionAttnProcessor"): _COMMON,
+    ("diffusers", "CustomDiffusionAttnProcessor2_0"): _COMMON,
+    ("diffusers", "CustomDiffusionXFormersAttnProcessor"): _COMMON,
+    ("diffusers", "IPAdapterAttnProcessor"): _COMMON,
+    ("diffusers", "IPAdapterAttnProcessor2_0"): _COMMON,
+    ("diffusers", "IPAdapterXFormersAttnProcessor"): _COMMON,
+    # Grouped heads.
+    ("diffusers", "DreamLiteAttnProcessor2_0"): _COMMON | {KEYS},
+    # They tell the rows of a batch apart by halves and thirds.
+    ("diffusers", "PAGIdentitySelfAttnProcessor2_0"): frozenset({TOKENS, SERVED}),
+    ("diffusers", "PAGCFGIdentitySelfAttnProcessor2_0"): frozenset({TOKENS, SERVED}),
+    # The IP-Adapter project's own.
+    ("ip_adapter", "AttnProcessor"): _ALL,
+    ("ip_adapter", "AttnProcessor2_0"): _ALL,
+    ("ip_adapter", "IPAttnProcessor"): _COMMON,
+    ("ip_adapter", "IPAttnProcessor2_0"): _COMMON,
+}
+
+# Hooks on modules that move or cast what a module is given, and change nothing: (package, class).
+HOOKS = frozenset(
+    {
+        ("diffusers", "GroupOffloadingHook"),
+        ("diffusers", "LazyPrefetchGroupOffloadingHook"),
+        ("diffusers", "LayerExecutionTrackerHook"),
+        ("diffusers", "LayerwiseCastingHook"),
+        ("diffusers", "PeftInputAutocastDisableHook"),
+        ("accelerate", "AlignDevicesHook"),
+        ("accelerate", "CpuOffload"),
+        ("accelerate", "LayerwiseCastingHook"),
+    }
+)
+
+# Forwards on diffusers' layers and blocks: package -> what may be done. Those of diffusers and accelerate run the hooks above.
+DIFFUSERS_FORWARDS: dict[str, frozenset[str]] = {"diffusers": _ALL, "accelerate": _ALL}
+DIFFUSERS_BLOCKS: dict[str, frozenset[str]] = DIFFUSERS_FORWARDS | {"tomesd": _ALL}
+# Forwards that layers and blocks of LDM's and SGM's U-Nets carry themselves: piece of the module's name -> what may be done. These
+# libraries, the WebUI with its hypertile (which says itself when it is at work), the Forge family, and ControlNet's IP-Adapter.
+HOST_FORWARDS: dict[str, frozenset[str]] = {
+    **dict.fromkeys(("ldm", "sgm", "modules", "hypertile", "backend", "ldm_patched"), _ALL),
+    **dict.fromkeys(("plugable_ipadapter", "controlmodel_ipadapter"), _COMMON),
+}
+
+
+def package_of(thing: Any) -> str:
+    """The package that the class of ``thing`` comes from."""
+    return type(thing).__module__.split(".")[0]
+
+
+def processor_obstacle(layer: nn.Module, ability: str) -> str | None:
+    """Why ``ability`` (one of the above) cannot be had of ``layer`` because of its attention processor (a clause), or None."""
+    processor = getattr(layer, "processor", None)
+    if processor is None:
+        return None
+    package, name = package_of(processor), type(processor).__name__
+    if ability in PROCESSORS.get((package, name), ()):
+        return None
+    # A name that diffusers has, too, would say the wrong thing.
+    return f"attention processor {name}" + (f" of {package}" if package != "diffusers" and ("diffusers", name) in PROCESSORS else "")
+
+
+def forward_obstacle(forward: Any, ability: str, known: Mapping[str, frozenset[str]], place: str) -> str | None:
+    """Whose ``forward`` does not allow ``ability`` (a clause), or None. known: such as above. place: where it is, for the clause.
+
+    A decorator that gives its function the name of the one that it wraps does not hide it.
+    """
+    for function in _wrapped(forward):
+        home = _home_of(function)
+        if not any(ability in known.get(piece, ()) for piece in home.split(".")):
+            return f"a forward from {home} is on {place}"
+    return None
+
+
+def own_forward(module: nn.Module, name: str = "forward") -> Any:
+    """The forward that ``module`` itself carries, looked up below ours; None where its class's runs, also where it was bound again."""
+    forward = module.__dict__.get(name)
+    while forward is not None and package_of(forward) == "lib_accel":
+        forward = getattr(forward, "previous", None)
+    return None if getattr(forward, "__func__", forward) is getattr(type(module), name, None) else forward
+
+
+def hook_obstacle(module: nn.Module, place: str) -> str | None:
+    """Which unknown hook of diffusers or accelerate is on ``module`` or on one of its own (a clause), or None. place: its name."""
+    for path, holder in _with_children(module, place):
+        for name, hook in hooks_on(holder):
+            if (package_of(hook), type(hook).__name__) not in HOOKS:
+                return f"the hook {name} of {package_of(hook)} is on {path}"
+    return None
+
+
+def hooks_on(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """(name, hook) of every hook of diffusers and accelerate on ``module`` now. A registry that was emptied holds none."""
+    registry = module.__dict__.get("_diffusers_hook")
+    yield from (getattr(registry, "hooks", None) or {}).items()
+    hook = module.__dict__.get("_hf_hook")
+    for one in getattr(hook, "hooks", (hook,)):
+        if one is not None:
+            yield type(one).__name__, one
+
+
+def _with_children(module: nn.Module, place: str) -> Iterator[tuple[str, nn.Module]]:
+    """``module``, its projections and what they are made of."""
+    yield place, module
+    for name, child in module._modules.items():
+        if child is not None:
+            yield f"{place}.{name}", child
+            for below, grandchild in child._modules.items():
+                if grandchild is not None:
+                    yield f"{place}.{name}.{below}", grandchild
+
+
+def _wrapped(forward: Any) -> Iterator[Any]:
+    """``forward`` and what it wraps, by functools' own word."""
+    seen = 0
+    while forward is not None and seen < 20:
+        yield forward
+        forward, seen = getattr(forward, "__wrapped__", None), seen + 1
+
+
+def _home_of(function: Any) -> str:
+    """The module in whose code ``function`` stands, or that its class comes from."""
+    function = getattr(function, "func", function)  # functools.partial
+    function = getattr(function, "__func__", function)
+    names = getattr(function, "__globals__", None)
+    return str(names.get("__name__", "?")) if names is not None else type(function).__module__
