@@ -54,6 +54,10 @@ class Backend:
         """The noisy latents [rows, channels, h, w] of a U-Net call."""
         return args[0] if args else kwargs[self.sample_name]
 
+    def output_of(self, unet: nn.Module, args: tuple, kwargs: dict, prediction: torch.Tensor) -> Any:
+        """What a U-Net call with these arguments returns for ``prediction`` [rows, ...]."""
+        return prediction
+
     def grid_of(self, unet: nn.Module, sample: torch.Tensor) -> tuple[int, int] | None:
         """The grid (h, w) in tokens of all sites for latents ``sample``; None where each spatial transformer has its own."""
         return None

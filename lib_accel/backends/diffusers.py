@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+from typing import Any
+
+import torch
 from torch import nn
 
 from ..core.sites import Site, named, sites_in
@@ -36,6 +40,15 @@ class DiffusersBackend(Backend):
             sites += sites_in(stage, f"up_blocks.{index}", level, "up", "Transformer2DModel")
             level -= bool(getattr(stage, "upsamplers", None))
         return sites
+
+    def output_of(self, unet: nn.Module, args: tuple, kwargs: dict, prediction: torch.Tensor) -> Any:
+        forward = inspect.unwrap(type(unet).forward)
+        given = inspect.signature(forward).bind_partial(unet, *args, **kwargs).arguments
+        if not given.get("return_dict", True):
+            return (prediction,)
+        # The class that the U-Net's own code returns.
+        names = ("UNet2DConditionOutput", "Transformer2DModelOutput")
+        return next(forward.__globals__[name] for name in names if name in forward.__globals__)(sample=prediction)
 
     def upcasts(self, attn: nn.Module) -> bool:
         return bool(getattr(attn, "upcast_attention", False))

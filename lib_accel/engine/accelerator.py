@@ -19,6 +19,7 @@ from ..core.sites import PARTS, Site, find_unet, held_unet, is_compiled
 from ..core.threads import is_inside
 from ..prompt_to_prompt.heat_maps import maps_of
 from .auto import AutoChoice
+from .call_forward import CallForward
 from .call_plan import OpenCall, plan_call
 from .contract import HostTraits, UNetCall
 from .copying import clean_copies, drop_clean_copies
@@ -26,7 +27,7 @@ from .dispatch import refuse_meetings, runner_of, wanted_sites
 from .guard import guarded
 from .hooks import Arming
 from .host_side import HostSide
-from .layer_forward import unwrap
+from .instance_forward import unwrap
 from .stopwatch import Stopwatch
 from .thresholds import Thresholds
 
@@ -63,7 +64,7 @@ class Accelerator(HostSide):
         super().__init__(model, runners)
         self._auto = AutoChoice(_auto_default() if auto is None else auto, self._traits.fused_kernel())
         self._watch = Stopwatch()
-        self._calls = self._rows = self._rows_run = 0
+        self._calls = self._calls_served = self._rows = self._rows_run = self._rows_served = 0
         self._steps: set[tuple[int, int]] = set()
         self._stood_down: set[str] = set()
         self._arming: Arming | None = None
@@ -84,6 +85,11 @@ class Accelerator(HostSide):
             clean_copies(unet, self._handles, self.sweep)
         else:
             self._handles = []
+        unwrap(unet)
+        self._forward: CallForward | None = None
+        if any(runner.serves_calls for runner in runners) and not self._is_compiled():
+            self._forward = CallForward(unet, self._serve)
+            self._forward.put()
         _ACCELERATORS[unet] = self
 
     # -- its end --------------------------------------------------------------------------------------------------------------
@@ -104,6 +110,8 @@ class Accelerator(HostSide):
         handles, self._handles = self._handles, self._handles[1:] if self._open is not None and self._open.plan.leaves_rows_out else []
         for handle in handles[: len(handles) - len(self._handles)]:
             handle.remove()
+        if self._forward is not None:
+            self._forward.end()
         unet = self._unet()
         if unet is not None:
             drop_clean_copies(unet)
@@ -170,6 +178,18 @@ class Accelerator(HostSide):
             self._course.end_pass()
         return output
 
+    def _serve(self, args: tuple, kwargs: dict) -> Any:
+        """The output of the call under way when all of its rows are served."""
+        opened, unet = self._open, self._unet()
+        if opened is None or not opened.plan.runs_nothing or self._thread != threading.get_ident() or not is_inside(self._thread, unet):
+            return None
+        sample = self._backend.sample_of(args, kwargs)
+        if sample.shape[0] != opened.plan.count:
+            self._stood_down.add("a served call was run: another forward gave the U-Net other rows")
+            return None
+        self._calls_served += 1
+        return self._backend.output_of(unet, args, kwargs, opened.prediction(sample))
+
     def _is_compiled(self) -> bool:
         return self._wrapped_by_compiler or is_compiled(self._unet())
 
@@ -190,10 +210,17 @@ class Accelerator(HostSide):
             with guarded([runner]):
                 runner.begin_call(moment)
         active = [runner for runner in active if not runner.stopped]
-        self._open = OpenCall(moment, active, plan_call(active, moment, self._where.tiles))
+        serves = self._forward is not None and self._forward.is_on()
+        self._open = OpenCall(moment, active, plan_call(active, moment, self._where.tiles, serves))
         given = self._open.cut(args, kwargs)
+        plan = self._open.plan
+        self._rows_run += len(plan.keep)
+        self._rows_served += len(plan.output)
+        if plan.runs_nothing:
+            if not self._forward.is_outermost:
+                self._stood_down.add("in served calls another forward ran all the same: it was put over ours")
+            return None
         rows = self._open.rows
-        self._rows_run += len(rows)
         call = UNetCall(self._backend, self._traits, moment.step, rows, moment.pass_and_step, self._finest)
         grid = self._backend.grid_of(self._unet(), sample)
         if grid is not None:
@@ -231,6 +258,9 @@ class Accelerator(HostSide):
                 "unet_calls": self._calls,
                 "rows": self._rows,
                 "rows_run": self._rows_run,
+                "rows_served": self._rows_served,
+                "calls_run": self._calls - self._calls_served,
+                "calls_served": self._calls_served,
                 "passes": self._where.passes,
                 "steps": len(self._steps),
                 "seconds": self._watch.seconds(),

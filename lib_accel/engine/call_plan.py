@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -29,13 +30,13 @@ class CallPlan:
     output: Mapping[int, torch.Tensor] = field(default_factory=dict)
     stages: StageCut | None = None
 
-    @property
+    @cached_property
     def keep(self) -> tuple[int, ...]:
         """The rows that run, their deep stages perhaps not."""
         kept = range(self.count) if self.rows is None else self.rows.keep
         return tuple(index for index in kept if index not in self.output)
 
-    @property
+    @cached_property
     def source(self) -> tuple[int, ...]:
         """For every row the row whose prediction it gets."""
         return tuple(range(self.count)) if self.rows is None else tuple(self.rows.keep[place] for place in self.rows.fill)
@@ -43,6 +44,10 @@ class CallPlan:
     @property
     def leaves_rows_out(self) -> bool:
         return self.rows is not None or bool(self.output)
+
+    @property
+    def runs_nothing(self) -> bool:
+        return not self.keep
 
     @property
     def learnt(self) -> tuple[int, ...]:
@@ -70,19 +75,24 @@ class OpenCall:
         keep = self.plan.keep
         return cut_rows((args, kwargs), self.plan.count, keep) if self.plan.leaves_rows_out and keep else None
 
+    def prediction(self, like: torch.Tensor) -> torch.Tensor:
+        """What a call predicts that runs nothing [rows, ...]; in the dtype of ``like``."""
+        return torch.stack([self.plan.output[source].to(like) for source in self.plan.source])
+
     def finish(self, output: Any) -> Any:
         """The U-Net's output with all rows, shown to the methods."""
         plan, moment = self.plan, self.moment
-        if plan.leaves_rows_out:
+        if plan.leaves_rows_out and plan.keep:
             place = {row: at for at, row in enumerate(plan.keep)}
             # Served rows get any row's here, and their own below.
             output = fill_rows(output, plan.keep, [place.get(row, 0) for row in plan.source])
         prediction = prediction_of(output)
         if prediction is None or prediction.shape[0] != plan.count:
             return output
-        for row, source in enumerate(plan.source):
-            if source in plan.output:
-                prediction[row] = plan.output[source].to(prediction)
+        if plan.output:
+            for row, source in enumerate(plan.source):
+                if source in plan.output:
+                    prediction[row] = plan.output[source].to(prediction)
         for owner, dropped in plan.owners:
             if owner.changes_fill:
                 with guarded([owner]):
@@ -93,13 +103,47 @@ class OpenCall:
         return output
 
 
-def plan_call(runners: list[Runner], moment: Moment, tiles: bool = False) -> CallPlan:
-    """What the U-Net call at ``moment`` leaves out. tiles: whether calls hold parts of pictures, of which some would be guided and others
-    not."""
+def plan_call(runners: list[Runner], moment: Moment, tiles: bool = False, serves: bool = False) -> CallPlan:
+    """What the U-Net call at ``moment`` leaves out.
+
+    tiles: whether calls hold parts of pictures, of which some would be guided and others not. serves: whether whole rows can be served.
+    """
     rows, owners = plan_rows(runners, moment, tiles=tiles)
     for owner, dropped in owners:
         owner.account.dropped(moment.pass_and_step, len(dropped), kept=owner.changes_fill)
-    return CallPlan(len(moment.rows), rows, owners)
+    plan = CallPlan(len(moment.rows), rows, owners)
+    return _served(runners, moment, plan) if serves else plan
+
+
+def _served(runners: list[Runner], moment: Moment, plan: CallPlan) -> CallPlan:
+    """``plan`` with the rows whose output is served. By name, whoever was given first."""
+    serving = sorted((runner for runner in runners if runner.serves_calls), key=lambda runner: runner.account.name)
+    why = _why_in_full(runners, moment) if serving else None
+    if why:
+        for runner in serving:
+            runner.account.note(f"run in full: {why}")
+        return plan
+    for runner in serving:
+        with guarded([runner]):
+            output = runner.serve_output(moment, plan.keep) or {}
+            if not output.keys() <= set(plan.keep):
+                raise ValueError(f"{runner.account.name} served the rows {sorted(output)} of {list(plan.keep)}.")
+            obstacle = moment.obstacle() if output and len(output) < len(plan.keep) else None
+            if obstacle:
+                runner.account.note(f"no row was served alone: {obstacle}")
+            elif output:
+                plan = replace(plan, output={**plan.output, **output})
+    return plan
+
+
+def _why_in_full(runners: list[Runner], moment: Moment) -> str | None:
+    """Why what runs must run in whole (a clause)."""
+    for runner in runners:
+        with guarded([runner]):
+            why = runner.needs_full(moment)
+            if why:
+                return why
+    return None
 
 
 def plan_rows(

@@ -47,6 +47,7 @@ class Moment:
     prompts stay as they are. guided_because: why no row may be dropped now (a clause); None: they may. dropped: the host has dropped what
     it was told to. evaluation: 1 in the second evaluation that a two-evaluation sampler (Heun, DPM2) makes for a step, otherwise 0.
     sigmas: the noise level of every step of the pass, and after them where it ends (0 as a rule); None when nobody tells.
+    obstacle: asks why the rows of this call may not be cut (a clause), for which the whole U-Net is looked through; None: they may.
     """
 
     step: Step
@@ -61,6 +62,7 @@ class Moment:
     dropped: bool = False
     evaluation: int = 0
     sigmas: tuple[float, ...] | None = None
+    obstacle: Callable[[], str | None] = lambda: None
 
 
 @dataclass(frozen=True)

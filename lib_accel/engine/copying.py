@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from .instance_forward import InstanceForward, below
+
 _HOOK_TABLES = (
     "_forward_pre_hooks",
     "_forward_pre_hooks_with_kwargs",
@@ -18,7 +20,7 @@ _HOOK_TABLES = (
 
 
 class _CleanState:
-    """Instance-level ``__getstate__``: what copy, deepcopy and pickle take of the module, without our hooks and without itself."""
+    """Instance-level ``__getstate__``: what copy, deepcopy and pickle take of the module, without our hooks, forward and itself."""
 
     def __init__(self, unet: nn.Module, handles: list, sweep: Callable[[], None]) -> None:
         self._own = unet.__dict__.get("__getstate__")
@@ -37,6 +39,10 @@ class _CleanState:
             state.pop("__getstate__", None)
         elif "__getstate__" in state:
             state["__getstate__"] = self._own
+        if isinstance(state.get("forward"), InstanceForward):
+            state["forward"] = below(state["forward"])
+            if state["forward"] is None:
+                del state["forward"]
         for table in _HOOK_TABLES:
             if table in state:
                 state[table] = type(state[table])((k, v) for k, v in state[table].items() if k not in self._ids)
@@ -60,7 +66,7 @@ class _CleanState:
 
 
 def clean_copies(unet: nn.Module, handles: list, sweep: Callable[[], None]) -> None:
-    """From now on copies of ``unet`` lack the hooks of ``handles``. ``sweep`` runs before each copy."""
+    """From now on copies of ``unet`` lack the hooks of ``handles`` and our forward. ``sweep`` runs before each copy."""
     unet.__dict__["__getstate__"] = _CleanState(unet, handles, sweep)
 
 

@@ -18,7 +18,8 @@ from ..core.sites import Site
 from ..core.threads import is_inside
 from .contract import Runner, UNetCall
 from .guard import guarded
-from .layer_forward import LayerForward, unwrap
+from .instance_forward import unwrap
+from .layer_forward import LayerForward
 
 
 class Arming:
@@ -29,7 +30,7 @@ class Arming:
         self._thread = threading.get_ident()
         self.call: UNetCall | None = call
         self._hooked: list[tuple[weakref.ref, _GridHook | _TokensHook]] = []
-        self._wrapped: list[tuple[weakref.ref, LayerForward]] = []
+        self._wrapped: list[LayerForward] = []
         self._channels: dict[Site, int] = {}
 
     def arm(self, wanted: Iterable[tuple[Site, dict[str, list[Runner]], list[Runner]]]) -> None:
@@ -52,24 +53,22 @@ class Arming:
                 seen.add(id(layer))
                 unwrap(layer)
                 forward = LayerForward(self, site, part, runners, layer)
-                self._wrapped.append((weakref.ref(layer), forward))
-                layer.__dict__["forward"] = forward
+                self._wrapped.append(forward)
+                forward.put()
 
     def _hook(self, module: nn.Module, hook: _GridHook | _TokensHook) -> None:
         self._hooked.append((weakref.ref(module), hook))
         module.register_forward_pre_hook(hook, with_kwargs=True)
 
     def disarm(self) -> None:
-        """Remove everything. A forward that somebody put over ours meanwhile stays; ours, below it, only passes on."""
+        """Remove everything."""
         self.call = None
         for reference, hook in self._hooked:
             module = reference()
             if module is not None:
                 _remove_pre_hook(module, hook)
-        for reference, forward in self._wrapped:
-            layer = reference()
-            if layer is not None and layer.__dict__.get("forward") is forward:
-                unwrap(layer)
+        for forward in self._wrapped:
+            forward.take_off()
         self._hooked, self._wrapped = [], []
 
     def is_over(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,25 +12,18 @@ from ..core.errors import in_words, strict
 from ..core.sites import Site
 from .contract import LayerAtWork, Runner, UNetCall
 from .guard import blame
+from .instance_forward import InstanceForward
 
 if TYPE_CHECKING:
     from .hooks import Arming
 
 
-class LayerForward:
+class LayerForward(InstanceForward):
     """Instance-level ``forward`` of one layer for one U-Net call: serve > reduce (merge … unmerge) > compute."""
 
     def __init__(self, arming: Arming, site: Site, part: str, runners: list[Runner], layer: nn.Module) -> None:
+        super().__init__(layer)
         self.arming, self.site, self.part, self.runners = arming, site, part, runners
-        self.previous = layer.__dict__.get("forward")
-        self._layer = weakref.ref(layer)
-
-    def original(self, *args, **kwargs):
-        """The forward that the layer had, as it is now."""
-        if self.previous is not None:
-            return self.previous(*args, **kwargs)
-        layer = self._layer()
-        return type(layer).forward(layer, *args, **kwargs)
 
     def __call__(self, *args, **kwargs):
         call = self.arming.call
@@ -63,7 +55,7 @@ class LayerForward:
             args, kwargs = given.with_tokens(*tokens_and_context)
             return self.original(*args, **kwargs)
 
-        layer = LayerAtWork(self.part, self._layer(), given.x, given.x, own, given.has_context, given.context)
+        layer = LayerAtWork(self.part, self._module(), given.x, given.x, own, given.has_context, given.context)
         for runner in runners:
             served = runner.serve(call, self.site, layer)
             if served is not None:
@@ -108,19 +100,6 @@ class LayerForward:
     def _stand_down(self, runners: list[Runner], reason: str) -> None:
         for runner in runners:
             runner.account.stood_down(reason, self.site.name)
-
-
-def unwrap(layer: nn.Module) -> None:
-    """Take our wrapper off ``layer``; also one of an earlier call that somebody kept and put back. Others' forwards stay."""
-    forward = layer.__dict__.get("forward")
-    if not isinstance(forward, LayerForward):
-        return
-    while isinstance(forward, LayerForward):
-        forward = forward.previous
-    if forward is None:
-        del layer.__dict__["forward"]
-    else:
-        layer.__dict__["forward"] = forward
 
 
 def _count(call: UNetCall, runner: Runner, tokens_in: int, tokens_run: int) -> None:

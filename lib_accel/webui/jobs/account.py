@@ -108,7 +108,7 @@ def _merged(reports: list[dict[str, Any]]) -> dict[str, Any]:
     """Reports of the same place (the batches of a job, or the parts of a pass between two checkpoints) as one."""
     whole = dict(reports[0])
     for other in reports[1:]:
-        for count in ("unet_calls", "rows", "rows_run", "passes", "steps", "seconds"):
+        for count in ("unet_calls", "calls_run", "calls_served", "rows", "rows_run", "rows_served", "passes", "steps", "seconds"):
             whole[count] += other[count]
         whole["sites"] = max(whole["sites"], other["sites"])
         whole["stood_down"] = sorted({*whole["stood_down"], *other["stood_down"]})

@@ -1,0 +1,57 @@
+"""What stands in the place of a module's forward: on a layer, a stage or the whole U-Net."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+from torch import nn
+
+
+class InstanceForward:
+    """An instance-level ``forward`` of ours. What was there before (somebody else's, or the class's) runs wherever nothing is replaced."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.previous = module.__dict__.get("forward")
+        self._module = weakref.ref(module)
+
+    def put(self) -> None:
+        """Take the module's forward."""
+        self._module().__dict__["forward"] = self
+
+    def take_off(self) -> None:
+        """Give the module its forward back. A forward that somebody put over ours meanwhile stays; ours, below it, only passes on."""
+        module = self._module()
+        if module is not None and self.is_outermost:
+            unwrap(module)
+
+    @property
+    def is_outermost(self) -> bool:
+        """Whether nobody put a forward over this one."""
+        module = self._module()
+        return module is not None and module.__dict__.get("forward") is self
+
+    def original(self, *args: Any, **kwargs: Any) -> Any:
+        """The forward that the module had; its class's as it is now."""
+        if self.previous is not None:
+            return self.previous(*args, **kwargs)
+        module = self._module()
+        return type(module).forward(module, *args, **kwargs)
+
+
+def unwrap(module: nn.Module) -> None:
+    """Take ours off ``module``; also one of an earlier call that somebody kept and put back. Others' forwards stay."""
+    forward = module.__dict__.get("forward")
+    if isinstance(forward, InstanceForward):
+        forward = below(forward)
+        if forward is None:
+            del module.__dict__["forward"]
+        else:
+            module.__dict__["forward"] = forward
+
+
+def below(forward: Any) -> Any:
+    """The forward below ours; None where that is the class's."""
+    while isinstance(forward, InstanceForward):
+        forward = forward.previous
+    return forward
