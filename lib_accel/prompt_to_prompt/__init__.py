@@ -34,7 +34,7 @@ from .edits import KINDS, Edit, Mixing, Refine, Replace, Reweight, as_edit, kind
 from .layers import Layers
 from .local_blend import AlignedBlend, LocalBlend, WordColumns, blended, composite, edit_mask, feathered, word_mask
 from .maps import heat_picture
-from .tokens import PromptTokens, WordError, split_words, tokenize
+from .tokens import PromptTokens, WordError, segmented, split_words, tokenize
 from .windows import window_of, windows_of
 
 __all__ = [
@@ -59,6 +59,7 @@ __all__ = [
     "heat_picture",
     "kind_of",
     "mix",
+    "segmented",
     "split_words",
     "tokenize",
     "window_of",

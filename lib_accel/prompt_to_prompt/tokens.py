@@ -9,8 +9,13 @@ from dataclasses import dataclass
 from ..core.fields import SettingError
 
 CHUNK = 77
+# Words and marks that may be one piece for a tokenizer.
+LONGEST = 16
 # A word with its apostrophes and hyphens, or a run of punctuation; where CLIP's own tokenizer splits, too.
-_PIECES = re.compile(r"[^\W_]+(?:['\u2019_-][^\W_]+)*|(?:[^\w\s]|_)+")
+_WORD = r"[^\W_]+(?:['\u2019_-][^\W_]+)*"
+_PIECES = re.compile(_WORD + r"|(?:[^\w\s]|_)+")
+# With every mark for itself.
+_ATOMS = re.compile(_WORD + r"|[^\w\s]|_")
 
 
 class WordError(SettingError):
@@ -117,7 +122,8 @@ class PromptTokens:
     def find(self, word: str | int) -> list[int]:
         """The positions of all occurrences of a word or phrase, or of the word with that number (from 0). WordError when there is none.
 
-        Case, punctuation and blanks around words are forgiven: ``red car`` finds "Red car,".
+        Case, punctuation and blanks around words are forgiven: ``red car`` finds "Red car,", and ``toy`` finds "<toy>" where no piece is
+        just that word.
         """
         places = self.word_pieces
         if isinstance(word, int) and not isinstance(word, bool):
@@ -125,15 +131,12 @@ class PromptTokens:
                 have = f"the words 0 to {len(places) - 1}" if places else "no words"
                 raise WordError(f"word number is {word}; the prompt {self.text!r} has {have}.")
             return self.of_piece(places[word])
-        wanted = [_normal(piece) for piece in split_words(str(word)) if is_word(piece)]
-        have = [_normal(self.pieces[piece]) for piece in places]
-        found: list[int] = []
-        for at in range(len(have) - len(wanted) + 1 if wanted else 0):
-            if have[at : at + len(wanted)] == wanted:
-                found += [position for piece in places[at : at + len(wanted)] for position in self.of_piece(piece)]
+        as_written = [(_normal(self.pieces[piece]), piece) for piece in places]
+        by_words = [(inner, piece) for piece in places for inner in _words_in(self.pieces[piece])]
+        found = _occurrences(as_written, [_normal(piece) for piece in str(word).split()]) or _occurrences(by_words, _words_in(str(word)))
         if not found:
             raise WordError(f"word is {word!r}; the prompt {self.text!r} has the words {', '.join(self.words) or '(none)'}.")
-        return sorted(set(found))
+        return sorted({position for piece in found for position in self.of_piece(piece)})
 
     def has(self, word: str | int) -> bool:
         """Whether `find` finds it."""
@@ -146,18 +149,46 @@ class PromptTokens:
 def tokenize(text: str, encode: Callable[[str], Sequence[int]], specials: tuple[int, int, int], chunk: int = CHUNK) -> PromptTokens:
     """``text`` in chunks of ``chunk - 2`` tokens. encode: token ids of a text, without begin and end. specials: begin, end, padding.
 
-    Words are encoded one by one, as CLIP's tokenizers do. Where that gives other tokens than the whole text does, blanks alone
-    separate words, and where even that does, every token is a word of its own.
+    Words are told apart by `segmented`; where that cannot be, every token is a word of its own.
     """
-    whole = list(encode(text))
-    for pieces in (split_words(text), text.split()):
-        tokens = [(token, number) for number, piece in enumerate(pieces) for token in encode(piece)]
-        if [token for token, _ in tokens] == whole:
-            break
-    else:
-        pieces, tokens = [f"#{number}" for number in range(len(whole))], [(token, number) for number, token in enumerate(whole)]
+    pieces, tokens = segmented(text, encode)
     size = chunk - 2
     return PromptTokens.from_chunks(text, [tokens[at : at + size] for at in range(0, len(tokens), size)], pieces, specials, chunk)
+
+
+def segmented(text: str, encode: Callable[[str], Sequence[int]]) -> tuple[list[str], list[tuple[int, int]]]:
+    """The pieces of ``text`` that its tokenizer knows, and its tokens in order, each with the number of its piece.
+
+    encode: as for `tokenize`. Words and punctuation are pieces of their own wherever their tokens, one after the other, are those of the
+    whole text. Where they are not, as few of them as must be go together: a placeholder of textual inversion (``<toy>``), or what stands
+    behind an apostrophe ('star is 's and tar to CLIP).
+    """
+    whole, spans = list(encode(text)), [found.span() for found in _ATOMS.finditer(text)]
+    known: dict[str, list[int]] = {}
+    # Where each piece begins, in words and in tokens, and how many words it has; from the first, backwards where none fits.
+    path, at, token, size = [], 0, 0, 1
+    hopeless: set[tuple[int, int]] = set()
+    while at < len(spans) or token < len(whole):
+        if at + size > len(spans) or size > LONGEST or (at, token) in hopeless:
+            hopeless.add((at, token))
+            if not path:
+                # Something that we do not know was done to the text.
+                return [f"#{number}" for number in range(len(whole))], [(one, number) for number, one in enumerate(whole)]
+            at, token, size = path.pop()
+            size += 1
+            continue
+        piece = text[spans[at][0] : spans[at + size - 1][1]]
+        its_tokens = known.get(piece)
+        if its_tokens is None:
+            its_tokens = known[piece] = list(encode(piece))
+        if whole[token : token + len(its_tokens)] != its_tokens:
+            size += 1
+            continue
+        path.append((at, token, size))
+        at, token, size = at + size, token + len(its_tokens), 1
+    pieces = [text[spans[at][0] : spans[at + size - 1][1]] for at, _, size in path]
+    starts = [token for _, token, _ in path] + [len(whole)]
+    return pieces, [(one, number) for number in range(len(pieces)) for one in whole[starts[number] : starts[number + 1]]]
 
 
 def equally_long(prompts: Iterable[PromptTokens]) -> list[PromptTokens]:
@@ -169,3 +200,17 @@ def equally_long(prompts: Iterable[PromptTokens]) -> list[PromptTokens]:
 
 def _normal(piece: str) -> str:
     return piece.casefold().replace("\u2019", "'")
+
+
+def _words_in(piece: str) -> list[str]:
+    """The words in a piece, or in what somebody looks for, without punctuation around them."""
+    return [_normal(word) for word in split_words(piece) if is_word(word)]
+
+
+def _occurrences(have: Sequence[tuple[str, int]], wanted: Sequence[str]) -> list[int]:
+    """The numbers of the pieces in ``have``, (word, number) in order, where the words ``wanted`` follow each other."""
+    found: list[int] = []
+    for at in range(len(have) - len(wanted) + 1 if wanted else 0):
+        if [word for word, _ in have[at : at + len(wanted)]] == list(wanted):
+            found += [number for _, number in have[at : at + len(wanted)]]
+    return found

@@ -55,6 +55,17 @@ def test_a_word_that_is_not_there_names_those_that_are():
         parse_line(2, "dog -> cat").applied(SOURCE)
 
 
+@pytest.mark.parametrize("source", ["a __color__ circle", "a 'star', light_blue and red-haired", "(toy_:1.2) <toy> _hat"])
+def test_whatever_is_listed_can_be_swapped(source):
+    with pytest.raises(SettingError) as told:
+        parse_line(1, "nowhere -> x").applied(source)
+    for word in str(told.value).split("its words are ")[1].removesuffix(".").split(", "):
+        assert parse_line(1, f"{word} -> new").applied(source).count("new") >= 1
+    assert parse_line(1, "color -> red").applied("a __color__ circle") == "a __red__ circle"
+    with pytest.raises(SettingError, match="light_blue"):
+        parse_line(1, "blue -> red").applied("a light_blue circle")
+
+
 def test_tags_are_no_words():
     with pytest.raises(SettingError, match="'lora' is not in the prompt"):
         parse_line(1, "lora -> x").applied(SOURCE)

@@ -1,5 +1,6 @@
 """One batch of Prompt-to-Prompt between two moments of the host: local blend on what samplers go by, the host's own tokens."""
 
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -129,6 +130,24 @@ def test_words_are_where_the_host_puts_them(host):
     assert found.chunks == 3 and found.ids[0] == 1 and found.ids[8] == 1
     # SD2's padding is another token than the end.
     assert found.ids[found.end_of(2)] == 2 and found.ids[-1] == 0
+
+
+def test_an_embedding_is_a_word_whatever_is_in_its_name(host, monkeypatch):
+    """The host reads the whole name as one; its tokenizer takes it apart."""
+    name = "<my toy>"
+    marks = re.compile(r"\w+|[^\w\s]+")
+    monkeypatch.setattr(Text, "tokenize", lambda self, texts: [[ord(w[0]) * 100 + len(w) for w in marks.findall(text)] for text in texts])
+
+    def line(self, text):
+        before, after = (self.tokenize([part])[0] for part in text.split(name))
+        fix = SimpleNamespace(offset=len(before), embedding=SimpleNamespace(name=name, vectors=2))
+        content = [*before, 0, 0, *after]
+        return [SimpleNamespace(tokens=[1, *content, *[2] * (7 - len(content))], fixes=[fix])], 0
+
+    monkeypatch.setattr(Text, "tokenize_line", line)
+    found = stream(f"a {name} mat")
+    assert found.words == ["a", name, "mat"]
+    assert found.find(name) == found.find("my toy") == found.find("toy") == [2, 3] and found.find("mat") == [4]
 
 
 def test_tokens_that_were_moved_are_words_of_their_own(host):

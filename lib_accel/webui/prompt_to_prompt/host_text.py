@@ -12,7 +12,7 @@ from typing import Any
 from modules import extra_networks, prompt_parser, shared
 
 from ...core.fields import SettingError
-from ...prompt_to_prompt import PromptTokens, split_words
+from ...prompt_to_prompt import PromptTokens, segmented
 from ..host import facts
 
 _AND = re.compile(r"\bAND\b")
@@ -73,7 +73,7 @@ def tokens_of(sd_model: Any, prompt: str) -> PromptTokens:
     model = text_model(sd_model)
     chunks = [(list(chunk.tokens)[1:-1], chunk.fixes) for chunk in model.tokenize_line(prompt)[0]]
     pieces, stream = _pieces(model, prompt)
-    owned = _owned(model, [(_content(tokens, model.id_end), fixes) for tokens, fixes in chunks], stream)
+    owned = _owned(model, [(_content(tokens, model.id_end), fixes) for tokens, fixes in chunks], pieces, stream)
     if owned is None:
         # Something moved tokens in a way that we do not know: each is a word of its own.
         flat = [token for tokens, _ in chunks for token in _content(tokens, model.id_end)]
@@ -115,21 +115,19 @@ def _pieces(model: Any, prompt: str) -> tuple[list[str], list[tuple[int, int]]]:
     for text, weight in parts:
         if text == "BREAK" and weight == -1:
             continue
-        whole = list(model.tokenize([text])[0])
-        for found in (split_words(text), text.split()):
-            tokens = model.tokenize(found) if found else []
-            if [token for one in tokens for token in one] == whole:
-                break
-        else:
-            found, tokens = [f"#{len(pieces) + number}" for number in range(len(whole))], [[token] for token in whole]
-        for piece, its_tokens in zip(found, tokens):
-            stream += [(token, len(pieces)) for token in its_tokens]
-            pieces.append(piece)
+        found, tokens = segmented(text, lambda words: model.tokenize([words])[0])
+        stream += [(token, len(pieces) + number) for token, number in tokens]
+        pieces += found
     return pieces, stream
 
 
-def _owned(model: Any, chunks: list[tuple[list[int], Any]], stream: list[tuple[int, int]]) -> list[list[tuple[int, int]]] | None:
-    """Every chunk's (token, piece); None when the chunks hold other tokens than ``stream``. An embedding's positions are its name's."""
+def _owned(
+    model: Any, chunks: list[tuple[list[int], Any]], pieces: list[str], stream: list[tuple[int, int]]
+) -> list[list[tuple[int, int]]] | None:
+    """Every chunk's (token, piece); None when the chunks hold other tokens than ``stream``.
+
+    An embedding's positions are its name's, which becomes one piece in ``pieces``: the host reads it as one, whatever is in it.
+    """
     owned: list[list[tuple[int, int]]] = []
     at = 0
     for tokens, fixes in chunks:
@@ -141,8 +139,12 @@ def _owned(model: Any, chunks: list[tuple[list[int], Any]], stream: list[tuple[i
             embedding = starts.get(len(mine))
             token, piece = stream[at]
             if embedding is not None:
+                name = len(model.tokenize([embedding.name])[0])
+                around = {number for _, number in stream[:at] + stream[at + name :]}
+                for number in {number for _, number in stream[at : at + name]} - around:
+                    pieces[number] = embedding.name if number == piece else ""
                 mine += [(tokens[place], piece) for place in range(len(mine), min(len(mine) + int(embedding.vectors), len(tokens)))]
-                at += len(model.tokenize([embedding.name])[0])
+                at += name
             elif tokens[len(mine)] == token:
                 mine.append((token, piece))
                 at += 1

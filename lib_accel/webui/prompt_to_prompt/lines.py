@@ -194,6 +194,7 @@ def _swapped(source: str, swaps: tuple[tuple[str, str], ...], number: int) -> st
 
 
 def _pattern(words: str) -> str:
-    """Finds ``words`` as whole words, with any blanks between them."""
+    """Finds ``words`` as whole words, with any blanks between them. Marks around a word are none of its letters, nor is an underscore."""
     inner = r"\s+".join(re.escape(word) for word in words.split())
-    return (r"(?<!\w)" if re.match(r"\w", words) else "") + inner + (r"(?!\w)" if re.search(r"\w$", words) else "")
+    before = r"(?<![^\W_])(?<![^\W_]_)" if re.match(r"[^\W_]", words) else ""
+    return before + inner + (r"(?!_?[^\W_])" if re.search(r"[^\W_]$", words) else "")
