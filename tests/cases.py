@@ -1,6 +1,15 @@
-"""What the behaviour tests run through: methods alone and in stages."""
+"""What the behaviour tests run through: methods alone and in stages; and every method that there is, in the steps in which it acts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import models
+import torch
 
 from lib_accel import AgentAttention, TokenDownsampling, TokenMerging
+from lib_accel.core.rows import Layout
+from lib_accel.methods import METHODS as REGISTERED
 
 METHODS = {
     "agents": (AgentAttention(window=(0, 1)),),
@@ -9,3 +18,23 @@ METHODS = {
     "stages": (AgentAttention(window=(0, 0.4)), TokenMerging(window=(0.4, 1))),
     "everywhere": (AgentAttention(sx=2, sy=4, max_downsample=4, merge_crossattn=True, merge_mlp=True, window=(0, 1)),),
 }
+# As each method declares to be tried out.
+EVERY = {**METHODS, **{method.__name__: (method.example(),) for method in REGISTERED}}
+TIMESTEPS = (999, 399)
+
+
+def one_pass(unet: Any, name: str, accelerator: Any = None) -> torch.Tensor:
+    """[calls, rows, 4, h, w]: the predictions of a pass of two rows under the case ``name``, which its accelerator is told."""
+    declared = EVERY[name][0].declaration
+    total = max(declared.check_steps[1], len(TIMESTEPS))
+    made = []
+    for index, timestep in enumerate(TIMESTEPS):
+        if accelerator is not None:
+            accelerator.step(index, total, declared.check_rows or Layout.guided(2))
+        made.append(models.call(unet, models.inputs(timestep=timestep)))
+    return torch.stack(made)
+
+
+def watches(name: str) -> bool:
+    """Whether the case changes nothing of what the U-Net returns."""
+    return EVERY[name][0].declaration.watches

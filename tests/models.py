@@ -202,6 +202,8 @@ def call(unet: nn.Module, given: SimpleNamespace | None = None, **more) -> torch
             if getattr(unet, "num_classes", None):
                 more.setdefault("y", given.text[:, 0])
             return unet(given.latents, given.timestep, context=given.text, **more)
+        if hasattr(unet, "caption_projection"):
+            return unet(given.latents, given.text, given.timestep, encoder_attention_mask=torch.ones(given.text.shape[:2]), **more).sample
         if getattr(unet.config, "addition_embed_type", None):
             rows = given.latents.shape[0]
             extra = {"text_embeds": given.text[:, 0], "time_ids": torch.full((rows, 6), 64.0, dtype=given.latents.dtype)}
@@ -221,6 +223,26 @@ if host_packages.host_folder():
     UNETS["host-ldm"] = lambda seed=0, **changes: ldm_unet(seed, host_packages.unet_class("ldm"), **changes)
     UNETS["host-sgm"] = lambda seed=0, **changes: sgm_unet(seed, host_packages.unet_class("sgm"), **changes)
 BOTH = ("ldm", "diffusers")
+
+
+def pixart_transformer(seed: int = 0, **changes) -> nn.Module:
+    """PixArt-like: three blocks of two heads on one grid."""
+    from diffusers import PixArtTransformer2DModel
+
+    shape = {
+        "num_attention_heads": 2,
+        "attention_head_dim": 16,
+        "num_layers": 3,
+        "cross_attention_dim": 32,
+        "caption_channels": WIDTH,
+        "sample_size": 16,
+        "use_additional_conditions": False,
+    }
+    return lively(PixArtTransformer2DModel(**(shape | changes)), seed)
+
+
+# Every backend.
+ALL = {**UNETS, "pixart": pixart_transformer}
 
 
 def one_pass(unet: nn.Module, timesteps: tuple = (999, 399), **given) -> torch.Tensor:

@@ -4,10 +4,10 @@ from functools import partial
 
 import pytest
 
-from lib_accel import AgentAttention, TokenDownsampling, TokenMerging, accelerated
+from lib_accel import AgentAttention, GuidanceSkip, TGate, TokenDownsampling, TokenMerging, accelerated
 from lib_accel.cli.architectures import build_unet
 from lib_accel.cli.inputs import UNetInputs
-from lib_accel.cost.estimate import SHAPES, row_work
+from lib_accel.cost.estimate import SHAPES, step_work
 from lib_accel.cost.macs import count_macs
 
 NAMES = {"sd1": "sd15", "sd2": "sd21", "sdxl": "sdxl"}
@@ -28,7 +28,7 @@ def test_plain(shape):
     pytest.importorskip("diffusers")
     unet = build_unet(NAMES[shape], "diffusers", device="meta")
     for side in (32, 72):
-        assert row_work(SHAPES[shape], side, side) == pytest.approx(counted(unet, side), rel=0.01)
+        assert step_work(SHAPES[shape], side, side, rows=1) == pytest.approx(counted(unet, side), rel=0.01)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -39,13 +39,17 @@ def test_methods(method):
     with accelerated(unet, METHODS[method], auto=False):
         fewer = counted(unet, 64)
     assert fewer < 0.97 * plain
-    assert row_work(SHAPES["sd1"], 64, 64, [METHODS[method]]) == pytest.approx(fewer, rel=0.02)
+    assert step_work(SHAPES["sd1"], 64, 64, [(METHODS[method], (method,))], rows=1) == pytest.approx(fewer, rel=0.02)
 
 
 def test_methods_that_are_not_worth_it_and_text_from_a_cache():
     shape = SHAPES["sd1"]
-    merging = METHODS["merging"]
-    plain = row_work(shape, 64, 64)
-    assert row_work(shape, 64, 64, [merging], {TokenMerging: 5000}) == plain
-    assert row_work(shape, 64, 64, [merging], {TokenMerging: 4096}) < plain
-    assert row_work(shape, 64, 64, cached_text=True) == pytest.approx(plain - 16_047_472_640, rel=1e-6)
+    merging = [(METHODS["merging"], ("merging",))]
+    plain = step_work(shape, 64, 64)
+    assert step_work(shape, 64, 64, merging, {TokenMerging: 5000}) == plain
+    assert step_work(shape, 64, 64, merging, {TokenMerging: 4096}) < plain
+    assert step_work(shape, 64, 64, [(TGate(), ("gated",))]) == pytest.approx(plain - 2 * 16_047_472_640, rel=1e-6)
+    gated, unguided = (TGate(), ("gated", "unguided")), (GuidanceSkip(), ("unguided",))
+    assert step_work(shape, 64, 64, [unguided]) == plain / 2
+    # Rows that one method leaves out are not left out again by another.
+    assert step_work(shape, 64, 64, [gated, unguided]) == step_work(shape, 64, 64, [gated])

@@ -9,19 +9,23 @@ from traces import differences, fingerprint
 from lib_accel import TokenMerging, accelerated, apply_patch, is_patched, remove_patch
 
 both = pytest.mark.parametrize("kind", models.BOTH)
-every_method = pytest.mark.parametrize("method", cases.METHODS)
+every_kind = pytest.mark.parametrize("kind", [*models.BOTH, "pixart"])
+every_method = pytest.mark.parametrize("method", cases.EVERY)
 
 
 class Trap:
-    """A forward hook that raises ``error`` when a layer deep in the U-Net has run, ``times`` times."""
+    """A forward hook that raises ``error`` when a layer deep in the U-Net has run, ``times`` times, after ``calls`` good ones."""
 
-    def __init__(self, unet, error, times=1):
-        self.error, self.left = error, times
-        place = "middle_block.1.proj_out" if hasattr(unet, "middle_block") else "mid_block.attentions.0.proj_out"
-        self.handle = unet.get_submodule(place).register_forward_hook(self)
+    def __init__(self, unet, error, times=1, calls=0):
+        self.error, self.left, self.calls = error, times, calls
+        places = ("middle_block.1.proj_out", "mid_block.attentions.0.proj_out", "transformer_blocks.1.ff")
+        layers = dict(unet.named_modules())
+        self.handle = next(layers[place] for place in places if place in layers).register_forward_hook(self)
 
     def __call__(self, *_):
-        if self.left:
+        if self.calls:
+            self.calls -= 1
+        elif self.left:
             self.left -= 1
             raise self.error
 
@@ -30,30 +34,30 @@ def wrapped_layers(unet):
     return [name for name, module in unet.named_modules() if "forward" in vars(module)]
 
 
-@pytest.mark.parametrize("kind", models.UNETS)
+@pytest.mark.parametrize("kind", models.ALL)
 @every_method
 def test_removed(kind, method):
-    unet = models.UNETS[kind]()
+    unet = models.ALL[kind]()
     before = fingerprint(unet)
-    with accelerated(unet, *cases.METHODS[method]) as accelerator:
-        models.one_pass(unet)
+    with accelerated(unet, *cases.EVERY[method]) as accelerator:
+        cases.one_pass(unet, method, accelerator)
     assert not differences(before, fingerprint(unet))
     accelerator.remove()
     assert not differences(before, fingerprint(unet))
 
 
-@both
+@every_kind
 @every_method
 def test_between_calls_only_two_hooks_and_the_copy_helper_on_the_unet(kind, method):
-    unet = models.UNETS[kind]()
+    unet = models.ALL[kind]()
     before = fingerprint(unet)
     attributes = set(vars(unet))
-    with accelerated(unet, *cases.METHODS[method]):
+    with accelerated(unet, *cases.EVERY[method]) as accelerator:
         for _ in range(2):
             assert differences(before, fingerprint(unet)) == {""}
             assert set(vars(unet)) - attributes == {"__getstate__"}
             assert (len(unet._forward_pre_hooks), len(unet._forward_hooks)) == (1, 1)
-            models.one_pass(unet)
+            cases.one_pass(unet, method, accelerator)
     assert not differences(before, fingerprint(unet))
 
 
@@ -70,17 +74,17 @@ def test_during_a_call_layers_are_wrapped(kind):
     assert all(name.endswith("attn1") for name in seen[0])
 
 
-@both
+@every_kind
 @every_method
 def test_after_an_error_inside_the_unet(kind, method):
-    unet = models.UNETS[kind]()
+    unet = models.ALL[kind]()
     plain = models.one_pass(unet)
     before = fingerprint(unet)
-    trap = Trap(unet, ValueError("the model's own"))
-    with accelerated(unet, *cases.METHODS[method]):
+    trap = Trap(unet, ValueError("the model's own"), calls=1)
+    with accelerated(unet, *cases.EVERY[method]) as accelerator:
         with_accel = fingerprint(unet)
         with pytest.raises(ValueError, match="the model's own"):
-            models.one_pass(unet)
+            cases.one_pass(unet, method, accelerator)
         assert not differences(with_accel, fingerprint(unet))
     trap.handle.remove()
     assert not differences(before, fingerprint(unet))
@@ -115,6 +119,26 @@ def test_after_an_interrupt(kind, method, then):
         accelerator.new_pass()
         assert torch.equal(models.one_pass(unet), enabled)
         assert not differences(between, fingerprint(unet))
+    accelerator.remove()
+    assert not differences(before, fingerprint(unet))
+    assert torch.equal(models.one_pass(unet), plain)
+
+
+@every_kind
+@every_method
+def test_after_an_interrupt_in_a_call_in_which_it_acts(kind, method):
+    unet = models.ALL[kind]()
+    plain = models.one_pass(unet)
+    before = fingerprint(unet)
+    accelerator = accelerated(unet, *cases.EVERY[method])
+    enabled = cases.one_pass(unet, method, accelerator)
+    accelerator.new_pass()
+    trap = Trap(unet, KeyboardInterrupt(), calls=1)
+    with pytest.raises(KeyboardInterrupt):
+        cases.one_pass(unet, method, accelerator)
+    trap.handle.remove()
+    accelerator.new_pass()
+    assert torch.equal(cases.one_pass(unet, method, accelerator), enabled)
     accelerator.remove()
     assert not differences(before, fingerprint(unet))
     assert torch.equal(models.one_pass(unet), plain)

@@ -1,14 +1,13 @@
 """What a pass runs: the order of methods, scale 1, the hires pass's own gate; and what of it can be told beforehand."""
 
-import dataclasses
-
 import pytest
 
 from lib_accel import GuidanceSkip, SettingError, TGate
 from lib_accel.settings.job import METHOD_KNOBS, Settings, preset_values, resolve
-from lib_accel.settings.passes import AT_SCALE_ONE, FIRST, HIRES, methods_for
+from lib_accel.settings.passes import FIRST, HIRES, methods_for
 from lib_accel.settings.schema import GROUPS, KNOBS
 
+AT_SCALE_ONE = GuidanceSkip(when="after", after=1.0)
 BARE = {"enabled": True, "preset": "custom"}
 
 
@@ -37,11 +36,10 @@ def test_the_hires_passs_own_gate():
 
 def test_knobs_of_methods_are_fields_with_their_defaults():
     for group in GROUPS:
-        fields = {field.name: field for field in dataclasses.fields(group.described_by)}
         for name in group.fields:
             knob = KNOBS[f"{group.name}.{name}" if group.name else name]
-            assert knob.default == fields[name].default
-            assert knob.rule["kind"] == fields[name].metadata["kind"]
+            assert knob.default == group.described[name].default
+            assert knob.rule["kind"] == group.described[name].metadata["kind"]
     hidden = {"sp_interval", "fi_interval", "warm_up", "gate_step", "offload"}
     assert not hidden & {name.partition(".")[2] for name in KNOBS}
 

@@ -22,8 +22,7 @@ def test_every_preset_of_every_family_applies(name, family):
 
 @pytest.mark.parametrize(("name", "family"), [("sd15", "sd1"), ("sd21", "sd2"), ("sdxl", "sdxl")])
 def test_family_of_the_known_shapes(name, family):
-    with torch.device("meta"):
-        unet = build_unet(name, "diffusers")
+    unet = build_unet(name, "diffusers", device="meta")
     assert family_of(unet) == family
     assert family_of(unet, steps=4) == "few-step" and family_of(unet, steps=25) == family
 

@@ -9,7 +9,7 @@ import torch
 
 from ..api import accelerated
 from ..engine.thresholds import NEVER, device_name, write_own
-from ..methods import AgentAttention, TokenDownsampling, TokenMerging
+from ..methods.registry import with_least
 from .architectures import ARCHITECTURES, Architecture, build_unet
 from .errors import CommandError
 from .inputs import UNetInputs
@@ -18,11 +18,7 @@ from .measuring import timed
 # The top level of SD1.x alone: three transformer blocks of 320 channels between their convolutions.
 TOP_LEVEL = Architecture((320,), (1,), None, 8, 768)
 GRIDS = (16, 24, 32, 48, 64, 96, 128)
-METHODS = {
-    "TokenMerging": TokenMerging(),
-    "AgentAttention": AgentAttention(window=(0.0, 1.0)),
-    "TokenDownsampling": TokenDownsampling(),
-}
+METHODS = {method.__name__: method.example() for method in with_least().values()}
 # A method must save this share of a level's time before it is said to pay there.
 MARGIN = 0.03
 

@@ -14,18 +14,13 @@ import torch
 from torch import nn
 
 from ..api import accelerated, is_patched
+from ..core.method import ROWS, TOKENS, Method
 from ..core.rows import Layout
 from ..core.sites import find_unet
 from ..engine.accelerator import Accelerator
-from ..methods import AgentAttention, TGate, TokenDownsampling, TokenMerging
+from ..methods.registry import METHODS
 from .inputs import UNetInputs
 from .models import open_pipeline
-
-METHODS = (
-    TokenMerging(ratio=0.5, max_downsample=8),
-    AgentAttention(max_downsample=8, window=(0.0, 1.0)),
-    TokenDownsampling(deeper_factor=2),
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,38 +55,41 @@ def inspect(unet: nn.Module, call: Callable[[], torch.Tensor]) -> int:
         line(bool(plain.isfinite().all()), "a plain U-Net call gives finite numbers")
         before = traces(unet)
         for method in METHODS:
-            with accelerated(unet, method, auto=False) as accelerator:
-                changed = call()
-            account = accelerator.report().as_dict()["methods"][0]
-            acted = ", ".join(f"{effect} on {n}" for effect, n in account["layers_by_effect"].items()) or "0 layers"
-            reasons = "".join(f"; {reason} ({n} layers)" for reason, n in account["stood_down"].items())
-            good = account["layers"] > 0 and bool(changed.isfinite().all()) and not torch.equal(changed, plain)
-            change = float((changed - plain).abs().max())
-            line(good, f"{account['method']}: {acted} of {len(accelerator.sites)} layers{reasons}; largest change {change:.3g}")
-        line(*gate_line(unet, call))
+            line(*method_line(unet, call, method.example(), plain))
+        accelerator = accelerated(unet)
         line(levels_line(accelerator), f"layers by level: {describe_levels(accelerator)}")
         line(
             torch.equal(call(), plain) and traces(unet) == before,
             "after removal the output is bit-identical and no hook or attribute is left",
         )
         line(failing_call_leaves_nothing(unet, call, plain, before), "the same after an error in the middle of the U-Net")
-        with accelerated(unet, METHODS[0], auto=False):
+        with accelerated(unet, METHODS[0].example(), auto=False):
             twin = copy.deepcopy(unet)
             line(not is_patched(twin) and traces(twin) == before, "a copy of an accelerated model is not accelerated")
     return failures
 
 
-def gate_line(unet: nn.Module, call: Callable[[], torch.Tensor]) -> tuple[bool, str]:
-    """Whether T-GATE serves cross-attention and leaves out the unconditional row in the step behind its gate, and that in words."""
-    with accelerated(unet, TGate(gate_step=1), auto=False) as accelerator:
-        for index in range(2):
-            accelerator.step(index, 3, Layout.guided(2))
+def method_line(unet: nn.Module, call: Callable[[], torch.Tensor], method: Method, plain: torch.Tensor) -> tuple[bool, str]:
+    """Whether ``method`` acts as it declares for this, gives finite numbers, and changes what it should; and that in words."""
+    declared = method.declaration
+    told, total = declared.check_steps
+    with accelerated(unet, method, auto=False) as accelerator:
+        for index in range(told):
+            accelerator.step(index, total, declared.check_rows or Layout.guided(2))
             out = call()
     account = accelerator.report().as_dict()["methods"][0]
-    served = ", ".join(f"{effect} on {n}" for effect, n in account["layers_by_effect"].items()) or "0 layers"
-    good = account["layers"] > 0 and account["evaluations_saved"] == 1 and bool(out.isfinite().all()) and torch.equal(out[0], out[1])
-    text = f"TGate: {served} of {len(accelerator.sites)} layers, {account['evaluations_saved']} of 2 rows left out behind the gate"
-    return good, text + f"; {account['cache_bytes'] / 2**20:.1f} MiB kept"
+    good = bool(out.isfinite().all()) and torch.equal(out, plain) == declared.watches
+    acted = ", ".join(f"{effect} on {n}" for effect, n in account["layers_by_effect"].items()) or "0"
+    text = f"{account['method']}: {acted} of {len(accelerator.sites)} layers"
+    if declared.acts_on == ROWS:
+        good &= account["evaluations_saved"] == 1
+        text += f", {account['evaluations_saved']} of 2 rows left out"
+    elif declared.acts_on == TOKENS:
+        good &= account["layers"] > 0
+    text += "".join(f"; {reason} ({n} layers)" for reason, n in account["stood_down"].items())
+    if account["cache_bytes"]:
+        text += f"; {account['cache_bytes'] / 2**20:.1f} MiB kept"
+    return good, text + f"; largest change {float((out - plain).abs().max()):.3g}"
 
 
 def levels_line(accelerator: Accelerator) -> bool:
@@ -120,7 +118,7 @@ def failing_call_leaves_nothing(unet: nn.Module, call: Callable[[], torch.Tensor
     def fail(*_: Any) -> None:
         raise PlantedError
 
-    with accelerated(unet, METHODS[0], auto=False) as accelerator:
+    with accelerated(unet, METHODS[0].example(), auto=False) as accelerator:
         middle = accelerator.sites[len(accelerator.sites) // 2].part("attn2")
         handle = middle.register_forward_pre_hook(fail)
         try:

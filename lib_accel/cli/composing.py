@@ -6,20 +6,19 @@ belongs to it. What is assumed is that two steps of a kind take the same time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
+from itertools import islice, product
 from typing import Any
 
 import torch
 from torch import nn
 
+from ..core.method import Method
 from ..core.rows import Layout
-from ..core.schedule import first_step
 from ..cost.macs import count_macs
 from ..engine.thresholds import thresholds_for
-from ..methods import GuidanceSkip, TGate
 from .inputs import UNetInputs
 from .limits import LIMITS
 from .measuring import timed
@@ -31,6 +30,8 @@ from .workloads import Sampling
 LAST_TIMESTEP = 999.0
 # Peers whose steps are all of one kind.
 ONE_KIND = ("tomesd", *LIMITS)
+# How many steps of a kind, and choices of steps, are looked at.
+MOST_CANDIDATES, MOST_TRIED = 6, 2000
 
 
 @dataclass(frozen=True)
@@ -42,55 +43,46 @@ class Kind:
 
 
 def kinds_of(variant: Variant, steps: int) -> list[Kind]:
-    """The kinds of steps in a pass of ``steps`` under ``variant``, in the order of their first; every step one of its own where what a
-    step costs depends on more than its place."""
+    """The kinds of steps in a pass of ``steps`` under ``variant``, in the order in which they are run; every step one of its own where what
+    a step costs depends on more than its place."""
     if variant.peer == "deepcache":
         whole = -(-steps // DEEPCACHE_INTERVAL)
         return [Kind(0, whole)] + ([Kind(1, steps - whole)] if steps > whole else [])
     every_step = [Kind(step, 1) for step in range(steps)]
-    looking_up = [method for method in variant.methods if isinstance(method, GuidanceSkip) and method.when == "after" and method.every]
-    alone = looking_up[0] if len(looking_up) == 1 and not any(isinstance(method, TGate) for method in variant.methods) else None
-    edges, irregular = edges_of([method for method in variant.methods if method is not alone], steps)
-    if irregular or variant.peer not in (None, *ONE_KIND):
+    costs = costs_of(variant.methods, steps)
+    if costs is None or variant.peer not in (None, *ONE_KIND):
         return every_step
-    if alone is None:
-        return [Kind(first, end - first) for first, end in pairwise(edges)]
-    guided = alone.guided_steps(steps)
-    kinds = [kind for first, end in pairwise(edges) for kind in _kinds_between(first, end, guided)]
-    # Whether a step is guided depends on those that ran before it, and now some are left out.
-    run = [kind.step for kind in kinds]
-    return kinds if alone.guided_steps(steps, run) == [guided[step] for step in run] else every_step
+    alike: dict[Hashable, list[int]] = {}
+    for step, cost in enumerate(costs):
+        alike.setdefault(cost, []).append(step)
+    # What a step does may depend on those that ran before it, and now some are left out: such steps are taken that it stays the same.
+    for chosen in islice(product(*(_candidates(members, steps) for members in alike.values())), MOST_TRIED):
+        run = sorted(chosen)
+        if costs_of(variant.methods, steps, run) == [costs[step] for step in run]:
+            counts = dict(zip(chosen, map(len, alike.values())))
+            return [Kind(step, counts[step]) for step in run]
+    return every_step
 
 
-def _kinds_between(first: int, end: int, guided: Sequence[bool]) -> list[Kind]:
-    """Steps ``first`` to ``end``, where nothing else begins or ends: the guided ones and the others. Where there are both, a guided one is
-    run with the other that follows it; where none follows, every step is one of its own."""
-    count = sum(guided[first:end])
-    if count in (0, end - first):
-        # A direction that is kept from the next step on is this part's last step's.
-        leads = count and end < len(guided) and not guided[end]
-        return [Kind(end - 1 if leads else first, end - first)]
-    before = next((step for step in range(first, end - 1) if guided[step] and not guided[step + 1]), None)
-    if before is None:
-        return [Kind(step, 1) for step in range(first, end)]
-    return [Kind(before, count), Kind(before + 1, end - first - count)]
+def costs_of(methods: Sequence[Method], steps: int, run: Sequence[int] | None = None) -> list[Hashable] | None:
+    """For each step of a pass of ``steps`` what its cost depends on; None where that is more than is known beforehand. run: the steps that
+    are run, by default all; the list is of these."""
+    costs = [method.schedule(steps, run=run).costs for method in methods]
+    count = steps if run is None else len(run)
+    return None if any(of_one is None for of_one in costs) else [tuple(of_one[at] for of_one in costs) for at in range(count)]
 
 
-def edges_of(methods: Iterable[Any], steps: int) -> tuple[list[int], bool]:
-    """The steps in which something begins or ends, ``steps`` itself among them, and whether steps between them differ all the same."""
-    edges, irregular = {0, steps}, False
-    for method in methods:
-        for fraction in getattr(method, "window", ()):
-            edges.add(first_step(fraction, steps))
-        irregular |= getattr(method, "plan_every", 1) > 1
-        if isinstance(method, TGate):
-            gate = method.gate_step if method.gate_step is not None else max(1, first_step(method.gate, steps))
-            edges |= {gate - 1, gate} if gate < steps else set()
-            irregular |= method.sp_interval > 1 or method.fi_interval > 1
-        elif isinstance(method, GuidanceSkip):
-            edges.add(first_step(method.after, steps))
-            irregular |= method.when != "after" or method.every > 0
-    return sorted(edge for edge in edges if edge <= steps), irregular
+def _candidates(members: Sequence[int], steps: int) -> list[int]:
+    """Steps of one kind that may stand for all: the first, and those where another kind begins or ended."""
+    inside = set(members)
+    at_border = [step for step in members if step + 1 not in inside or step - 1 not in inside]
+    return list(dict.fromkeys([members[0], *at_border]))[:MOST_CANDIDATES]
+
+
+def edges_of(methods: Sequence[Method], steps: int) -> list[int]:
+    """The steps in which something begins or ends, 0 and ``steps`` among them."""
+    edges = {0, steps}.union(*(method.schedule(steps).all_edges for method in methods))
+    return sorted(edge for edge in edges if edge <= steps)
 
 
 class Composer:

@@ -20,7 +20,7 @@ from ..cost.macs import KINDS, Count, count_macs
 from ..settings.model_families import family_of
 from ..settings.presets import PRESETS
 from .architectures import ARCHITECTURES, build_unet
-from .composing import edges_of
+from .composing import costs_of, edges_of
 from .errors import CommandError
 from .inputs import UNetInputs
 from .models import open_pipeline
@@ -103,13 +103,14 @@ def whole_pass(unet: nn.Module, inputs: UNetInputs, variant: Variant, steps: int
 
     Every step of a phase costs the same, unless plans are kept for some: then each is counted. Two rows are a guided picture.
     """
-    edges, irregular = edges_of(variant.methods, steps)
+    edges, costs = edges_of(variant.methods, steps), costs_of(variant.methods, steps)
     rows = Layout.guided(inputs.batch) if inputs.batch % 2 == 0 else None
     phases = []
     with accelerated(unet, *variant.methods, auto=False) as accelerator:
         for first, end in pairwise(edges):
             counts = []
-            for step in range(first, end if irregular else first + 1):
+            alike = costs is not None and len(set(costs[first:end])) == 1
+            for step in range(first, first + 1 if alike else end):
                 accelerator.step(step, steps, rows)
                 counts.append(count_macs(unet, partial(inputs, unet)))
             phases.append(Phase(first, end - 1, counts))

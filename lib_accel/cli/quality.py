@@ -13,6 +13,7 @@ from PIL import Image
 
 from .. import sample
 from ..core.sites import find_unet
+from ..methods.registry import with_settings
 from ..settings.model_families import FAMILIES, family_of
 from ..settings.presets import PRESETS, preset
 from .alternatives import ALTERNATIVES, Fewer, Ngms, parse_alternative
@@ -22,10 +23,9 @@ from .limits import LIMITS
 from .measuring import machine
 from .peers import PEERS
 from .taking_turns import Drawn, draw
-from .variants import METHODS as SETTINGS_OF
 from .variants import Variant, parse_variant
 
-METHODS = {method.__name__: method for method in SETTINGS_OF.values()}
+METHODS = {method.__name__: method for method in with_settings()}
 SHOWN = 5  # pictures per variant in the grid
 EVERYWHERE = ", auto off"
 

@@ -15,24 +15,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from .. import methods as techniques
 from ..api import accelerated
 from ..engine.accelerator import Accelerator
 from ..engine.thresholds import Thresholds
+from ..methods.registry import by_word
 from ..settings.model_families import FAMILIES
 from ..settings.presets import PRESETS, preset
 from .errors import CommandError
 from .peers import PEERS
-from .probes import PROBES
 from .variant_words import read_settings
 
-METHODS = {
-    "agent": techniques.AgentAttention,
-    "merging": techniques.TokenMerging,
-    "downsampling": techniques.TokenDownsampling,
-    "tgate": techniques.TGate,
-    "guidance": techniques.GuidanceSkip,
-}
+METHODS = by_word()
 # Finer than any sampler's steps, so that a fraction falls where it says.
 POSITIONS = 1000
 
@@ -92,11 +85,11 @@ def _fraction(text: str, place: str) -> float:
 def _method(text: str, part: str) -> Any:
     """The settings object that ``part`` (``name`` or ``name:key=value,key=value``) of the variant ``text`` describes."""
     name, _, settings = part.partition(":")
-    made = METHODS.get(name) or PROBES.get(name)
-    if made is None:
-        known = ", ".join(("plain", *PRESETS, *METHODS, *PROBES, *PEERS))
+    if name not in METHODS:
+        known = ", ".join(("plain", *PRESETS, *METHODS, *PEERS))
         raise CommandError(f"variant is {text!r}; {name!r} must be one of {known}.")
+    made = METHODS[name].worded()
     given = read_settings(text, settings, made)
     if "window" in (field.name for field in dataclasses.fields(made)):
         given = {"window": (0.0, 1.0), **given}
-    return made(**given) if name in METHODS else made(**given).method()
+    return made(**given).method()

@@ -20,6 +20,7 @@ class MethodAccount:
         self.tokens_in = 0
         self.tokens_run = 0
         self.reasons: dict[str, set[str]] = {}
+        self.too_small: set[str] = set()
         self.failed: str | None = None
         self.off: str | None = None
         self.idle: str | None = None
@@ -54,6 +55,11 @@ class MethodAccount:
         """The layer's own computation ran at ``site``, because of ``reason`` (a short clause)."""
         self.reasons.setdefault(reason, set()).add(site)
 
+    def is_too_small(self, reason: str, site: str) -> None:
+        """The same, because the method would not pay on so few tokens."""
+        self.stood_down(reason, site)
+        self.too_small.add(site)
+
     @property
     def layers(self) -> set[str]:
         return set().union(*self.effects.values()) if self.effects else set()
@@ -70,6 +76,7 @@ class MethodAccount:
             "tokens_in": self.tokens_in,
             "tokens_run": self.tokens_run,
             "stood_down": {reason: len(sites) for reason, sites in sorted(self.reasons.items())},
+            "too_small": len(self.too_small),
             "failed": self.failed,
             "off": self.off,
             "idle": self.idle,
@@ -94,6 +101,11 @@ class Report:
         return self.data
 
     def __str__(self) -> str:
+        return f"Accel: {'; '.join(self.clauses)}."
+
+    @property
+    def clauses(self) -> list[str]:
+        """What the line is made of."""
         d = self.data
         parts = [_method_clause(m, d) for m in d["methods"]] or ["no method was given"]
         if d["unet_calls"]:
@@ -101,8 +113,7 @@ class Report:
             parts.append(f"{passes}{d['steps']} steps, {d['unet_calls']} U-Net calls in {d['seconds']:.2f} s")
         else:
             parts.append("no U-Net call was seen")
-        parts += d["stood_down"]
-        return "Accel: " + "; ".join(parts) + "."
+        return parts + d["stood_down"]
 
 
 def _method_clause(method: dict[str, Any], whole: dict[str, Any]) -> str:

@@ -22,6 +22,15 @@ def first_step(fraction: float, total: int) -> int:
     return math.ceil(fraction * total - 1e-9)
 
 
+def acts_in(window: Window, index: int, total: int) -> bool:
+    """Whether step ``index`` of ``total`` lies in ``window``, start included and end excluded.
+
+    A window to the end of the pass has no end: hosts that count evaluations go beyond the total.
+    """
+    start, end = window
+    return first_step(start, total) <= index and (index < first_step(end, total) or end >= 1)
+
+
 def waiting_for_prompts(what: str, settled: int, total: int | None) -> str:
     """A clause: ``what`` waits until the prompts stay, from step ``settled`` (from 0) of ``total`` on, and sees them in one such step."""
     never = total is not None and settled + 1 >= total
@@ -50,14 +59,11 @@ class Step:
     new_pass: bool = False
 
     def within(self, window: Window) -> bool:
-        """Whether this step lies in ``window`` = (start, end) in fractions of the pass, start included and end excluded.
-
-        A window to the end of the pass has no end: hosts that count evaluations go beyond the total.
-        """
+        """Whether this step lies in ``window`` = (start, end) in fractions of the pass; see `acts_in`."""
         start, end = window
         if self.total is None:
             return start <= self.fraction and (self.fraction < end or end >= 1)
-        return first_step(start, self.total) <= self.index and (self.index < first_step(end, self.total) or end >= 1)
+        return acts_in(window, self.index, self.total)
 
 
 class StepClock:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import log2
-from typing import Any
 
-from ..methods import TokenDownsampling
-from ..methods.planning import cut_for
-from ..methods.token_merging import merged_parts
+from ..core.method import Method
+from ..core.work import BlockWork, StepWork
 from ..ops.levels import grid_at
+
+# A method and the kinds of it that are at work in a step.
+AtWork = tuple[Method, tuple[str, ...]]
 
 TEXT_TOKENS = 77
 # Multiply-adds of decoding a picture: by latent pixel, and of its one attention layer by pair of latent pixels.
@@ -42,52 +42,37 @@ def decoding_work(h: int, w: int) -> float:
     return DECODING * h * w + DECODING_PAIRS * (h * w) ** 2
 
 
-def row_work(
-    shape: Shape, h: int, w: int, methods: Sequence[Any] = (), least: Mapping[type, int] | None = None, cached_text: bool = False
+def step_work(
+    shape: Shape, h: int, w: int, at_work: Sequence[AtWork] = (), least: Mapping[type, int] | None = None, rows: float = 2.0
 ) -> float:
-    """Multiply-adds of one row of a U-Net call on a latent of ``h`` x ``w`` while ``methods`` (merging, agents, downsampling) act.
+    """Multiply-adds of the U-Net calls of a step on a latent of ``h`` x ``w`` while ``at_work`` act.
 
-    least: tokens from which a method acts, by its class. cached_text: cross-attention comes from a cache.
+    least: tokens from which a method acts at a level, by its class. rows: how many run where nothing is left out, 2 for a guided picture.
     """
-    finest = min(shape.levels)
-    total = float(shape.rest * h * w)
+    step, finest = StepWork(rows), min(shape.levels)
+    for method, kinds in at_work:
+        method.spare_step(step, kinds)
+    total = step.rest * shape.rest * h * w
     for level, (blocks, channels) in shape.levels.items():
         grid = grid_at(h, w, level)
-        acting = [m for m in methods if grid[0] * grid[1] >= (least or {}).get(type(m), 0)]
-        layers, matching = _block_work(grid, level - finest, channels, shape.context, acting, cached_text)
-        shared = any(getattr(m, "plan", "") == "level" for m in acting)
-        total += blocks * layers + matching * (1 if shared else blocks)
-    return total
+        block = BlockWork(grid, level - finest, channels)
+        for method, kinds in at_work:
+            if grid[0] * grid[1] >= (least or {}).get(type(method), 0):
+                method.spare_block(block, kinds)
+        run = blocks * step.blocks.get(level, 1.0)
+        total += run * block_work(block, shape.context) + block.matching * (min(run, 1) if block.shared else run)
+    return step.rows * total
 
 
-def _block_work(
-    grid: tuple[int, int], depth: int, channels: int, context: int, methods: Sequence[Any], cached_text: bool
-) -> tuple[float, float]:
-    """(Multiply-adds of a block's three layers, those of one matching). depth: levels below the finest that has attention."""
-    h, w = grid
-    tokens = {"attn1": h * w, "attn2": h * w, "ff": h * w}
-    keys = agents = None
-    matching = 0.0
-    for method in methods:
-        if isinstance(method, TokenDownsampling):
-            factor = (method.factor, method.deeper_factor)[depth] if depth < 2 else 1
-            keys = -(-h // factor) * -(-w // factor)
-        elif depth <= log2(method.max_downsample):
-            cut = cut_for(h, w, method)
-            for part in merged_parts(method):
-                tokens[part] = h * w - cut.merged
-            if cut.agents_gone is not None and method.merge_attn:
-                agents = h * w - cut.agents_gone
-            if cut.merged or (agents and method.agents == "merge"):
-                stay = (h // method.sy) * (w // method.sx)
-                among = stay if method.matching == "global" else min(stay, (2 * method.radius + 1) ** 2)
-                matching += (h * w - stay) * among * channels / method.plan_every
-    n = tokens["attn1"]
-    if agents is not None:
-        attn1 = channels**2 * (4 * n + agents) + 4 * channels * n * agents
-    else:
-        keys = n if keys is None else keys
-        attn1 = 2 * channels**2 * (n + keys) + 2 * channels * n * keys
-    n = tokens["attn2"]
-    attn2 = 2 * channels * (n * (channels + TEXT_TOKENS) + context * TEXT_TOKENS)
-    return attn1 + (0 if cached_text else attn2) + 12 * channels**2 * tokens["ff"], matching
+def block_work(block: BlockWork, context: int) -> float:
+    """Multiply-adds of the three layers of ``block``. context: width of the text."""
+    tokens, channels = block.tokens, block.channels
+    total, n = 0.0, tokens["attn1"]
+    if n and block.agents is not None:
+        total += channels**2 * (4 * n + block.agents) + 4 * channels * n * block.agents
+    elif n:
+        keys = n if block.keys is None else block.keys
+        total += 2 * channels**2 * (n + keys) + 2 * channels * n * keys
+    if tokens["attn2"]:
+        total += 2 * channels * (tokens["attn2"] * (channels + TEXT_TOKENS) + context * TEXT_TOKENS)
+    return total + 12 * channels**2 * tokens["ff"]

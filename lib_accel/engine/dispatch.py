@@ -57,11 +57,13 @@ def wanted_sites(
             wanted = runner.wants(site, finest)
             if not wanted:
                 continue
-            refusal = (
-                out_of_reach(unet, site) or ("attn1" in wanted and traits.obstacle(site)) or auto.refusal(runner.account.name, site, sample)
-            )
+            obstacle = out_of_reach(unet, site) or ("attn1" in wanted and traits.obstacle(site))
+            if obstacle:
+                runner.account.stood_down(obstacle, site.name)
+                continue
+            refusal = auto.refusal(runner.account.name, site, sample)
             if refusal:
-                runner.account.stood_down(refusal, site.name)
+                runner.account.is_too_small(refusal, site.name)
                 continue
             obstacles = {part: backend.obstacle(site, part, runner.ability) for part in sorted(wanted)}
             for part, obstacle in obstacles.items():

@@ -19,18 +19,17 @@ import torch
 VERSION = 1
 NEVER = 1 << 60
 
-# Tokens (h*w) at a level from which a method saves time there. Processors: `calibrate` measured gains from 256 tokens on (see
-# benchmarks); below 1024 they are a few per cent of a picture whose tokens are few already. GPUs with fused
-# kernels: from published timings of merging beside such kernels (nothing at 64x64, 10 % at 96x96), with matching shared by a level.
-# Unfused kernels hold whole attention maps: fewer tokens pay at once.
-BUILT_IN: dict[str, dict[str, int]] = {
-    "cpu": {"TokenMerging": 1024, "AgentAttention": 1024, "TokenDownsampling": 1024},
-    "gpu": {"TokenMerging": 6400, "AgentAttention": 6400, "TokenDownsampling": 4096},
-    "gpu unfused": {"TokenMerging": 2304, "AgentAttention": 2304, "TokenDownsampling": 1024},
-}
+# Tokens (h*w) at a level from which a method saves time there, by kind of device and method: what methods declare. Processors: `calibrate`
+# measured gains from 256 tokens on (see benchmarks); below 1024 they are a few per cent of a picture whose tokens are few already.
+# GPUs with fused kernels: from published timings of merging beside such kernels (nothing at 64x64, 10 % at 96x96), with matching shared by
+# a level. Unfused kernels hold whole attention maps: fewer tokens pay at once.
+BUILT_IN: dict[str, dict[str, int]] = {"cpu": {}, "gpu": {}, "gpu unfused": {}}
 
-# How a clause begins that says so.
-NOT_WORTH_IT = "not worth it"
+
+def declare_least(method: str, least: Mapping[str, int] | None) -> None:
+    """From how many tokens on ``method`` pays, by kind of device (see `BUILT_IN`); None: at every size."""
+    for kind, tokens in (least or {}).items():
+        BUILT_IN[kind][method] = tokens
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class Thresholds:
         least = self.least.get(method, 0)
         if tokens >= least:
             return None
-        return f"{NOT_WORTH_IT} on {tokens} tokens" + ("" if least >= NEVER else f", from {least} on")
+        return f"not worth it on {tokens} tokens" + ("" if least >= NEVER else f", from {least} on")
 
     def as_dict(self) -> dict[str, Any]:
         """What decides, ready for JSON; `Thresholds(**as_dict())` decides the same again."""
@@ -64,7 +63,7 @@ def thresholds_for(device: torch.device, fused: bool = True) -> tuple[Thresholds
     own, complaint = read_own(device) if fused else (None, None)
     if own is not None:
         return Thresholds(own, "calibrated on this machine"), None
-    return Thresholds(BUILT_IN[kind], f"built in for {kind}"), complaint
+    return Thresholds(dict(BUILT_IN[kind]), f"built in for {kind}"), complaint
 
 
 def device_name(device: torch.device) -> str:

@@ -5,21 +5,24 @@ Source: Agent Attention: On the Integration of Softmax and Linear Attention (Han
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
 from ..backends.known import PLAIN
 from ..core.fields import check, setting
+from ..core.method import TOKENS, WHOLE_PASS, Declaration, HiresSetting, Kind, Method, Schedule
 from ..core.schedule import Window
 from ..core.sites import Site
+from ..core.work import BlockWork
 from ..engine.contract import LayerAtWork, UNetCall
 from ..ops.agents import agent_attention
-from .token_merging import MERGE_HINT, MergingRunner, shared
+from .token_merging import LEAST, MERGE_HINT, RARE, MergingRunner, shared, spare_merged
 
 
 @dataclass(frozen=True)
-class AgentAttention:
+class AgentAttention(Method):
     """Settings of agent attention. SettingError when one is out of range.
 
     Tokens are merged as by `TokenMerging` (see there for ratio, sx, sy, max_downsample, use_rand, merge_*, matching, radius, plan,
@@ -38,6 +41,23 @@ class AgentAttention:
     precision.
     window: (start, end) in fractions of the pass. Published: the first 40 %.
     """
+
+    declaration = Declaration(
+        acts_on=TOKENS,
+        kinds=(Kind("agents", "agents", "#d98b3a"),),
+        group="agents",
+        title="Agents",
+        hint="on: self-attention through few agent tokens",
+        rare=(*RARE, "agents", "k_scale2", "k_shortcut", "attn_precision"),
+        # Agents merge tokens themselves and replace self-attention.
+        displaces=True,
+        hires=HiresSetting(
+            "agents", setting(False, "flag", "Use agents", "on: faster, may move what the first pass laid out"), lambda on: {"on": on}
+        ),
+        least=LEAST,
+        least_hint="agents are used",
+        word="agent",
+    )
 
     ratio: float = setting(0.4, "number", "Merging ratio", MERGE_HINT, 0, 1)
     agent_ratio: float = setting(0.95, "number", "Agent ratio", "higher: fewer agents, faster, coarser layout", 0, 1)
@@ -63,6 +83,16 @@ class AgentAttention:
 
     def runner(self) -> AgentRunner:
         return AgentRunner(self)
+
+    def schedule(self, steps: int, *given: Any, **named: Any) -> Schedule:
+        return replace(super().schedule(steps, *given, **named), even=self.plan_every == 1)
+
+    @classmethod
+    def example(cls) -> AgentAttention:
+        return cls(max_downsample=8, window=WHOLE_PASS)
+
+    def spare_block(self, work: BlockWork, kinds: tuple[str, ...]) -> None:
+        spare_merged(self, work)
 
 
 class AgentRunner(MergingRunner):

@@ -6,17 +6,20 @@ Sources: Adaptive Guidance (Castillo et al., arXiv 2312.12487); Applying Guidanc
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from ..core.fields import SettingError, check, setting
+from ..core.method import ROWS, Declaration, Kind, Method, Schedule
 from ..core.noise import Noise
 from ..core.row_history import RowHistory
 from ..core.rows import GUIDANCE_KEPT, Layout, Row, RowPlan, without_guidance
 from ..core.schedule import first_step, waiting_for_prompts
+from ..core.work import StepWork
 from ..engine.contract import Moment, Runner
 
 # Why a whole job was guided.
@@ -28,7 +31,7 @@ IDLE = {
 
 
 @dataclass(frozen=True)
-class GuidanceSkip:
+class GuidanceSkip(Method):
     """Settings of guidance skipping. SettingError when one is out of range.
 
     when: ``similar`` skips once the noise predicted with and without the prompt points the same way, for good; ``after`` from a fraction of
@@ -48,6 +51,23 @@ class GuidanceSkip:
     Both say nothing of other prompts: where a host tells that prompts change, they are those of the prompts that stay.
     """
 
+    declaration = Declaration(
+        acts_on=ROWS,
+        kinds=(
+            Kind("unguided", "no negative prompt", "#c0587e", line=True),
+            Kind("kept", "guidance direction kept", "#d9a0b5", line=True),
+        ),
+        later="guidance is skipped when it matters little",
+        group="guidance",
+        title="Guidance skip",
+        hint="on: the negative prompt is left out where it matters little",
+        settings=("when", "threshold", "after", "sigma_low", "sigma_high", "reuse", "every"),
+        at_scale_one=lambda: GuidanceSkip(when="after", after=1.0),
+        known_rows=True,
+        sigma=lambda config: config.when == "outside",
+        check_steps=(2, 2),
+    )
+
     when: str = setting(
         "similar",
         "choice",
@@ -65,8 +85,16 @@ class GuidanceSkip:
 
     def __post_init__(self) -> None:
         check(self)
-        if self.when == "outside" and self.sigma_low >= self.sigma_high:
-            raise SettingError(f"GuidanceSkip.sigma_low is {self.sigma_low!r}; it must be below sigma_high, {self.sigma_high!r}.")
+        wrong = self.disagreement(vars(self), "GuidanceSkip.")
+        if wrong:
+            raise SettingError(wrong)
+
+    @classmethod
+    def disagreement(cls, values: Mapping[str, Any], prefix: str) -> str | None:
+        low, high = values["sigma_low"], values["sigma_high"]
+        if values["when"] != "outside" or low < high:
+            return None
+        return f"{prefix}sigma_low is {low:g} and {prefix}sigma_high is {high:g}; the first must be below the second."
 
     def runner(self) -> GuidanceSkipRunner:
         return GuidanceSkipRunner(self)
@@ -85,6 +113,30 @@ class GuidanceSkip:
             guided.append(step < start or self.looks_up(step, last))
             last = step if guided[-1] else last
         return guided
+
+    def schedule(self, steps: int, scale: float | None = None, sampler: str = "", run: Sequence[int] | None = None) -> Schedule:
+        told = list(range(steps) if run is None else run)
+        if scale == 1:
+            return Schedule((("unguided",),) * len(told))
+        if self.when != "after":
+            return Schedule(((),) * len(told), even=False, later=True)
+        guided = self.guided_steps(steps, told)
+        # Without a guided step before there is no direction to keep.
+        otherwise = ("kept" if self.reuse and guided and guided[0] else "unguided",)
+        edge = first_step(self.after, steps)
+        return Schedule(tuple(() if now else otherwise for now in guided), edges=frozenset({edge}))
+
+    def spare_step(self, work: StepWork, kinds: tuple[str, ...]) -> None:
+        if kinds:
+            work.rows = min(work.rows, 1)
+
+    def without_fixed_steps(self) -> GuidanceSkip:
+        """No step is known to be behind a part of them; at guidance scale 1 all are unguided all the same."""
+        return replace(self, after=1.0) if self.when == "after" else self
+
+    @classmethod
+    def example(cls) -> GuidanceSkip:
+        return cls(when="after", after=0.5)
 
 
 class GuidanceSkipRunner(Runner):

@@ -12,6 +12,7 @@ from ..core.sites import Site
 from ..engine.contract import UNetCall
 from ..ops.agents import agents_pay
 from ..ops.downsampling import GridPool
+from ..ops.local_matching import KeptTensors
 from ..ops.matching import match_tokens, random_offsets
 from ..ops.merging import MergePlan
 
@@ -70,10 +71,12 @@ class Planner:
         self.settings = settings
         self._kept = RowStore()
         self._made_at: dict[Any, int] = {}
+        self._near = KeptTensors()
 
     def reset(self) -> None:
         self._kept.clear()
         self._made_at.clear()
+        self._near.clear()
 
     def plan_for(self, call: UNetCall, site: Site) -> Plan | None:
         """The plan made for ``site`` in this call, if any."""
@@ -117,7 +120,7 @@ class Planner:
     def _match(self, call: UNetCall, site: Site, x: torch.Tensor, cuts: list[int]) -> torch.Tensor:
         s, (h, w) = self.settings, call.grids[site]
         offsets = random_offsets(h, w, s.sx, s.sy, call.step.index, site.level) if s.use_rand else None
-        match = match_tokens(x, h, w, s.sx, s.sy, offsets, s.radius if s.matching == "local" else None)
+        match = match_tokens(x, h, w, s.sx, s.sy, offsets, s.radius if s.matching == "local" else None, self._near)
         return torch.stack([match.slots(gone) for gone in cuts], 1)
 
     def _earlier(self, call: UNetCall, key: Any) -> torch.Tensor | None:

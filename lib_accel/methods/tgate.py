@@ -5,27 +5,33 @@ Source: Faster Diffusion Through Temporal Attention Decomposition (Liu et al., a
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
 from ..backends.known import SERVED
 from ..core.fields import SettingError, check, setting
+from ..core.method import ROWS, Declaration, HiresSetting, Kind, Method, Schedule
 from ..core.rows import GUIDANCE_KEPT, Row, RowPlan, without_guidance
 from ..core.schedule import Step, first_step, waiting_for_prompts
 from ..core.sites import Site
+from ..core.work import BlockWork, StepWork
 from ..engine.contract import LayerAtWork, Moment, Runner, UNetCall
 from .layer_cache import LayerCache
 
 BEFORE, AT_GATE, AFTER = "before", "at the gate", "after"
 
-# Told from a user's own 0.4 by identity.
-DEFAULT_GATE = float("0.4")
+
+class DefaultGate(float):
+    """A gate that nobody chose: it gives way to a gate step. Copies and pickles are still one."""
+
+
+DEFAULT_GATE = DefaultGate(0.4)
 
 
 @dataclass(frozen=True)
-class TGate:
+class TGate(Method):
     """Settings of T-GATE. SettingError when one is out of range, or when the gate is given twice.
 
     gate: fraction of the pass before the gate, above 0 and up to 1 (never). Lower: faster, more of the prompt's late detail is lost.
@@ -38,6 +44,26 @@ class TGate:
     offload: caches lie in main memory: slower, for GPUs that are short of it. About 22 MiB per picture at 512x512 for SD1.5 in half
     precision, 200 MiB at 1024x1024 for SDXL.
     """
+
+    declaration = Declaration(
+        acts_on=ROWS,
+        kinds=(
+            Kind("gated", "cross-attention cached", "#8a4f9d", line=True),
+            Kind("unguided", "no negative prompt", "#c0587e", line=True),
+        ),
+        group="tgate",
+        title="T-GATE",
+        hint="on: after the gate no negative prompt, and cross-attention from a cache",
+        settings=("gate", "drop_guidance", "cache", "after_gate"),
+        rare=("cache", "after_gate"),
+        hires=HiresSetting(
+            "gate",
+            setting(1.0, "number", "Gate", "T-GATE's; lower: faster, less of the prompt's detail; 1: none", 0.01, 1),
+            lambda gate: {"on": gate < 1, "gate": gate},
+        ),
+        known_rows=True,
+        check_steps=(2, 3),
+    )
 
     gate: float | None = setting(
         DEFAULT_GATE, "number", "Gate", "lower: faster, less of the prompt's detail", 0, 1, above_low=True, optional=True
@@ -53,15 +79,53 @@ class TGate:
 
     def __post_init__(self) -> None:
         if self.gate_step is not None:
-            if self.gate is not None and self.gate is not DEFAULT_GATE:
+            if self.gate is not None and not isinstance(self.gate, DefaultGate):
                 raise SettingError(f"TGate.gate is {self.gate!r} and TGate.gate_step is {self.gate_step!r}; give one of them.")
             object.__setattr__(self, "gate", None)
         elif self.gate is None:
             object.__setattr__(self, "gate", DEFAULT_GATE)
+        gate = self.gate
         check(self)
+        if isinstance(gate, DefaultGate):
+            object.__setattr__(self, "gate", gate)
 
     def runner(self) -> TGateRunner:
         return TGateRunner(self)
+
+    def gate_of(self, steps: int | None) -> int | None:
+        """The first step behind the gate in a pass of ``steps`` (None: unknown); None: there is none, or nobody knows it."""
+        if self.gate_step is None and (steps is None or self.gate >= 1):
+            return None
+        gate = self.gate_step if self.gate_step is not None else max(1, first_step(self.gate, steps))
+        return None if steps is not None and gate >= steps else gate
+
+    def schedule(self, steps: int, scale: float | None = None, sampler: str = "", run: Sequence[int] | None = None) -> Schedule:
+        gate = self.gate_of(steps)
+        told = list(range(steps) if run is None else run)
+        if gate is None:
+            return Schedule(((),) * len(told), even=self.sp_interval == 1)
+        behind = ("gated", "unguided") if self.drop_guidance else ("gated",)
+        kinds = tuple(behind if step >= gate else () for step in told)
+        keeps = tuple(step == gate - 1 for step in told)
+        return Schedule(kinds, keeps, self.sp_interval == self.fi_interval == 1, frozenset({gate - 1, gate}))
+
+    def spare_step(self, work: StepWork, kinds: tuple[str, ...]) -> None:
+        if "unguided" in kinds:
+            work.rows = min(work.rows, 1)
+
+    def spare_block(self, work: BlockWork, kinds: tuple[str, ...]) -> None:
+        if "gated" in kinds:
+            work.tokens["attn2"] = 0
+
+    def without_fixed_steps(self) -> None:
+        """No step is known to be the gate's."""
+
+    def sparing_memory(self) -> TGate:
+        return replace(self, offload=True)
+
+    @classmethod
+    def example(cls) -> TGate:
+        return cls(gate_step=1)
 
 
 def self_attention_action(index: int, where: str, sp_interval: int, fi_interval: int, warm_up: int) -> str:
@@ -94,7 +158,7 @@ class TGateRunner(Runner):
         self._kept_at: int | None = None
         self._where = BEFORE
         self._index = 0
-        self._passed = False
+        self._passed = self._ends_at_gate = False
 
     def reset(self) -> None:
         self.end_pass()
@@ -106,7 +170,10 @@ class TGateRunner(Runner):
 
     def begin_step(self, moment: Moment) -> None:
         self.account.keeps(self._caches.nbytes)
+        s = self.config
         self._index, self._where = moment.step.index, self._place(moment)
+        total = moment.step.total
+        self._ends_at_gate = total is not None and self._index == total - 1 and (s.gate_step == total if s.gate_step else s.gate >= 1)
         self._passed |= self._where == AFTER
         self.account.is_idle(None if self._passed else "no step came after the gate")
 
@@ -181,6 +248,9 @@ class TGateRunner(Runner):
 
     def _self_action(self) -> str:
         s = self.config
+        if self._ends_at_gate:
+            # As published: the step before a gate computes, also where nothing comes behind it.
+            return "compute"
         return self_attention_action(self._index, self._where, s.sp_interval, s.fi_interval, s.warm_up)
 
     def _action(self, layer: LayerAtWork) -> str:

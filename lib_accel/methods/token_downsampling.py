@@ -11,14 +11,16 @@ import torch
 
 from ..backends.known import KEYS
 from ..core.fields import check, setting
+from ..core.method import TOKENS, Declaration, HiresSetting, Kind, Method
 from ..core.schedule import Window
 from ..core.sites import Site
+from ..core.work import BlockWork
 from ..engine.contract import LayerAtWork, Runner, UNetCall
 from ..ops.downsampling import downsample_grid
 
 
 @dataclass(frozen=True)
-class TokenDownsampling:
+class TokenDownsampling(Method):
     """Settings of token downsampling. SettingError when one is out of range.
 
     No matching and no unmerging: queries stay whole, keys and values of self-attention come from a coarser grid, through the layer's
@@ -28,6 +30,21 @@ class TokenDownsampling:
     deeper_factor: one level below that, 1 (off) to 8.
     window: (start, end) in fractions of the pass.
     """
+
+    declaration = Declaration(
+        acts_on=TOKENS,
+        kinds=(Kind("downsampling", "downsampled", "#5b9bd5"),),
+        group="downsampling",
+        title="Downsampling",
+        hint="on: every token asks, fewer answer",
+        hires=HiresSetting(
+            "downsampling_factor",
+            setting(1, "integer", "Downsampling factor", "higher: faster, less detail; 1: none", 1, 8),
+            lambda factor: {"on": factor > 1, "factor": factor, "start": 0.0, "end": 1.0},
+        ),
+        least={"cpu": 1024, "gpu": 4096, "gpu unfused": 1024},
+        least_hint="keys are downsampled",
+    )
 
     factor: int = setting(2, "integer", "Downsampling factor", "higher: faster, less detail", 1, 8)
     deeper_factor: int = setting(1, "integer", "Deeper factor", "higher: a little faster, less structure", 1, 8)
@@ -39,6 +56,18 @@ class TokenDownsampling:
     def runner(self) -> DownsamplingRunner:
         return DownsamplingRunner(self)
 
+    def factor_at(self, depth: int) -> int:
+        """The factor ``depth`` levels below the finest that has attention."""
+        return (self.factor, self.deeper_factor)[depth] if depth < 2 else 1
+
+    @classmethod
+    def example(cls) -> TokenDownsampling:
+        return cls(deeper_factor=2)
+
+    def spare_block(self, work: BlockWork, kinds: tuple[str, ...]) -> None:
+        (h, w), factor = work.grid, self.factor_at(work.depth)
+        work.keys = -(-h // factor) * -(-w // factor)
+
 
 class DownsamplingRunner(Runner):
     """Token downsampling at work."""
@@ -47,20 +76,16 @@ class DownsamplingRunner(Runner):
     ability = KEYS
 
     def wants(self, site: Site, finest: int) -> frozenset[str]:
-        return self.computes if self._factor(site.level - finest) > 1 else frozenset()
+        return self.computes if self.config.factor_at(site.level - finest) > 1 else frozenset()
 
     def compute(self, call: UNetCall, site: Site, layer: LayerAtWork) -> torch.Tensor | None:
         if layer.part not in self.computes:
             return None
         h, w = call.grids[site]
-        keys = downsample_grid(layer.tokens, h, w, self._factor(site.level - call.finest))
+        keys = downsample_grid(layer.tokens, h, w, self.config.factor_at(site.level - call.finest))
         if keys.shape[1] == layer.tokens.shape[1]:
             self.account.stood_down(f"nothing to leave out on a {h}x{w} grid", site.name)
             return None
         out = layer.own(layer.x, keys)
         self.account.acted("downsampling", site.name)
         return out
-
-    def _factor(self, depth: int) -> int:
-        """The factor ``depth`` levels below the finest that has attention."""
-        return (self.config.factor, self.config.deeper_factor)[depth] if depth < 2 else 1

@@ -5,20 +5,25 @@ Source: Token Merging for Fast Stable Diffusion (Bolya and Hoffman, arXiv 2303.1
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log2
 from typing import Any
 
 import torch
 
 from ..core.fields import check, setting
+from ..core.method import TOKENS, Declaration, HiresSetting, Kind, Method, Schedule
 from ..core.schedule import Window
 from ..core.sites import Site
+from ..core.work import BlockWork
 from ..engine.contract import Runner, UNetCall
 from ..ops.merging import MergePlan
-from .planning import Planner
+from .planning import Planner, cut_for
 
 MERGE_HINT = "higher: faster, less detail"
+# From how many tokens on merging pays, and the settings that are rarely changed; agent attention's too.
+LEAST = {"cpu": 1024, "gpu": 6400, "gpu unfused": 2304}
+RARE = ("max_downsample", "use_rand", "merge_attn", "merge_crossattn", "merge_mlp", "radius", "plan", "plan_every")
 # Settings that agent attention has, too: described once.
 _SHARED = {
     "max_downsample": lambda: setting(1, "choice", "Deepest level", "higher: also coarser levels, less detail", choices=(1, 2, 4, 8)),
@@ -39,7 +44,7 @@ def shared(name: str) -> Any:
 
 
 @dataclass(frozen=True)
-class TokenMerging:
+class TokenMerging(Method):
     """Settings of token merging. SettingError when one is out of range.
 
     ratio: fraction of tokens removed, 0 (off) to 1; clipped to what is not a destination, 1 - 1/(sx*sy) of a grid that divides.
@@ -53,6 +58,22 @@ class TokenMerging:
     plan_every: steps that a plan is kept for, from 1.
     window: (start, end) in fractions of the pass.
     """
+
+    declaration = Declaration(
+        acts_on=TOKENS,
+        kinds=(Kind("merging", "merged", "#4f9d69"),),
+        group="merging",
+        title="Merging",
+        hint="on: similar tokens share their attention",
+        rare=RARE,
+        hires=HiresSetting(
+            "merging_ratio",
+            setting(0.5, "number", "Merging ratio", "higher: faster, less detail; 0: none", 0, 1),
+            lambda ratio: {"on": ratio > 0, "ratio": ratio, "start": 0.0, "end": 1.0},
+        ),
+        least=LEAST,
+        least_hint="tokens are merged",
+    )
 
     ratio: float = setting(0.5, "number", "Merging ratio", MERGE_HINT, 0, 1)
     sx: int = setting(2, "integer", "Cell width", "larger: fewer tokens must stay", 1, 64)
@@ -74,11 +95,38 @@ class TokenMerging:
     def runner(self) -> MergingRunner:
         return MergingRunner(self)
 
+    def schedule(self, steps: int, *given: Any, **named: Any) -> Schedule:
+        return replace(super().schedule(steps, *given, **named), even=self.plan_every == 1)
+
+    @classmethod
+    def example(cls) -> TokenMerging:
+        return cls(max_downsample=8)
+
+    def spare_block(self, work: BlockWork, kinds: tuple[str, ...]) -> None:
+        spare_merged(self, work)
+
 
 def merged_parts(config: object) -> frozenset[str]:
     """The parts of a block that ``config`` (merge_attn, merge_crossattn, merge_mlp) runs on merged tokens."""
     switches = {"attn1": config.merge_attn, "attn2": config.merge_crossattn, "ff": config.merge_mlp}
     return frozenset(part for part, on in switches.items() if on)
+
+
+def spare_merged(config: Any, work: BlockWork) -> None:
+    """Take from ``work`` what ``config`` (merging or agents) spares there."""
+    if work.depth > log2(config.max_downsample):
+        return
+    h, w = work.grid
+    cut = cut_for(h, w, config)
+    work.tokens |= dict.fromkeys(merged_parts(config), h * w - cut.merged)
+    forms_agents = cut.agents_gone is not None and config.merge_attn
+    if forms_agents:
+        work.agents = h * w - cut.agents_gone
+    if cut.merged or (forms_agents and config.agents == "merge"):
+        stay = (h // config.sy) * (w // config.sx)
+        among = stay if config.matching == "global" else min(stay, (2 * config.radius + 1) ** 2)
+        work.matching += (h * w - stay) * among * work.channels / config.plan_every
+        work.shared |= config.plan == "level"
 
 
 class MergingRunner(Runner):

@@ -2,12 +2,40 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable, Hashable
 
 import torch
 
 # Sources compared at a time: what a processor's cache holds of them.
 _CHUNK = 2048
+# Bytes that one method keeps of `near_destinations`. A table for 64x64 tokens and radius 1 has 221 kB, one for 128x128 and radius 16 has
+# 107 MB.
+MOST_BYTES = 32 << 20
+
+
+class KeptTensors:
+    """Tensors that are worked out once and used again, ``most`` bytes of them; the oldest go first."""
+
+    def __init__(self, most: int = MOST_BYTES) -> None:
+        self._most, self._kept = most, {}
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self._kept.values())
+
+    def get(self, key: Hashable, make: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """The tensor kept for ``key``, or what ``make`` makes, which is kept if it fits."""
+        if key in self._kept:
+            return self._kept[key]
+        made = make()
+        if made.nbytes <= self._most:
+            while self.nbytes + made.nbytes > self._most:
+                del self._kept[next(iter(self._kept))]
+            self._kept[key] = made
+        return made
+
+    def clear(self) -> None:
+        self._kept.clear()
 
 
 def near_destinations(h: int, w: int, sx: int, sy: int, radius: int, cells: torch.Tensor, sources: torch.Tensor) -> torch.Tensor:
@@ -24,7 +52,6 @@ def near_destinations(h: int, w: int, sx: int, sy: int, radius: int, cells: torc
     return cells[torch.stack(around)]
 
 
-@lru_cache(maxsize=64)
 def regular_near_destinations(h: int, w: int, sx: int, sy: int, radius: int, device) -> torch.Tensor:
     """`near_destinations` of top-left destinations, on ``device``."""
     with torch.inference_mode(False):

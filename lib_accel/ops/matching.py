@@ -13,7 +13,7 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 
-from .local_matching import best_near, near_destinations, regular_near_destinations
+from .local_matching import KeptTensors, best_near, near_destinations, regular_near_destinations
 from .precision import without_autocast
 
 _SCORE_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}
@@ -76,11 +76,19 @@ def random_offsets(h: int, w: int, sx: int, sy: int, step: int, level: int) -> t
 
 
 def match_tokens(
-    x: torch.Tensor, h: int, w: int, sx: int, sy: int, offsets: torch.Tensor | None = None, radius: int | None = None
+    x: torch.Tensor,
+    h: int,
+    w: int,
+    sx: int,
+    sy: int,
+    offsets: torch.Tensor | None = None,
+    radius: int | None = None,
+    kept: KeptTensors | None = None,
 ) -> Match | None:
     """Match the tokens of ``x`` [B, h*w, C] by cosine similarity. None when the grid is smaller than one cell or all are destinations.
 
-    radius: compare a source with the destinations at most so many cells away (from 1); None compares it with all.
+    radius: compare a source with the destinations at most so many cells away (from 1); None compares it with all. kept: where
+    tables of neighbours are kept from one matching to the next.
     The similarity is taken in float32 (float64 for float64 input) whatever the dtype of ``x``; an all-zero token is similar to nothing.
     """
     tokens = x.shape[1]
@@ -96,7 +104,7 @@ def match_tokens(
         if radius is None:
             best_scores, best = _best_match(metric, sources, metric[:, destinations].transpose(1, 2))
         else:
-            best_scores, best = best_near(metric, sources, destinations, _near(h, w, sx, sy, radius, offsets, x.device))
+            best_scores, best = best_near(metric, sources, destinations, _near(h, w, sx, sy, radius, offsets, x.device, kept))
     order = best_scores.sort(dim=1, descending=True, stable=True).indices
     return Match(tokens, destinations, sources, best, order)
 
@@ -109,10 +117,13 @@ def _split(h: int, w: int, sx: int, sy: int, offsets, device) -> tuple[torch.Ten
     return destinations.to(device), is_source.nonzero().flatten().to(device)
 
 
-def _near(h: int, w: int, sx: int, sy: int, radius: int, offsets: torch.Tensor | None, device: torch.device) -> torch.Tensor:
+def _near(
+    h: int, w: int, sx: int, sy: int, radius: int, offsets: torch.Tensor | None, device: torch.device, kept: KeptTensors | None
+) -> torch.Tensor:
     """[K, S] indices of the destinations near each source, on ``device``. Sources are split anew: fetching them stalls a GPU."""
     if offsets is None:
-        return regular_near_destinations(h, w, sx, sy, radius, device)
+        key = (h, w, sx, sy, radius, device)
+        return (kept or KeptTensors(0)).get(key, lambda: regular_near_destinations(*key))
     cells = _cell_positions(h, w, sx, sy, offsets).argsort().argsort()
     return near_destinations(h, w, sx, sy, radius, cells, _split(h, w, sx, sy, offsets, "cpu")[1]).to(device)
 

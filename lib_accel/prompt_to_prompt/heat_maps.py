@@ -13,6 +13,7 @@ import torch
 
 from ..backends.known import PLAIN
 from ..core.fields import SettingError, check, setting
+from ..core.method import TOKENS, Declaration, Kind, Method
 from ..core.sites import Site
 from ..engine.contract import LayerAtWork, Moment, Runner, UNetCall
 from ..ops.attention_edits import attend
@@ -24,7 +25,7 @@ from .tokens import PromptTokens
 
 
 @dataclass(frozen=True)
-class HeatMaps:
+class HeatMaps(Method):
     """Settings of watching. SettingError when one cannot be.
 
     tokens: the prompts' tokens, one for every picture of the batch, or one for all; see `prompt_edit.text.tokens_for`.
@@ -32,6 +33,8 @@ class HeatMaps:
     coarsest.
     every_step: the maps of each layer and step are kept, too (`MapSums.by_step`): more memory, 0.3 MB for each at 32x32 tokens.
     """
+
+    declaration = Declaration(acts_on=TOKENS, kinds=(Kind("watched", "words watched", "#8aa1a8"),), watches=True)
 
     tokens: tuple[PromptTokens, ...]
     layers: str = setting("1024", "text", "Watched layers", "finer ones too: sharper, slower")
@@ -47,6 +50,12 @@ class HeatMaps:
 
     def runner(self) -> HeatRunner:
         return HeatRunner(self)
+
+    @classmethod
+    def example(cls) -> HeatMaps:
+        from .probe import SOURCE, streams
+
+        return cls(tuple(streams(SOURCE)))
 
 
 class HeatRunner(Runner):

@@ -6,16 +6,19 @@ self-attention (MasaCtrl, Cao et al., arXiv 2304.08465).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..core.fields import SettingError, check, setting
-from ..core.schedule import Window
+from ..core.method import TOKENS, Declaration, Kind, Method, Schedule
+from ..core.rows import Layout, Row
+from ..core.schedule import Step, Window
 from .edits import Mixing
 from .layers import Layers
 from .local_blend import AlignedBlend
 from .tokens import PromptTokens
-from .windows import RULES, window_of
+from .windows import RULES, acts, window_of
 
 if TYPE_CHECKING:
     from .runner import PromptToPromptRunner
@@ -45,7 +48,7 @@ class ImageEdit:
 
 
 @dataclass(frozen=True, eq=False)
-class PromptToPrompt:
+class PromptToPrompt(Method):
     """Settings of an edited batch. SettingError when one cannot be.
 
     Only rows with role ``cond`` of the edited pictures change; sources, unconditional rows and other pictures stay as they are. An
@@ -60,6 +63,13 @@ class PromptToPrompt:
     tokens: prompts by image; with them the maps of all words are kept for `Accelerator.heat_maps`, as edited. every_step: each layer's and
     step's, too.
     """
+
+    declaration = Declaration(
+        acts_on=TOKENS,
+        kinds=(Kind("edited", "attention of the source", "#4a90a4"),),
+        word="edit",
+        check_rows=Layout([Row("cond", 0), Row("cond", 1)]),
+    )
 
     edits: tuple[ImageEdit, ...]
     blend: AlignedBlend | None = None
@@ -90,3 +100,28 @@ class PromptToPrompt:
         from .runner import PromptToPromptRunner
 
         return PromptToPromptRunner(self)
+
+    def schedule(self, steps: int, scale: float | None = None, sampler: str = "", run: Sequence[int] | None = None) -> Schedule:
+        told = [Step(index, steps, index / steps, "schedule") for index in (range(steps) if run is None else run)]
+        at_work = tuple((self.edits_text(step), self.edits_self(step)) for step in told)
+        return Schedule(tuple(("edited",) if any(parts) else () for parts in at_work), at_work)
+
+    def edits_text(self, step: Step) -> bool:
+        """Whether any cross-attention is edited at ``step``."""
+        mixings = (mixing for edit in self.edits for mixing in edit.mixings)
+        return any(mixing is not None and mixing.edits_at(step, self.window_rule) for mixing in mixings)
+
+    def edits_self(self, step: Step, edit: ImageEdit | None = None) -> bool:
+        """Whether self-attention is taken from the source at ``step``: of ``edit``'s picture, or of any."""
+        edits = self.edits if edit is None else (edit,)
+        return self.self_source is not None and any(acts(one.self_replace, step, self.window_rule, cross=False) for one in edits)
+
+    @classmethod
+    def example(cls) -> PromptToPrompt:
+        return cls.worded()(cross_replace=1.0, self_replace=1.0, self_layers="all").method()
+
+    @classmethod
+    def worded(cls) -> type:
+        from .probe import EditProbe
+
+        return EditProbe

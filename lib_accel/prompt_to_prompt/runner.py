@@ -16,7 +16,6 @@ from .local_blend import blended
 from .maps import MapSums
 from .method import ImageEdit, PromptToPrompt
 from .source_rows import Heads, SourceRows
-from .windows import acts
 from .word_watch import WordWatch
 
 NO_STEP = "nothing edited: no step is in a window of an edit"
@@ -86,13 +85,9 @@ class PromptToPromptRunner(Runner):
         self._words.clear()
 
     def begin_step(self, moment: Moment) -> None:
-        rule = self.config.window_rule
         self.end_pass()
         self._moment = moment
-        self._text_now = any(
-            mixing is not None and mixing.edits_at(moment.step, rule) for edit in self.config.edits for mixing in edit.mixings
-        )
-        self._self_now = any(self._edits_self(edit) for edit in self.config.edits)
+        self._text_now, self._self_now = self.config.edits_text(moment.step), self.config.edits_self(moment.step)
         self._tell_idle(moment)
 
     def begin_call(self, moment: Moment) -> None:
@@ -129,7 +124,7 @@ class PromptToPromptRunner(Runner):
         edited = {
             index: edit
             for index, row in enumerate(call.rows)
-            if row.role == "cond" and (edit := self._edits.get(row.image)) is not None and self._edits_self(edit)
+            if row.role == "cond" and (edit := self._edits.get(row.image)) is not None and self.config.edits_self(self._moment.step, edit)
         }
         waited_for = self._sources.waited_for(call.rows)
         if not edited and not waited_for:
@@ -220,10 +215,6 @@ class PromptToPromptRunner(Runner):
             self.account.note(f"no local blend: its start {blend.start:g} is behind the last of {total} steps")
 
     # -- this step ----------------------------------------------------------------------------------------------------------
-
-    def _edits_self(self, edit: ImageEdit) -> bool:
-        rule = self.config.window_rule
-        return self.config.self_source is not None and acts(edit.self_replace, self._moment.step, rule, cross=False)
 
     def _tokens_at(self, site: Site) -> int | None:
         if self._latents is None:

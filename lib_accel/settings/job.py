@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ..core.fields import SettingError
 from ..core.schedule import Window
+from ..engine.thresholds import Thresholds
+from ..methods.registry import with_least
 from .model_families import FAMILIES
 from .presets import PRESETS, preset
-from .schema import GROUPS, KNOBS, METHOD_GROUPS, WINDOWED_GROUPS, knob_named
+from .schema import GROUPS, KNOBS, METHOD_GROUPS, Group, knob_named
 
 CUSTOM = "custom"
-# A preset of this beginning is a sentence about settings that could not be read (from PNG info, say).
-REFUSED = "refused: "
 
 # Preset name -> knob values of the user's own presets.
 OwnPresets = Mapping[str, Mapping[str, Any]]
@@ -31,13 +31,10 @@ class Settings(Mapping[str, Any]):
         self._values = {name: knob.default for name, knob in KNOBS.items()}
         for name, value in (given or {}).items():
             self._values[name] = knob_named(name).read(value)
-        for group in WINDOWED_GROUPS:
-            start, end = self.window(group)
-            if self._uses(group) and start >= end:
-                raise SettingError(f"{group}.start is {start:g} and {group}.end is {end:g}; the start must be before the end.")
-        low, high = self["guidance.sigma_low"], self["guidance.sigma_high"]
-        if self["guidance.on"] and self["guidance.when"] == "outside" and low >= high:
-            raise SettingError(f"guidance.sigma_low is {low:g} and guidance.sigma_high is {high:g}; the first must be below the second.")
+        for group in GROUPS:
+            if group.method:
+                self._check(group, self)
+                self._check(group, {**self, **self.in_hires(group)})
 
     def __getitem__(self, name: str) -> Any:
         return self._values[name]
@@ -48,9 +45,23 @@ class Settings(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self._values)
 
-    def _uses(self, group: str) -> bool:
-        in_hires = group == "agents" and self["hires.profile"] == "own" and self["hires.agents"]
-        return self[f"{group}.on"] or in_hires
+    def _check(self, group: Group, values: Mapping[str, Any]) -> None:
+        name = group.name
+        if not values[f"{name}.on"]:
+            return
+        if group.windowed and values[f"{name}.start"] >= values[f"{name}.end"]:
+            start, end = values[f"{name}.start"], values[f"{name}.end"]
+            raise SettingError(f"{name}.start is {start:g} and {name}.end is {end:g}; the start must be before the end.")
+        wrong = group.method.disagreement({field: values[f"{name}.{field}"] for field in group.fields}, f"{name}.")
+        if wrong:
+            raise SettingError(wrong)
+
+    def in_hires(self, group: Group) -> dict[str, Any]:
+        """What the hires pass's own profile changes of a method's settings, by name; nothing where it has none."""
+        own = group.method.declaration.hires
+        if own is None or self["hires.profile"] != "own":
+            return {}
+        return {f"{group.name}.{field}": value for field, value in own.means(self[f"hires.{own.name}"]).items()}
 
     def window(self, group: str) -> Window:
         return (self[f"{group}.start"], self[f"{group}.end"])
@@ -63,6 +74,22 @@ class Settings(Mapping[str, Any]):
         return {name: value for name, value in self.items() if value != KNOBS[name].default}
 
 
+def on_this_machine(settings: Settings, table: Callable[[], tuple[Thresholds, str | None]]) -> tuple[Settings, str | None]:
+    """``settings`` with the token counts of this machine's ``table`` where they name none, and what is to be told about that table."""
+    methods = with_least()
+    if not settings["auto"] or any(settings[f"least.{group}"] for group in methods):
+        return settings, None
+    found, complaint = table()
+    return settings.replaced({f"least.{group}": found.least.get(method.__name__, 0) for group, method in methods.items()}), complaint
+
+
+def thresholds_of(settings: Settings) -> Thresholds | bool:
+    """What `Accelerator` takes as ``auto``, by ``settings``."""
+    if not settings["auto"]:
+        return False
+    return Thresholds({method.__name__: settings[f"least.{group}"] for group, method in with_least().items()}, "as in PNG info")
+
+
 def preset_values(name: str, family: str, own: OwnPresets | None = None) -> dict[str, Any]:
     """What the preset ``name`` fills in for a model ``family``, by knob. SettingError when there is no such preset."""
     own = own or {}
@@ -73,7 +100,7 @@ def preset_values(name: str, family: str, own: OwnPresets | None = None) -> dict
         return {**_defaults(_OF_OWN_PRESETS), **{k: v for k, v in own[name].items() if k not in NOT_IN_PRESETS}}
     values = _defaults(METHOD_KNOBS)
     for method in preset(name, family):
-        group = next(g.name for g in GROUPS if g.described_by is type(method))
+        group = method.declaration.group
         values[f"{group}.on"] = True
         for field, value in vars(method).items():
             if field == "window":
@@ -91,8 +118,6 @@ def resolve(given: Mapping[str, Any], family: str, own: OwnPresets | None = None
     """
     given = {knob_named(name).name: KNOBS[name].read(value) for name, value in given.items()}
     name = given.pop("preset", KNOBS["preset"].default)
-    if name.startswith(REFUSED):
-        raise SettingError(name[len(REFUSED) :])
     name = name.lower() if name.lower() in (CUSTOM, *PRESETS) else name
     base = {} if name == CUSTOM else preset_values(name, family, own)
     given = {**implied(given), **given}

@@ -5,54 +5,47 @@ from __future__ import annotations
 from typing import Any
 
 from ..core.schedule import Window
-from ..methods import GuidanceSkip
 from .job import Settings
-from .schema import GROUPS, WINDOWED_GROUPS
+from .schema import GROUPS, Group
 
 FIRST, HIRES = "first pass", "hires pass"
-
-
-# Acts at guidance scale 1 alone.
-AT_SCALE_ONE = GuidanceSkip(when="after", after=1.0)
 
 
 def methods_for(settings: Settings, place: str, scale: float | None = None) -> tuple[tuple[Any, ...], str | None]:
     """The methods of the pass ``place`` (`FIRST` or `HIRES`), and why there are none (a clause), if so. scale: the guidance scale.
 
-    Agents merge tokens themselves and replace self-attention; merging and downsampling wait while they act.
+    Where one displaces others (agents merge tokens themselves and replace self-attention), those that act on the same wait meanwhile.
     """
     if place == FIRST and not settings["first_pass"]:
         return (), "the first pass is left alone, as set"
+    groups = [group for group in GROUPS if group.method]
     if place == HIRES:
         if settings["hires.profile"] == "off":
             return (), "the hires pass is left alone, as set"
-        if settings["hires.profile"] == "own":
-            settings = _own(settings)
+        settings = settings.replaced({name: value for group in groups for name, value in settings.in_hires(group).items()})
+    at_one = scale == 1 and settings["drop_at_one"]
+    taken = {
+        group.method.declaration.acts_on: (group, settings.window(group.name))
+        for group in groups
+        if group.method.declaration.displaces and settings[f"{group.name}.on"]
+    }
     methods: list[Any] = []
-    if scale == 1 and settings["drop_at_one"] and not settings["guidance.on"]:
-        methods.append(AT_SCALE_ONE)
-    taken = settings.window("agents") if settings["agents.on"] else None
-    for group in GROUPS:
-        if not group.method or not settings[f"{group.name}.on"]:
-            continue
-        fields = {field: settings[f"{group.name}.{field}"] for field in group.fields}
-        if not group.windowed:
-            methods.append(group.described_by(**fields))
-            continue
-        window = settings.window(group.name)
-        windows = [window] if group.name == "agents" or taken is None else _without(window, taken)
-        methods += [group.described_by(**fields, window=w) for w in windows]
+    for group in groups:
+        declaration = group.method.declaration
+        if settings[f"{group.name}.on"]:
+            methods += _of_group(group, settings, *taken.get(declaration.acts_on, (group, None)))
+        elif at_one and declaration.at_scale_one:
+            methods.append(declaration.at_scale_one())
     return tuple(methods), None if methods else "every method is switched off"
 
 
-def _own(settings: Settings) -> Settings:
-    """The settings with the hires pass's own profile in place."""
-    ratio, factor, gate = settings["hires.merging_ratio"], settings["hires.downsampling_factor"], settings["hires.gate"]
-    changes: dict[str, Any] = {f"{group}.start": 0.0 for group in WINDOWED_GROUPS if group != "agents"}
-    changes |= {f"{group}.end": 1.0 for group in WINDOWED_GROUPS if group != "agents"}
-    changes |= {"tgate.on": gate < 1, "tgate.gate": gate}
-    changes |= {"agents.on": settings["hires.agents"], "merging.on": ratio > 0, "downsampling.on": factor > 1}
-    return settings.replaced(changes | {"merging.ratio": ratio, "downsampling.factor": factor})
+def _of_group(group: Group, settings: Settings, owner: Group, taken: Window | None) -> list[Any]:
+    """The method of ``group``: once for each part of its window that is not ``taken`` by another, the ``owner``."""
+    fields = {field: settings[f"{group.name}.{field}"] for field in group.fields}
+    if not group.windowed:
+        return [group.method(**fields)]
+    window = settings.window(group.name)
+    return [group.method(**fields, window=part) for part in ([window] if owner is group else _without(window, taken))]
 
 
 def _without(window: Window, taken: Window) -> list[Window]:

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core.fields import SettingError, checked, setting
-from ..methods import AgentAttention, GuidanceSkip, TGate, TokenDownsampling, TokenMerging
+from ..core.method import Method, is_windowed
+from ..methods.registry import METHODS, PLACED
 
 
 @dataclass(frozen=True)
-class Job:
+class JobFields:
     """Settings of the whole job."""
 
     enabled: bool = setting(False, "flag", "Accel", "on: faster pictures, slightly different ones")
@@ -28,73 +29,55 @@ class Job:
     )
 
 
-@dataclass(frozen=True)
-class HiresPass:
-    """What happens in the hires pass."""
-
-    profile: str = setting("same", "choice", "Profile", "own: the settings below", choices=("same", "off", "own"))
-    agents: bool = setting(False, "flag", "Use agents", "on: faster, may move what the first pass laid out")
-    merging_ratio: float = setting(0.5, "number", "Merging ratio", "higher: faster, less detail; 0: none", 0, 1)
-    downsampling_factor: int = setting(1, "integer", "Downsampling factor", "higher: faster, less detail; 1: none", 1, 8)
-    gate: float = setting(1.0, "number", "Gate", "T-GATE's; lower: faster, less of the prompt's detail; 1: none", 0.01, 1)
-
-
-@dataclass(frozen=True)
-class LeastTokens:
-    """From how many tokens on a method acts; 0: by this machine's table. PNG info keeps what the table said."""
-
-    agents: int = setting(0, "integer", "Agents from", "tokens from which agents are used; 0: this machine's table", 0)
-    merging: int = setting(0, "integer", "Merging from", "tokens from which tokens are merged; 0: this machine's table", 0)
-    downsampling: int = setting(0, "integer", "Downsampling from", "tokens from which keys are downsampled; 0: this machine's table", 0)
+PROFILE = setting("same", "choice", "Profile", "own: the settings below", choices=("same", "off", "own"))
 
 
 @dataclass(frozen=True)
 class Group:
-    """Settings that belong together. method: whether they are those of a method, which can be on or off. only: the fields that are
-    settings of a job; none: all."""
+    """Settings that belong together. described: the dataclass fields that describe them, by name. method: whose they are, None for those
+    of the job. Those of a method have a switch before them, ``on``, and ``start`` and ``end`` in place of a window."""
 
     name: str
     title: str
     hint: str
-    described_by: type
-    method: bool = False
-    only: tuple[str, ...] = ()
+    described: Mapping[str, Any]
+    method: type[Method] | None = None
 
     @property
     def windowed(self) -> bool:
         """Whether the method acts in a part of the pass that is set."""
-        return "window" in self.described_by.__dataclass_fields__
+        return self.method is not None and is_windowed(self.method)
 
     @property
     def fields(self) -> tuple[str, ...]:
         """The fields that are settings of a job, the window left out."""
-        return self.only or tuple(field for field in self.described_by.__dataclass_fields__ if field != "window")
+        return tuple(name for name in self.described if name != "window")
+
+
+def _fields_of(described_by: type, only: tuple[str, ...] | None = None) -> dict[str, Any]:
+    fields = {field.name: field for field in dataclasses.fields(described_by)}
+    return {name: field for name, field in fields.items() if only is None or name in only or name == "window"}
+
+
+def _groups_of(methods: list[type[Method]], profile: Mapping[str, Any]) -> list[Group]:
+    """The groups of ``methods``, of the hires pass and of the least token counts. profile: what the hires pass has before theirs."""
+    declared = [method.declaration for method in methods]
+    groups = [Group(d.group, d.title, d.hint, _fields_of(method, d.settings), method) for method, d in zip(methods, declared) if d.group]
+    hires = {**profile, **{d.hires.name: d.hires.field for d in declared if d.hires}}
+    least = {
+        d.group: setting(0, "integer", f"{d.title} from", f"tokens from which {d.least_hint}; 0: this machine's table", 0)
+        for d in declared
+        if d.least
+    }
+    # From how many tokens on a method acts; 0: by this machine's table. PNG info keeps what the table said.
+    more = [Group("hires", "Hires pass", "", hires), Group("least", "Least tokens", "", least)]
+    return [*groups, *(group for group in more if group.described)]
 
 
 GROUPS = (
-    Group("", "", "", Job),
-    Group("agents", "Agents", "on: self-attention through few agent tokens", AgentAttention, method=True),
-    Group("merging", "Merging", "on: similar tokens share their attention", TokenMerging, method=True),
-    Group("downsampling", "Downsampling", "on: every token asks, fewer answer", TokenDownsampling, method=True),
-    # Before T-GATE: at guidance scale 1 the prompt's own row is the one that stays.
-    Group(
-        "guidance",
-        "Guidance skip",
-        "on: the negative prompt is left out where it matters little",
-        GuidanceSkip,
-        method=True,
-        only=("when", "threshold", "after", "sigma_low", "sigma_high", "reuse", "every"),
-    ),
-    Group(
-        "tgate",
-        "T-GATE",
-        "on: after the gate no negative prompt, and cross-attention from a cache",
-        TGate,
-        method=True,
-        only=("gate", "drop_guidance", "cache", "after_gate"),
-    ),
-    Group("hires", "Hires pass", "", HiresPass),
-    Group("least", "Least tokens", "", LeastTokens),
+    Group("", "", "", _fields_of(JobFields)),
+    *_groups_of(METHODS[:PLACED], {"profile": PROFILE}),
+    *_groups_of(METHODS[PLACED:], {}),
 )
 METHOD_GROUPS = tuple(group.name for group in GROUPS if group.method)
 WINDOWED_GROUPS = tuple(group.name for group in GROUPS if group.windowed)
@@ -106,7 +89,7 @@ _NONE = "model's"
 
 @dataclass(frozen=True)
 class Knob:
-    """One setting of a job. rule: what `settings.checked` checks values by."""
+    """One setting of a job. rule: what `fields.checked` checks values by. rare: whether it is rarely changed."""
 
     name: str
     group: str
@@ -114,6 +97,7 @@ class Knob:
     hint: str
     default: Any
     rule: Mapping[str, Any]
+    rare: bool = False
 
     @property
     def kind(self) -> str:
@@ -207,17 +191,16 @@ def _knobs_of(group: Group) -> list[Knob]:
         if rule.get("above_low"):
             # The least that a slider can be set to.
             rule |= {"low": rule["step"], "above_low": False}
-        return Knob(name, group.name, label, hint, default, rule)
+        rare = group.method is not None and field in group.method.declaration.rare
+        return Knob(name, group.name, label, hint, default, rule, rare)
 
     knobs = []
     if group.method:
         knobs.append(knob("on", group.title, group.hint, False, {"kind": "flag"}))
-    for field in dataclasses.fields(group.described_by):
+    for name, field in group.described.items():
         rule = field.metadata
-        if rule["kind"] != "window" and field.name not in group.fields:
-            continue
         if rule["kind"] != "window":
-            knobs.append(knob(field.name, rule["label"], rule["hint"], field.default, rule))
+            knobs.append(knob(name, rule["label"], rule["hint"], field.default, rule))
             continue
         fraction = {"kind": "number", "low": 0, "high": 1}
         knobs.append(knob("start", "Start", "fraction of the steps after which it begins", field.default[0], fraction))

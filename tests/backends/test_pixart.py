@@ -11,17 +11,8 @@ from lib_accel import GuidanceSkip, TGate, accelerated
 
 
 def pixart(seed=0, sigma=False):
-    transformer = diffusers.PixArtTransformer2DModel(
-        num_attention_heads=2,
-        attention_head_dim=16,
-        num_layers=3,
-        cross_attention_dim=32,
-        caption_channels=models.WIDTH,
-        sample_size=16,
-        use_additional_conditions=False,
-    )
     kind = diffusers.PixArtSigmaPipeline if sigma else diffusers.PixArtAlphaPipeline
-    parts = {"vae": models.vae(), "transformer": models.lively(transformer, seed), "scheduler": models.scheduler()}
+    parts = {"vae": models.vae(), "transformer": models.pixart_transformer(seed), "scheduler": models.scheduler()}
     pipe = kind(tokenizer=None, text_encoder=None, **parts)
     pipe.set_progress_bar_config(disable=True)
     return pipe

@@ -248,7 +248,7 @@ def test_steps_without_guidance_teach_nothing(kind):
         *[({"threshold": value}, ("GuidanceSkip.threshold", "a number from 0 to 1.")) for value in (-0.1, 1.1, math.nan, None)],
         *[({"after": value}, ("GuidanceSkip.after", "a number above 0 and up to 1.")) for value in (0, 2, math.nan)],
         ({"when": "never"}, ("GuidanceSkip.when is 'never'", "'similar', 'after', 'outside'")),
-        ({"when": "outside", "sigma_low": 5, "sigma_high": 5}, ("GuidanceSkip.sigma_low is 5.0", "below sigma_high, 5.0")),
+        ({"when": "outside", "sigma_low": 5, "sigma_high": 5}, ("GuidanceSkip.sigma_low is 5 and", "GuidanceSkip.sigma_high is 5;")),
         ({"sigma_low": -1}, ("GuidanceSkip.sigma_low is -1", "of 0 or more")),
         ({"decay": 1.5}, ("GuidanceSkip.decay is 1.5", "from 0 to 1")),
         ({"every": -1}, ("GuidanceSkip.every is -1", "from 0 to 1000")),

@@ -252,3 +252,24 @@ def test_autocast(kind):
         again = guided.step(unet, accelerator, 1, 5, timestep=500)
     assert all(torch.equal(first[key], again[key]) for key in first)
     assert account(accelerator)["layers_by_effect"] == {"cross-attention served": 7}
+
+
+@pytest.mark.parametrize("gate", [{"gate_step": 4}, {"gate": 1.0}])
+def test_the_last_step_before_a_gate_at_the_end_computes_self_attention(gate):
+    unet = models.diffusers_unet()
+    ran = []
+    layer = next(module for name, module in unet.named_modules() if name.endswith("attn1.to_q"))
+    layer.register_forward_hook(lambda *_: ran.append(True))
+    counts = []
+    with accelerated(unet, TGate(**gate, sp_interval=2)) as accelerator:
+        for index in range(4):
+            ran.clear()
+            guided.step(unet, accelerator, index, 4)
+            counts.append(len(ran))
+    assert [bool(count) for count in counts] == [True, False, True, True]
+    with accelerated(unet, TGate(gate_step=5, sp_interval=2)) as accelerator:
+        for index in range(4):
+            ran.clear()
+            guided.step(unet, accelerator, index, 4)
+            counts[index] = len(ran)
+    assert [bool(count) for count in counts] == [True, False, True, False]

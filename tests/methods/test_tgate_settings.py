@@ -1,6 +1,8 @@
 """Settings of T-GATE: bad ones get a sentence, good ones go round."""
 
+import copy
 import math
+import pickle
 
 import pytest
 
@@ -36,3 +38,5 @@ def test_settings_round_trip():
         assert TGate(**asdict(config)) == config
     assert TGate().gate == 0.4
     assert replace(TGate(), gate_step=3) == TGate(gate_step=3)
+    for copied in (pickle.loads(pickle.dumps(TGate())), copy.deepcopy(TGate())):
+        assert copied == TGate() and replace(copied, gate_step=3) == TGate(gate_step=3)

@@ -5,6 +5,7 @@ import torch
 from models import UNETS, call
 
 from lib_accel import SettingError, TokenMerging, accelerated
+from lib_accel.ops.local_matching import KeptTensors
 from lib_accel.ops.matching import match_tokens, random_offsets
 
 H, W, SX, SY = 20, 22, 3, 2
@@ -59,3 +60,22 @@ def test_bad_settings_get_a_sentence():
         TokenMerging(matching="near")
     with pytest.raises(SettingError, match=r"TokenMerging.radius is 0; it must be a whole number from 1 to 16\."):
         TokenMerging(radius=0)
+
+
+def test_what_is_kept_is_bounded_by_bytes():
+    kept = KeptTensors(1000)
+    first = kept.get("first", lambda: torch.zeros(50, dtype=torch.int64))
+    assert kept.get("first", lambda: None) is first and kept.nbytes == 400
+    kept.get("second", lambda: torch.zeros(100, dtype=torch.int64))
+    assert kept.nbytes == 800 and kept.get("first", lambda: torch.ones(1)) is not first
+    kept.get("too large", lambda: torch.zeros(1000))
+    assert kept.nbytes <= 1000
+
+
+def test_no_table_of_neighbours_survives_removal():
+    unet = UNETS["diffusers"]()
+    with accelerated(unet, TokenMerging(matching="local", use_rand=False)) as accelerator:
+        call(unet)
+        kept = accelerator.running(TokenMerging).planner._near
+        assert kept.nbytes > 0
+    assert kept.nbytes == 0

@@ -55,7 +55,7 @@ def test_the_checkpoints_name_says_so(host):
     )
     on = {"enabled": True, "preset": "Balanced", "auto": False}
     assert "(its checkpoint's name says so)" in host.job(accel=on, steps=12).comments
-    from lib_accel.webui.accordion import preview
+    from lib_accel.webui.accordion import strip as preview
 
     values = [control.value for control in host.script().controls]
     strip = preview.show(json.dumps({"width": 1024, "height": 1024, "steps": 20}), *values)[1]
@@ -63,7 +63,7 @@ def test_the_checkpoints_name_says_so(host):
 
 
 def test_the_estimate_is_of_the_whole_picture(host):
-    from lib_accel.webui.accordion import preview
+    from lib_accel.webui.accordion import strip as preview
 
     values = [control.value for control in host.script().controls]
     values[1] = "Fast"

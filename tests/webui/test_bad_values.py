@@ -2,8 +2,8 @@
 
 from harness import same
 
-from lib_accel.settings.job import REFUSED
 from lib_accel.settings.schema import KNOBS
+from lib_accel.webui.accordion.refused import MARK
 
 NAN, INF = float("nan"), float("inf")
 BAD = [
@@ -124,7 +124,7 @@ def test_bad_values_in_png_info(start):
         values = pasted(host.runners["txt2img"].infotext_fields, f"a red cat\nSteps: 5, Sampler: Euler, Seed: 1, {line}")
         script = host.script()
         args = [values.get(control, control.value) for control in script.controls]
-        assert args[0] is True and args[1].startswith(REFUSED), line
+        assert args[0] is True and args[1].startswith(MARK), line
         done = host.job(accel=args)
         assert same(done, plain)
         assert "Accel is off for this job: PNG info: " in done.comments

@@ -9,7 +9,7 @@ from harness import PROJECT
 
 @pytest.fixture
 def show(host):
-    from lib_accel.webui.prompt_to_prompt import preview
+    from lib_accel.webui.prompt_to_prompt import chips as preview
 
     def shown(edits, prompt="a red cat", kind="auto"):
         # What stands before a word has no width, see `test_translation`.

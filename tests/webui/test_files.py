@@ -78,7 +78,7 @@ def test_only_webui_knows_the_host():
 
 
 def test_the_preview_is_computed_in_python_and_carries_no_markup_of_others(host):
-    from lib_accel.webui.accordion import preview
+    from lib_accel.webui.accordion import strip as preview
 
     values = [control.value for control in host.script().controls]
     badge, strip = preview.show(json.dumps({"width": 1024, "height": 768, "steps": 20, "hires": 2}), *values)

@@ -55,7 +55,7 @@ def test_what_python_is_told(told):
 
 
 def test_a_page_without_the_hosts_fields(told, host):
-    from lib_accel.webui.accordion import preview
+    from lib_accel.webui.accordion import strip as preview
 
     (sizes, *_), prompt = told["empty"]
     assert json.loads(sizes)["hires"] == 0 and prompt == ["", "x"]

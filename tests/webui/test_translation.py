@@ -50,7 +50,7 @@ SITUATIONS = [
 @pytest.mark.parametrize("sizes", [{"width": 64, "height": 64, "steps": 20}, {"width": 1024, "height": 768, "steps": 20, "hires": 2}])
 @pytest.mark.parametrize("changes", SITUATIONS)
 def test_header_and_strip_are_made_of_texts_that_are_translated(host, changes, sizes):
-    from lib_accel.webui.accordion import preview
+    from lib_accel.webui.accordion import strip as preview
 
     values = dict(zip(KNOBS, (control.value for control in host.script().controls)))
     values["preset"] = "Custom"
@@ -59,9 +59,9 @@ def test_header_and_strip_are_made_of_texts_that_are_translated(host, changes, s
 
 
 def test_every_kind_of_step_is_translated(host):
-    from lib_accel.webui.accordion import preview
+    from lib_accel.webui.accordion import strip as preview
 
-    assert untranslated(preview.KINDS.values()) == set()
+    assert untranslated(kind.label for kind in preview.KINDS.values()) == set()
 
 
 def test_choices_are_texts_that_are_translated_and_their_values_are_not(host):
@@ -82,7 +82,7 @@ def test_a_drop_downs_list_is_translated(host):
 
 
 def test_words_of_prompts_are_not_taken_for_labels(host):
-    from lib_accel.webui.prompt_to_prompt import preview
+    from lib_accel.webui.prompt_to_prompt import chips as preview
 
     html = preview.show("off map value", "map -> local\nFast Quality off", "auto")
     chips = re.sub(r"<b>.*?</b>", "", html)

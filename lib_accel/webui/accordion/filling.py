@@ -11,12 +11,12 @@ import gradio as gr
 from ...core.fields import SettingError
 from ...core.sites import UnsupportedModelError
 from ...settings.infotext import PRESET_KEY, from_infotext, shown_preset
-from ...settings.job import CUSTOM, NOT_IN_PRESETS, REFUSED, preset_values
+from ...settings.job import CUSTOM, NOT_IN_PRESETS, preset_values
 from ...settings.model_families import family_of
 from ...settings.presets import PRESETS
 from ...settings.schema import KNOBS, Knob
 from ..host import facts
-from . import user_presets
+from . import refused, user_presets
 
 SENTENCES = {
     "quality": "Changes least: fine texture at most; saves some time at large sizes.",
@@ -92,8 +92,7 @@ def reader(name: str) -> Callable[[dict], Any]:
         try:
             settings = from_infotext(params, own)
         except SettingError as error:
-            # The sentence stands where the preset stands, and switches the job off that is run with it.
-            text = f"{REFUSED}{error}"
+            text = refused.marked(error)
             return gr.update(value=text, choices=[*preset_choices(), text]) if name == "preset" else None
         if name == "preset":
             return gr.update(value=shown_preset(settings["preset"]), choices=preset_choices())

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,22 +15,24 @@ from modules.ui_components import InputAccordion
 
 from ...settings.infotext import shown_preset
 from ...settings.job import CUSTOM, METHOD_KNOBS, NOT_IN_PRESETS, preset_values
-from ...settings.schema import KNOBS, WINDOWED_GROUPS, Knob
-from . import filling, preview
+from ...settings.schema import GROUPS, KNOBS, WINDOWED_GROUPS, Knob
+from . import filling
+from .strip import show
+
+STAGES = tuple(f"{group}.{end}" for group in WINDOWED_GROUPS for end in ("start", "end"))
+
+
+def _of_group(*groups: str) -> tuple[str, ...]:
+    return tuple(name for name, knob in KNOBS.items() if knob.group in groups and name not in STAGES)
+
 
 # Folded groups of knobs: (title, names). Every knob but the two on top is in exactly one.
 FOLDS = (
-    ("Whole job", ("first_pass", "auto", "drop_at_one")),
-    ("Agents", tuple(n for n in KNOBS if n.startswith("agents.") and not n.endswith((".start", ".end")))),
-    (
-        "Merging and downsampling",
-        tuple(n for n in KNOBS if n.startswith(("merging.", "downsampling.")) and not n.endswith((".start", ".end"))),
-    ),
-    ("Stages: the part of the steps in which each method acts", tuple(f"{g}.{end}" for g in WINDOWED_GROUPS for end in ("start", "end"))),
-    ("T-GATE", tuple(n for n in KNOBS if n.startswith("tgate."))),
-    ("Guidance skip", tuple(n for n in KNOBS if n.startswith("guidance."))),
-    ("Hires pass", tuple(n for n in KNOBS if n.startswith("hires."))),
-    ("From how many tokens on", tuple(n for n in KNOBS if n.startswith("least."))),
+    ("Whole job", tuple(name for name in _of_group("") if name not in NOT_IN_PRESETS)),
+    *((group.title, _of_group(group.name)) for group in GROUPS if group.method),
+    ("Stages: the part of the steps in which each method acts", STAGES),
+    ("Hires pass", _of_group("hires")),
+    ("From how many tokens on", _of_group("least")),
 )
 IN_A_ROW = 2
 
@@ -50,7 +52,7 @@ def build(elem_id: Callable[[str], str], tab: str) -> Built:
     shown = {**{name: knob.default for name, knob in KNOBS.items()}, **preset_values(preset, "sd1")}
     made: dict[str, Any] = {}
 
-    def make(names: Iterable[str]) -> None:
+    def make(names: Sequence[str]) -> None:
         switches = [name for name in names if name.endswith(".on")]
         others = [name for name in names if name not in switches]
         pairs = [others[i : i + IN_A_ROW] for i in range(0, len(others), IN_A_ROW)]
@@ -58,6 +60,15 @@ def build(elem_id: Callable[[str], str], tab: str) -> Built:
             with gr.Row():
                 for name in row:
                     made[name] = _component(KNOBS[name], shown[name], elem_id(name.replace(".", "_")))
+
+    def fold(title: str, names: tuple[str, ...]) -> None:
+        name = title.split(" ")[0].strip(":").lower()
+        rare = [name for name in names if KNOBS[name].rare]
+        with gr.Accordion(title, open=False, elem_id=elem_id(f"fold_{name}")):
+            make([name for name in names if name not in rare])
+            if rare:
+                with gr.Accordion("Rarely changed", open=False, elem_id=elem_id(f"fold_{name}_rare")):
+                    make(rare)
 
     with InputAccordion(False, label=KNOBS["enabled"].label, elem_id=elem_id("enabled")) as enabled:
         made["enabled"] = enabled
@@ -75,8 +86,7 @@ def build(elem_id: Callable[[str], str], tab: str) -> Built:
         sentence = gr.Markdown(filling.SENTENCES[preset], elem_id=elem_id("sentence"))
         strip = gr.HTML("", elem_id=elem_id("strip"))
         for title, names in FOLDS:
-            with gr.Accordion(title, open=False, elem_id=elem_id("fold_" + title.split(" ")[0].strip(":").lower())):
-                make(names)
+            fold(title, names)
         with gr.Accordion("Own presets", open=False, elem_id=elem_id("fold_own")):
             with gr.Row():
                 own_name = gr.Textbox("", label="Name of your preset", max_lines=1, elem_id=elem_id("own_name"))
@@ -96,7 +106,7 @@ def build(elem_id: Callable[[str], str], tab: str) -> Built:
         made[name].input(fn=None, _js=f"() => {shown_preset(CUSTOM)!r}", inputs=[], outputs=[made["preset"]])
 
     controls = [made[name] for name in KNOBS]
-    look = {"fn": preview.show, "_js": f"(...args) => accel.sizes({tab!r}, args)", "inputs": [sizes, *controls], "outputs": [badge, strip]}
+    look = {"fn": show, "_js": f"(...args) => accel.sizes({tab!r}, args)", "inputs": [sizes, *controls], "outputs": [badge, strip]}
     look["show_progress"] = False
     refresh.click(**look)
     enabled.change(**look)

@@ -13,9 +13,10 @@ from typing import Any
 
 from ...core.fields import SettingError
 from ...settings.infotext import PRESET_KEY
-from ...settings.job import CUSTOM, NOT_IN_PRESETS, REFUSED, Settings
+from ...settings.job import CUSTOM, NOT_IN_PRESETS, Settings
 from ...settings.presets import PRESETS
 from ...settings.schema import KNOBS
+from .refused import MARK
 
 FILE = "accel-presets.json"
 VERSION = 1
@@ -101,7 +102,7 @@ def checked_name(name: Any) -> str:
     name = name.strip() if isinstance(name, str) else ""
     if not re.fullmatch(r"\w[\w \-]{0,39}", name) or re.fullmatch(r"\d+x\d+", name):
         raise SettingError(f"A preset is named by up to 40 letters, digits, spaces and hyphens, not like {name[:40]!r}.")
-    if name.lower() in (*PRESETS, CUSTOM, PRESET_KEY.lower(), REFUSED.strip(": ")):
+    if name.lower() in (*PRESETS, CUSTOM, PRESET_KEY.lower(), MARK.strip(": ")):
         raise SettingError(f"{name!r} is taken; choose another name.")
     return name
 

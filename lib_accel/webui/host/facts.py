@@ -9,6 +9,7 @@ from typing import Any
 from modules import devices, shared
 
 from ...core.sites import find_unet, named
+from ...engine.thresholds import Thresholds, thresholds_for
 from ...settings.few_step_models import few_step_sign, loras_in
 from .traits import WebuiTraits
 
@@ -84,6 +85,11 @@ def device() -> Any:
 
 def traits() -> WebuiTraits:
     return WebuiTraits()
+
+
+def table() -> tuple[Thresholds, str | None]:
+    """This machine's table of thresholds, and what is to be told about it."""
+    return thresholds_for(device(), traits().fused_kernel())
 
 
 def obstacle(p: Any) -> str | None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ...core.method import Method
 from ...core.rows import Row
 from ...engine.accelerator import Accelerator
-from ...methods import GuidanceSkip, TGate
+from ...methods.registry import of_known_rows
 from ..jobs.unguided import Unguided, why_guided
 from .rows import guidance_of, parts_of, rows_of, settled_from, sigma_of
 
-# What may leave rows out, or keeps something for them from step to step.
-OF_ROWS = (TGate, GuidanceSkip)
 LEFT_TO_HOST = "guidance was left to the WebUI where it skips the negative prompt itself (NGMS, Skip Early CFG)"
 AND_WEIGHTS = "guidance at scale 1 was kept: the weights of the AND prompts do not add up to 1"
 CHANGED_BATCH = "another extension changes the batch"
@@ -21,10 +20,10 @@ CHANGED_BATCH = "another extension changes the batch"
 class Steps:
     """See the module. methods: those of the pass. drops_at_one: whether guidance at scale 1 may be dropped."""
 
-    def __init__(self, accelerator: Accelerator, methods: Sequence[Any], drops_at_one: bool) -> None:
+    def __init__(self, accelerator: Accelerator, methods: Sequence[Method], drops_at_one: bool) -> None:
         self._accelerator, self._drops_at_one = accelerator, drops_at_one
-        self._drops = any(isinstance(method, OF_ROWS) for method in methods)
-        self._asks_sigma = any(getattr(method, "when", None) == "outside" for method in methods)
+        self._drops = any(method.declaration.known_rows for method in methods)
+        self._asks_sigma = any(method.declaration.sigma(method) for method in methods)
         self._unguided: Unguided | None = None
         self._expected: int | None = None
         self._trusts_rows = True
@@ -38,7 +37,7 @@ class Steps:
         self._expected = None if rows is None else len(rows)
         if rows is None or not self._drops:
             if rows is None:
-                self._accelerator.switch_off(OF_ROWS, CHANGED_BATCH)
+                self._accelerator.switch_off(of_known_rows(), CHANGED_BATCH)
             self._accelerator.step(index, total, rows)
             return
         parts = parts_of(denoiser)

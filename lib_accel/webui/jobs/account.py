@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...core.report import Report
-from ...engine.thresholds import NOT_WORTH_IT
+from ...methods.registry import with_least
 from ...settings.infotext import shown_preset
 from ...settings.job import Settings
 
@@ -79,8 +79,8 @@ class Account:
             return []
         whole = _merged(reports)
         size = self.sizes.get(place)
-        idle = [f"token reduction off at {size[0]}x{size[1]}: {NOT_WORTH_IT} with this attention kernel"] if size and _idle(whole) else []
-        return [*idle, _clauses(whole)]
+        idle = [f"token reduction off at {size[0]}x{size[1]}: not worth it with this attention kernel"] if size and _idle(whole) else []
+        return [*idle, *Report(whole).clauses]
 
     def take(self, other: Account) -> None:
         """What ``other``, the account of another job of the same kind, tells is told by this one too."""
@@ -95,13 +95,9 @@ class Account:
 
 def _idle(report: dict[str, Any]) -> bool:
     """Whether the size alone kept every method that reduces tokens from acting."""
-    kept = any(reason.startswith(NOT_WORTH_IT) for method in report["methods"] for reason in method["stood_down"])
-    acted = any(effect in ("agents", "merging", "downsampling") for method in report["methods"] for effect in method["layers_by_effect"])
-    return kept and not acted
-
-
-def _clauses(report: dict[str, Any]) -> str:
-    return str(Report(report)).removeprefix("Accel: ").removesuffix(".")
+    names = [method.__name__ for method in with_least().values()]
+    by_size = [method for method in report["methods"] if method["method"] in names]
+    return any(method["too_small"] for method in by_size) and not any(method["layers"] for method in by_size)
 
 
 def _merged(reports: list[dict[str, Any]]) -> dict[str, Any]:
@@ -120,7 +116,7 @@ def _merged(reports: list[dict[str, Any]]) -> dict[str, Any]:
                 continue
             for count in ("steps", "layer_calls", "tokens_in", "tokens_run", "unguided_steps", "kept_direction_steps", "evaluations_saved"):
                 same[count] += method[count]
-            for most in ("layers", "cache_bytes"):
+            for most in ("layers", "too_small", "cache_bytes"):
                 same[most] = max(same[most], method[most])
             same["notes"] = sorted({*same["notes"], *method["notes"]})
             for counts in ("layers_by_effect", "stood_down"):

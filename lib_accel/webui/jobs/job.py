@@ -9,13 +9,12 @@ from typing import Any
 
 from ...core.fields import SettingError
 from ...core.sites import UnsupportedModelError
-from ...engine.thresholds import thresholds_for
 from ...settings.infotext import REPORT_KEY, is_ours, to_infotext
-from ...settings.job import CUSTOM, Settings, implied, preset_values, resolve, without_untouched
+from ...settings.job import CUSTOM, Settings, implied, on_this_machine, preset_values, resolve, without_untouched
 from ...settings.model_families import FEW_STEP, family_of
 from ...settings.presets import PRESETS
 from ...settings.schema import GROUPS, KNOBS
-from ..accordion import user_presets
+from ..accordion import refused, user_presets
 from ..host import facts
 from .account import Account
 
@@ -24,13 +23,13 @@ JOB, AXES = "accel_job", "accel_axes"
 # Set by the script Prompt-to-Prompt on its own jobs: a `prompt_edit.batch.EditedBatch`.
 EDITS = "accel_prompt_edit"
 
-# How our lines begin.
-OURS = ("Accel ", "Accel: ")
-
 GROUP_NAMES = tuple(group.name for group in GROUPS if group.name)
 # Whether all jobs run with or without Accel, while a comparison runs them; None: as each is asked.
 _forced: bool | None = None
-LEAST = {"agents": "AgentAttention", "merging": "TokenMerging", "downsampling": "TokenDownsampling"}
+
+
+class Line(str):
+    """A job's line among the texts of others."""
 
 
 class Job:
@@ -41,19 +40,22 @@ class Job:
     last; None until a batch is sampled.
     """
 
-    def __init__(self, p: Any, given: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    def __init__(self, p: Any, given: Mapping[str, Any], own: Mapping[str, Any], error: SettingError | None = None) -> None:
+        """given: settings by name, over the user's ``own`` presets. error: why they could not be read."""
         self._p = weakref.ref(p)
         self._given, self._own = dict(given), own
         self.edits = getattr(p, EDITS, None)
         self.settings: Settings | None = None
         self.line: str | None = None
         try:
+            if error is not None:
+                raise error
             self.settings = self.settings_for(family_for(p))
             self.account = Account(self.settings)
             self._tell_family(p)
-        except SettingError as error:
+        except SettingError as wrong:
             self._given = {}
-            self.account = Account(None, str(error))
+            self.account = Account(None, str(wrong))
 
     def _tell_family(self, p: Any) -> None:
         """Where a preset's values depend on it."""
@@ -79,12 +81,9 @@ class Job:
 
     def settings_for(self, family: str) -> Settings:
         """The settings with presets filled in for ``family``, and the token counts that this machine's table says."""
-        settings = resolve(self._given, family, self._own)
-        if settings["auto"] and not any(settings[f"least.{field}"] for field in LEAST):
-            table, complaint = thresholds_for(facts.device(), facts.traits().fused_kernel())
-            settings = settings.replaced({f"least.{field}": table.least.get(method, 0) for field, method in LEAST.items()})
-            if complaint and self.settings is not None:
-                self.account.note("", complaint)
+        settings, complaint = on_this_machine(resolve(self._given, family, self._own), facts.table)
+        if complaint and self.settings is not None:
+            self.account.note("", complaint)
         return settings
 
 
@@ -105,17 +104,20 @@ def begin(p: Any, args: tuple) -> None:
     write(p)
     _take_lines(p)
     own, complaint = user_presets.read()
+    given, enabled, wrong = {}, True, None
     try:
         axes = dict(getattr(p, AXES, None) or {})
         if _forced is not None:
             axes["enabled"] = _forced
         given = given_by(args, axes, own)
         enabled = KNOBS["enabled"].read(given.get("enabled", False))
+        if enabled:
+            refused.check(given)
     except SettingError as error:
-        given, enabled = {"preset": f"refused: {error}"}, True
+        wrong = error
     if not enabled and getattr(p, EDITS, None) is None:
         return
-    job = Job(p, {**given, "enabled": True} if enabled else {}, own)
+    job = Job(p, {**given, "enabled": True} if enabled else {}, own, wrong)
     complaint = complaint or user_presets.untold()
     if complaint and job.settings is not None:
         job.account.note("", complaint)
@@ -139,13 +141,13 @@ def leave_line(p: Any) -> None:
     """The job is over: leave its line where the host looks when a script (loopback, SD upscale) makes a result of its own."""
     comments, job = getattr(p, "comments", None), job_of(p)
     if isinstance(comments, dict) and job is not None:
-        comments[str(job.account)] = 1
+        comments[Line(job.account)] = 1
 
 
 def _take_lines(p: Any) -> None:
     """Take the lines of earlier jobs out of there: several share one dictionary."""
     comments = getattr(p, "comments", None)
-    for text in [text for text in comments if str(text).startswith(OURS)] if isinstance(comments, dict) else ():
+    for text in [text for text in comments if isinstance(text, Line)] if isinstance(comments, dict) else ():
         del comments[text]
 
 

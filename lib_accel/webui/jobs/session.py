@@ -7,23 +7,24 @@ job, on or off, sweeps first. One session serves the process; both tabs and the 
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from ...core.errors import in_words, strict
+from ...core.method import ROWS, TOKENS, Method
 from ...core.sites import UnsupportedModelError, held_unet, is_compiled
 from ...engine.accelerator import Accelerator
-from ...engine.thresholds import Thresholds
-from ...methods import GuidanceSkip, TGate
-from ...settings.job import Settings
+from ...settings.job import thresholds_of
 from ...settings.passes import methods_for
 from ..host import facts, neighbours
-from ..host.steps import OF_ROWS, Steps
-from .job import LEAST, Job, family_for, job_of, write
+from ..host.steps import Steps
+from .job import Job, family_for, job_of, write
 from .unguided import shield_from_host
 
 INSIDE = "ended early: another job was run inside"
 NO_FIXED_STEPS = "guidance is kept in every step: this sampler takes as many as it likes"
+OFF_WITHOUT_STEPS = "{} is off: this sampler takes as many steps as it likes"
+OFF_BEHIND_SWITCH = "{} is off: the model was changed in the middle of the pass"
 
 
 @dataclass
@@ -134,7 +135,8 @@ class Session:
 
     # -- inside ------------------------------------------------------------------------------------------------------------
 
-    def _attach(self, now: OpenPass, p: Any) -> None:
+    def _attach(self, now: OpenPass, p: Any, switched: bool = False) -> None:
+        """switched: the pass began with another model."""
         now.unet, now.checkpoint, now.accelerator = facts.unet_of(p), facts.checkpoint_of(p), None
         account = now.job.account
         obstacle = facts.obstacle(p)
@@ -152,24 +154,13 @@ class Session:
         if now.job.edits is not None:
             edited, why_unedited = now.job.edits.methods(p, now.place)
             methods, whys = methods + edited, [*whys, why_unedited]
-        if facts.merges_tokens(p) and not all(isinstance(method, OF_ROWS) for method in methods):
-            methods = tuple(method for method in methods if isinstance(method, OF_ROWS))
-            whys.append(f"methods on tokens off: {facts.TOKEN_MERGING}")
-        if facts.takes_steps_as_it_likes(p):
-            methods, before = _without_places(methods), methods
-            whys.append(NO_FIXED_STEPS if methods != before else None)
-        for why in filter(None, whys):
+        methods, more = _adapted(methods, p, now.unet, switched)
+        for why in filter(None, [*whys, *more]):
             account.note(now.place, why)
         if not methods:
             return
-        neighbour = neighbours.counting_rows(p, now.unet) if any(isinstance(method, OF_ROWS) for method in methods) else None
-        if neighbour:
-            methods = tuple(method for method in methods if not isinstance(method, OF_ROWS))
-            account.note(now.place, f"every row is run, and no cross-attention kept: {neighbour} is at work")
-        if facts.spares_memory(p):
-            methods = tuple(replace(method, offload=True) if isinstance(method, TGate) else method for method in methods)
         try:
-            now.accelerator = Accelerator(p.sd_model, *methods, traits=facts.traits(), auto=_thresholds(settings))
+            now.accelerator = Accelerator(p.sd_model, *methods, traits=facts.traits(), auto=thresholds_of(settings))
         except UnsupportedModelError as error:
             account.note(now.place, f"0 of 0 layers: {error}")
             return
@@ -187,7 +178,7 @@ class Session:
         if facts.unet_of(p) is not now.unet:
             self._detach(now)
             now.job.account.note(now.place, f"another model from step {step + 1} on")
-            self._attach(now, p)
+            self._attach(now, p, switched=True)
         elif facts.checkpoint_of(p) is not now.checkpoint:
             now.checkpoint = facts.checkpoint_of(p)
             if now.accelerator is not None:
@@ -250,16 +241,39 @@ class Session:
             raise error
 
 
-def _without_places(methods: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The methods without what begins at a part of the steps: no gate, and guidance skipped at scale 1 alone."""
-    kept = [method for method in methods if not isinstance(method, TGate)]
-    return tuple(replace(m, after=1.0) if isinstance(m, GuidanceSkip) and m.when == "after" else m for m in kept)
+def _adapted(methods: tuple[Method, ...], p: Any, unet: Any, switched: bool) -> tuple[tuple[Method, ...], list[str]]:
+    """What ``methods`` become in the circumstances of ``p``, and what is to be told of that."""
+    told: list[str] = []
+    if facts.merges_tokens(p) and any(method.declaration.acts_on == TOKENS for method in methods):
+        methods = tuple(method for method in methods if method.declaration.acts_on != TOKENS)
+        told.append(f"methods on tokens off: {facts.TOKEN_MERGING}")
+    changes = [(Method.without_fixed_steps.__name__, _without_steps)] if facts.takes_steps_as_it_likes(p) else []
+    changes += [(Method.behind_switch.__name__, _behind_switch)] if switched else []
+    for change, said in changes:
+        becomes = [(method, getattr(method, change)()) for method in methods]
+        told += filter(None, (said(method, after) for method, after in becomes))
+        methods = tuple(after for _, after in becomes if after is not None)
+    neighbour = neighbours.counting_rows(p, unet) if any(method.declaration.known_rows for method in methods) else None
+    if neighbour:
+        methods = tuple(method for method in methods if not method.declaration.known_rows)
+        told.append(f"every row is run, and no cross-attention kept: {neighbour} is at work")
+    if facts.spares_memory(p):
+        methods = tuple(method.sparing_memory() for method in methods)
+    return methods, told
 
 
-def _thresholds(settings: Settings) -> Thresholds | bool:
-    if not settings["auto"]:
-        return False
-    return Thresholds({method: settings[f"least.{field}"] for field, method in LEAST.items()}, "as in PNG info")
+def _without_steps(method: Method, after: Method | None) -> str | None:
+    if method.declaration.acts_on == ROWS:
+        return NO_FIXED_STEPS if after != method else None
+    return OFF_WITHOUT_STEPS.format(_title(method)) if after is None else None
+
+
+def _behind_switch(method: Method, after: Method | None) -> str | None:
+    return OFF_BEHIND_SWITCH.format(_title(method)) if after is None else None
+
+
+def _title(method: Method) -> str:
+    return method.declaration.title or type(method).__name__
 
 
 SESSION = Session()

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from ..accordion.ui import Built
-from . import preview
+from .chips import show as show_words
 from .controls import CONTROLS, SOURCE_KEY, Control, from_infotext
 
 INTRODUCTION = "The prompt box is the source. Each edit below is drawn from the same seed and held to the source's composition."
@@ -43,7 +43,7 @@ def build(elem_id: Callable[[str], str], tab: str) -> Built:
     # Where pasted PNG info tells the source of; clients of the API get it as their prompt.
     source = gr.Textbox("", visible=False)
     refresh.click(
-        preview.show,
+        show_words,
         _js=f"(...args) => accel.prompt({tab!r}, args)",
         inputs=[prompt, made["edits"], made["kind"]],
         outputs=[chips],

@@ -9,27 +9,20 @@ import json
 from typing import Any
 
 from ...core.fields import SettingError
-from ...cost.preview import PassPreview, preview_pass, saved
-from ...engine.thresholds import thresholds_for
+from ...core.method import Kind
+from ...cost.preview import KINDS, PassPreview, preview_pass, saved
 from ...settings.few_step_models import few_step_sign
 from ...settings.infotext import shown_preset
-from ...settings.job import resolve, without_untouched
+from ...settings.job import on_this_machine, resolve, without_untouched
 from ...settings.model_families import FEW_STEP
 from ...settings.passes import FIRST, HIRES
 from ...settings.schema import KNOBS
 from ..host import facts
-from ..jobs.job import LEAST
-from . import user_presets
+from . import refused, user_presets
 from .filling import loaded_family
 
-KINDS = {
-    "agents": "agents",
-    "merging": "merged",
-    "downsampling": "downsampled",
-    "gated": "cross-attention cached",
-    "unguided": "no negative prompt",
-    "kept": "guidance direction kept",
-}
+# Height of a kind's line below the colour of a step, in em.
+LINE = 0.2
 
 
 def show(sizes: Any, *values: Any) -> tuple[str, str]:
@@ -47,17 +40,17 @@ def show(sizes: Any, *values: Any) -> tuple[str, str]:
     own = user_presets.read()[0]
     shape = loaded_family()
     family = FEW_STEP if few_step_sign(steps, [facts.checkpoint_name()], sampler, scale, loras) else shape
+    form = dict(zip(KNOBS, values))
     try:
-        settings = resolve(without_untouched(dict(zip(KNOBS, values)), own), family, own)
+        refused.check(form)
+        settings, _ = on_this_machine(resolve(without_untouched(form, own), family, own), facts.table)
     except SettingError:
         return _badge(_text("settings refused")), ""
-    if settings["auto"] and not any(settings[f"least.{field}"] for field in LEAST):
-        table, _ = thresholds_for(facts.device(), facts.traits().fused_kernel())
-        settings = settings.replaced({f"least.{field}": table.least.get(method, 0) for field, method in LEAST.items()})
     steps = min(steps, 200)
-    passes = [preview_pass(settings, FIRST, shape, width, height, steps, scale)]
+    passes = [preview_pass(settings, FIRST, shape, width, height, steps, scale, sampler)]
     if factor > 1:
-        passes.append(preview_pass(settings, HIRES, shape, int(width * factor), int(height * factor), min(again or steps, 200), scale))
+        larger = (int(width * factor), int(height * factor))
+        passes.append(preview_pass(settings, HIRES, shape, *larger, min(again or steps, 200), scale, sampler))
     told = [] if settings["enabled"] else ["off"]
     told += [shown_preset(settings["preset"])]
     saving = f"{_text('estimate:')} {100 * saved(passes):.0f} % {_text('less time per picture')}"
@@ -74,12 +67,29 @@ def _text(words: str) -> str:
 
 
 def _strip(preview: PassPreview) -> str:
-    cells = "".join(f'<i class="{" ".join("accel-" + kind for kind in kinds) or "accel-whole"}"></i>' for kinds in preview.steps)
+    cells = "".join(map(_cell, preview.steps))
     at_work = dict.fromkeys(kind for kinds in preview.steps for kind in kinds)
-    said = [", ".join(_text(KINDS[kind]) for kind in at_work) or _text("every step runs whole")]
+    said = [", ".join(_mark(KINDS[kind]) + _text(KINDS[kind].label) for kind in at_work) or _text("every step runs whole")]
     if preview.idle:
         said.append(f"{', '.join(map(_text, preview.idle))} {_text('not worth it at this size')}")
-    if preview.later:
-        said.append(_text("guidance is skipped when it matters little"))
+    said += map(_text, preview.later)
     place = f"{_text(preview.place)} {preview.width}x{preview.height}"
     return f'<div class="accel-pass"><span>{place}: {"; ".join(said)}</span><div class="accel-strip">{cells}</div></div>'
+
+
+def _mark(kind: Kind) -> str:
+    return f'<b class="accel-mark" style="background: {kind.colour}"></b>'
+
+
+def _cell(kinds: tuple[str, ...]) -> str:
+    """One step of the strip: the colours of its kinds, and lines below them."""
+    shown = [KINDS[kind] for kind in kinds]
+    fills, lines = [kind.colour for kind in shown if not kind.line], [kind.colour for kind in shown if kind.line]
+    style = []
+    if fills:
+        parts = ", ".join(f"{colour} {100 * at // len(fills)}% {100 * (at + 1) // len(fills)}%" for at, colour in enumerate(fills))
+        style.append(f"background: linear-gradient({parts})")
+    if lines:
+        style.append("box-shadow: " + ", ".join(f"inset 0 -{LINE * (at + 1):.1f}em 0 {colour}" for at, colour in enumerate(lines)))
+    names = " ".join("accel-" + kind for kind in kinds) or "accel-whole"
+    return f'<i class="{names}"' + (f' style="{"; ".join(style)}"' if style else "") + "></i>"

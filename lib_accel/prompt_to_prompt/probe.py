@@ -1,13 +1,14 @@
-"""Edited batches to be timed: as `edit_images` builds them, from made-up prompts that one word tells apart."""
+"""Edited batches made up to be timed, checked and tested: as `edit_images` builds them, from prompts that one word tells apart."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from ..methods import ImageEdit, PromptToPrompt
-from ..prompt_to_prompt import Edit, LocalBlend, mix, split_words, tokenize
-from .inputs import TEXT_TOKENS
+from .edits import Edit, mix
+from .local_blend import LocalBlend
+from .method import ImageEdit, PromptToPrompt
+from .tokens import CHUNK, PromptTokens, split_words, tokenize
 
 SOURCE, EDITED = "a photo of a squirrel on a wooden table at noon", "a photo of a lion on a wooden table at noon"
 
@@ -30,16 +31,18 @@ class EditProbe:
 
     def method(self) -> PromptToPrompt:
         """The settings object of such a batch."""
-        words: dict[str, int] = {}
-
-        def encode(text: str) -> list[int]:
-            return [words.setdefault(word, len(words) + 10) for word in split_words(text)]
-
-        source, edited = (tokenize(text, encode, (1, 2, 2), TEXT_TOKENS) for text in (SOURCE, EDITED))
+        source, edited = streams(SOURCE, EDITED)
         mixing = mix(source, edited, Edit(kind=self.kind), self.cross_replace)
         edits = [ImageEdit(image, 0, (mixing,), self.self_replace) for image in range(1, self.pictures)]
         blend = LocalBlend("squirrel", "lion").aligned([source, *[edited] * (self.pictures - 1)]) if self.blend else None
         return PromptToPrompt(tuple(edits), blend, self_layers=self.self_layers, self_source=self.self_source)
 
 
-PROBES = {"edit": EditProbe}
+def streams(*texts: str) -> list[PromptTokens]:
+    """The token streams of ``texts``, every word one token."""
+    words: dict[str, int] = {}
+
+    def encode(text: str) -> list[int]:
+        return [words.setdefault(word, len(words) + 10) for word in split_words(text)]
+
+    return [tokenize(text, encode, (1, 2, 2), CHUNK) for text in texts]
