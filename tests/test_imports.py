@@ -22,7 +22,9 @@ HEIGHT = {name: height for height, names in enumerate(LINES) for name in names}
 
 def imports() -> dict[str, set[str]]:
     """For every module of ours those of ours that it imports, also inside of functions; not those for annotations alone."""
-    names = {".".join(("lib_accel", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__") for path in ROOT.rglob("*.py")}
+    names = {
+        ".".join(("lib_accel", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__") for path in ROOT.rglob("*.py")
+    }
     return {name: set(_of(name, names)) - {name} for name in names}
 
 
@@ -30,7 +32,9 @@ def _of(name: str, names: set[str]):
     path = ROOT.joinpath(*name.split(".")[1:])
     is_package = path.is_dir()
     tree = ast.parse((path / "__init__.py" if is_package else path.with_suffix(".py")).read_text(encoding="utf-8"))
-    annotating = {id(part) for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test) for part in node.body}
+    annotating = {
+        id(part) for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test) for part in node.body
+    }
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.level and id(node) not in annotating:
             parts = name.split(".")[: len(name.split(".")) - node.level + is_package]

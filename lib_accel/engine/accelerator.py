@@ -17,7 +17,6 @@ from ..core.errors import in_words, strict
 from ..core.report import Report
 from ..core.sites import PARTS, Site, find_unet, held_unet, is_compiled
 from ..core.threads import is_inside
-from ..prompt_to_prompt.heat_maps import maps_of
 from .auto import AutoChoice
 from .call_forward import CallForward
 from .call_plan import OpenCall, plan_call
@@ -246,7 +245,11 @@ class Accelerator(HostSide):
         every_step: word -> {(image, layer, step): [h, w]} instead. For accelerators with `HeatMaps`, or with a `PromptToPrompt` that has
         ``tokens``; ValueError for others, WordError for unknown words.
         """
-        return maps_of(self._runners, words, every_step)
+        for runner in self._runners:
+            maps = runner.word_maps(words, every_step) if hasattr(runner, "word_maps") else None
+            if maps is not None:
+                return maps
+        raise ValueError("This accelerator watches no words; give it HeatMaps(tokens), or a PromptToPrompt with tokens.")
 
     def report(self) -> Report:
         """What was done so far, as a snapshot."""

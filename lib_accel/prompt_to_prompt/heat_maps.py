@@ -5,7 +5,7 @@ Source: the maps that Prompt-to-Prompt (Hertz et al., arXiv 2208.01626) shows in
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +19,8 @@ from ..engine.contract import LayerAtWork, Moment, Runner, UNetCall
 from ..ops.attention_edits import attend
 from ..ops.levels import grid_at
 from .layers import Layers
-from .maps import MapSums, key_of, word_maps, word_maps_by_step
-from .runner import PromptToPromptRunner
-from .tokens import PromptTokens
+from .maps import MapSums, key_of, maps_of
+from .tokens import PromptTokens, streams
 
 
 @dataclass(frozen=True)
@@ -53,9 +52,7 @@ class HeatMaps(Method):
 
     @classmethod
     def example(cls) -> HeatMaps:
-        from .probe import SOURCE, streams
-
-        return cls(tuple(streams(SOURCE)))
+        return cls(tuple(streams("a photo of a squirrel on a table")))
 
 
 class HeatRunner(Runner):
@@ -70,6 +67,10 @@ class HeatRunner(Runner):
         self.sums = MapSums(config.every_step)
         self._layers = Layers("HeatMaps.layers", config.layers)
         self._latents: tuple[int, int] | None = None
+
+    def word_maps(self, words: Sequence[str | int], every_step: bool) -> dict[str | int, Any] | None:
+        """See `Accelerator.heat_maps`."""
+        return maps_of(self.sums, self.config, words, every_step)
 
     def begin_pass(self, moment: Moment) -> None:
         # Not when a pass is reset: maps stay readable after it, also after the methods were taken off.
@@ -99,16 +100,3 @@ class HeatRunner(Runner):
             self.sums.add(key_of(call.rows[row]), site, call.step.index, one.T.unflatten(1, (h, w)))
         self.account.acted("maps", site.name)
         self.account.steps.add(call.pass_and_step)
-
-
-def maps_of(runners: Iterable[Runner], words: Sequence[str | int], every_step: bool = False) -> dict[str | int, Any]:
-    """See `Accelerator.heat_maps`."""
-    words = [words] if isinstance(words, (str, int)) else words
-    for runner in runners:
-        if isinstance(runner, (HeatRunner, PromptToPromptRunner)) and runner.config.tokens:
-            if not every_step:
-                return word_maps(runner.sums, runner.config.tokens, words)
-            if runner.config.every_step:
-                return word_maps_by_step(runner.sums, runner.config.tokens, words)
-            raise ValueError("The maps of single steps were not kept; give HeatMaps or PromptToPrompt every_step=True.")
-    raise ValueError("This accelerator watches no words; give it HeatMaps(tokens), or a PromptToPrompt with tokens.")

@@ -107,6 +107,18 @@ def word_maps_by_step(
     return out
 
 
+def maps_of(sums: MapSums, config: Any, words: Sequence[str | int], every_step: bool) -> dict[str | int, Any] | None:
+    """What a method with ``tokens`` and ``every_step`` kept of ``words``; see `Accelerator.heat_maps`. None when it watches none."""
+    if not config.tokens:
+        return None
+    words = [words] if isinstance(words, (str, int)) else words
+    if not every_step:
+        return word_maps(sums, config.tokens, words)
+    if config.every_step:
+        return word_maps_by_step(sums, config.tokens, words)
+    raise ValueError("The maps of single steps were not kept; give HeatMaps or PromptToPrompt every_step=True.")
+
+
 def heat_picture(heat: torch.Tensor, picture: Any = None, size: tuple[int, int] | None = None) -> Any:
     """A map [h, w] as a picture, from dark blue to yellow, half over ``picture`` (a PIL image) if one is given. size: (width, height)."""
     import numpy as np

@@ -8,20 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 from ..core.fields import SettingError, check, setting
 from ..core.method import TOKENS, Declaration, Kind, Method, Schedule
 from ..core.rows import Layout, Row
 from ..core.schedule import Step, Window
-from .edits import Mixing
+from .edits import Edit, Mixing, mix
 from .layers import Layers
-from .local_blend import AlignedBlend
-from .tokens import PromptTokens
+from .local_blend import AlignedBlend, LocalBlend
+from .runner import PromptToPromptRunner
+from .tokens import PromptTokens, streams
 from .windows import RULES, acts, window_of
-
-if TYPE_CHECKING:
-    from .runner import PromptToPromptRunner
 
 SELF_SOURCES = ("map", "value", "keys_values", None)
 
@@ -97,8 +95,6 @@ class PromptToPrompt(Method):
         Layers("PromptToPrompt.self_layers", self.self_layers)
 
     def runner(self) -> PromptToPromptRunner:
-        from .runner import PromptToPromptRunner
-
         return PromptToPromptRunner(self)
 
     def schedule(self, steps: int, scale: float | None = None, sampler: str = "", run: Sequence[int] | None = None) -> Schedule:
@@ -122,6 +118,30 @@ class PromptToPrompt(Method):
 
     @classmethod
     def worded(cls) -> type:
-        from .probe import EditProbe
-
         return EditProbe
+
+
+@dataclass(frozen=True)
+class EditProbe:
+    """An edited batch made up to be timed, checked and tested, as `edit_images` builds it. Its first picture is the source of the others.
+
+    pictures: how many there are, from 2; a guided one takes two rows.
+    kind, cross_replace, self_replace, self_layers, self_source: as `lib_accel.edit_images` has them, and its defaults. blend: whether the
+    maps of a local blend are summed.
+    """
+
+    pictures: int = 2
+    kind: str = "replace"
+    cross_replace: Any = 0.8
+    self_replace: Any = 0.4
+    self_layers: str = "1/4"
+    self_source: str = "map"
+    blend: bool = False
+
+    def method(self) -> PromptToPrompt:
+        """The settings object of such a batch."""
+        source, edited = streams(*(f"a photo of a {word} on a wooden table at noon" for word in ("squirrel", "lion")))
+        mixing = mix(source, edited, Edit(kind=self.kind), self.cross_replace)
+        edits = [ImageEdit(image, 0, (mixing,), self.self_replace) for image in range(1, self.pictures)]
+        blend = LocalBlend("squirrel", "lion").aligned([source, *[edited] * (self.pictures - 1)]) if self.blend else None
+        return PromptToPrompt(tuple(edits), blend, self_layers=self.self_layers, self_source=self.self_source)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
 import torch
 
 from ..backends.known import PLAIN
@@ -13,10 +16,12 @@ from ..ops.attention_edits import CrossEdit, attend, edited_cross_attention
 from ..ops.levels import grid_at
 from .layers import Layers
 from .local_blend import blended
-from .maps import MapSums
-from .method import ImageEdit, PromptToPrompt
+from .maps import maps_of
 from .source_rows import Heads, SourceRows
 from .word_watch import WordWatch
+
+if TYPE_CHECKING:
+    from .method import ImageEdit, PromptToPrompt
 
 NO_STEP = "nothing edited: no step is in a window of an edit"
 NO_LAYER = "nothing edited: none of the chosen layers is in this U-Net"
@@ -42,10 +47,9 @@ class PromptToPromptRunner(Runner):
         self._mixed: dict = {}
         self._text_now = self._self_now = self._chosen = self._in_window = False
 
-    @property
-    def sums(self) -> MapSums:
-        """The maps of all words, for `Accelerator.heat_maps`."""
-        return self._words.sums
+    def word_maps(self, words: Sequence[str | int], every_step: bool) -> dict[str | int, Any] | None:
+        """See `Accelerator.heat_maps`."""
+        return maps_of(self._words.sums, self.config, words, every_step)
 
     # -- what a host asks ---------------------------------------------------------------------------------------------------
 

@@ -191,6 +191,16 @@ def segmented(text: str, encode: Callable[[str], Sequence[int]]) -> tuple[list[s
     return pieces, [(one, number) for number in range(len(pieces)) for one in whole[starts[number] : starts[number + 1]]]
 
 
+def streams(*texts: str) -> list[PromptTokens]:
+    """The token streams of ``texts`` without a tokenizer: every word is one token, the same in all of them."""
+    words: dict[str, int] = {}
+
+    def encode(text: str) -> list[int]:
+        return [words.setdefault(word, len(words) + 10) for word in split_words(text)]
+
+    return [tokenize(text, encode, (1, 2, 2), CHUNK) for text in texts]
+
+
 def equally_long(prompts: Iterable[PromptTokens]) -> list[PromptTokens]:
     """All with as many chunks as the longest."""
     prompts = list(prompts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -14,8 +15,10 @@ from ..ops.attention_edits import CrossEdit, edited_cross_attention
 from .layers import Layers
 from .local_blend import edit_mask
 from .maps import MapSums, columns_of, key_of
-from .method import PromptToPrompt
 from .source_rows import Heads
+
+if TYPE_CHECKING:
+    from .method import PromptToPrompt
 
 # Grids of at most so many tokens are watched for heat maps; where all are larger, the coarsest.
 WATCHED = Layers("watched layers", "1024")
