@@ -77,7 +77,7 @@ def test_the_command_line(toy, tmp_path, monkeypatch, capsys):
     assert [(kind.step, kind.count) for kind in kinds_of(parse_variant("toy:window=0-0.5"), 4)] == [(0, 2), (2, 2)]
     path = tmp_path / "bench.json"
     assert main(["bench", "--arch", "tiny", "--size", "64", "--runs", "1", "--variants", "plain", "toy:x=2", "--json", str(path)]) == 0
-    assert "Toy: counted on 3 of 3 layers" in json.loads(path.read_text())["rows"][1]["account"]
+    assert "Toy: counted on 6 of 6 layers for 1 of 1 steps" in json.loads(path.read_text())["rows"][1]["account"]
     capsys.readouterr()
     assert main(["check"]) == 0
     assert "ok      Toy: counted on 10 of 10 layers; largest change 0\n" in capsys.readouterr().out

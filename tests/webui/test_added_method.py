@@ -44,7 +44,7 @@ def test_the_strip(host):
 
     values = {**dict(zip(KNOBS, (control.value for control in host.script().controls))), **TOY, "toy.on": True, "toy.end": 0.5}
     shown = strip.show(json.dumps({"width": 512, "height": 512, "steps": 4}), *values.values())[1]
-    assert shown.count("accel-toy") == 2 and "background: linear-gradient(#777777" in shown and "counted" in shown
+    assert shown.count("accel-toy") == 2 and "#777777" in shown and "counted" in shown
 
 
 def test_an_axis(host):
