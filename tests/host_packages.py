@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
-from lib_accel.cli.peers import sdpa_forward
+from lib_accel.cli.workloads import sdpa_forward
 
 REPOSITORIES = {"sgm": "generative-models", "ldm": "stable-diffusion-stability-ai"}
 # Packages of which only the modules below them are wanted: what they themselves import (data sets, losses, text encoders) is not installed.

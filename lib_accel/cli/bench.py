@@ -18,9 +18,9 @@ from ..settings.presets import PRESETS
 from .architectures import ARCHITECTURES, build_unet
 from .composing import Composer, macs_of_pass
 from .errors import CommandError
+from .lab import MISSING, PEERS
 from .measuring import machine, measure
 from .models import open_pipeline
-from .peers import PEERS
 from .random_pipeline import pipeline_around
 from .variants import METHODS, Variant, parse_variant
 from .workloads import as_hosts_run_it, work_for
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=["plain", "agent", "merging"],
         metavar="VARIANT",
         help=f"plain, presets ({', '.join(PRESETS)}), methods ({', '.join(METHODS)}) such as merging:ratio=0.5, "
-        f"joined by + and placed in the pass by @0.5, peers and limits ({', '.join(PEERS)})",
+        f"joined by + and placed in the pass by @0.5, peers and limits ({', '.join(PEERS)}){MISSING}",
     )
     parser.add_argument("--auto", action="store_true", help="methods act only where this machine's table says that they pay")
     parser.add_argument("--macs", action="store_true", help="also count multiply-adds, with --arch")
@@ -109,6 +109,8 @@ def _check(args: argparse.Namespace) -> None:
             raise CommandError(f"--{name} is {value}; it must be a whole number from 1 to {most}.")
     if not 0 <= args.guidance <= 100:
         raise CommandError(f"--guidance is {args.guidance}; it must be a number from 0 to 100.")
+    for text in args.variants:
+        parse_variant(text)  # What is wrong is told before a model is opened.
     odd = next((batch for batch in args.batch if batch % 2), None)
     if args.whole and args.guidance > 1 and odd:
         raise CommandError(f"--batch is {odd}; with guidance a picture takes two rows, so it must be even.")

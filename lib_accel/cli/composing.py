@@ -20,16 +20,13 @@ from ..core.rows import Layout
 from ..cost.macs import count_macs
 from ..engine.thresholds import thresholds_for
 from .inputs import UNetInputs
-from .limits import LIMITS
+from .lab import PEERS
 from .measuring import timed
-from .step_caches import DEEPCACHE_INTERVAL
 from .variants import Variant
 from .workloads import Sampling
 
 # Of the noise schedules that these models were trained with.
 LAST_TIMESTEP = 999.0
-# Peers whose steps are all of one kind.
-ONE_KIND = ("tomesd", *LIMITS)
 # How many steps of a kind, and choices of steps, are looked at.
 MOST_CANDIDATES, MOST_TRIED = 6, 2000
 
@@ -45,12 +42,12 @@ class Kind:
 def kinds_of(variant: Variant, steps: int) -> list[Kind]:
     """The kinds of steps in a pass of ``steps`` under ``variant``, in the order in which they are run; every step one of its own where what
     a step costs depends on more than its place."""
-    if variant.peer == "deepcache":
-        whole = -(-steps // DEEPCACHE_INTERVAL)
-        return [Kind(0, whole)] + ([Kind(1, steps - whole)] if steps > whole else [])
     every_step = [Kind(step, 1) for step in range(steps)]
+    if variant.peer:
+        kinds = PEERS[variant.peer].kinds
+        return [Kind(*kind) for kind in kinds(steps)] if kinds else every_step
     costs = costs_of(variant.methods, steps)
-    if costs is None or variant.peer not in (None, *ONE_KIND):
+    if costs is None:
         return every_step
     alike: dict[Hashable, list[int]] = {}
     for step, cost in enumerate(costs):

@@ -19,9 +19,8 @@ from ..settings.presets import PRESETS, preset
 from .alternatives import ALTERNATIVES, Fewer, Ngms, parse_alternative
 from .drawing import add_pass_arguments, check_pass, open_for_drawing
 from .errors import CommandError
-from .limits import LIMITS
+from .lab import MISSING, PEERS
 from .measuring import machine
-from .peers import PEERS
 from .taking_turns import Drawn, draw
 from .variants import Variant, parse_variant
 
@@ -41,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="VARIANT",
         help="more, as for bench: tgate:gate=0.3, merging+tgate; and what there is besides Accel: "
-        f"{', '.join([*ALTERNATIVES, *(peer for peer in PEERS if peer not in LIMITS)])}",
+        f"{', '.join([*ALTERNATIVES, *(name for name, peer in PEERS.items() if not peer.limit)])}{MISSING}",
     )
     parser.add_argument(
         "--auto",
@@ -118,7 +117,7 @@ def _variants(args: argparse.Namespace, family: str = FAMILIES[0]) -> list[Varia
     for text in args.variants:
         alternative = parse_alternative(text)
         variant = parse_variant(text, family) if alternative is None else Variant(text, (alternative,))
-        if variant.name == "plain" or variant.peer in LIMITS or variant.at is not None:
+        if variant.name == "plain" or (variant.peer and PEERS[variant.peer].limit) or variant.at is not None:
             raise CommandError(f"--variants holds {variant.name!r}; here it takes presets, methods and peers, for a whole pass.")
         variants.append(replace(variant, auto=auto))
     if args.auto == "both":

@@ -22,7 +22,7 @@ from ..methods.registry import by_word
 from ..settings.model_families import FAMILIES
 from ..settings.presets import PRESETS, preset
 from .errors import CommandError
-from .peers import PEERS
+from .lab import MISSING, PEERS
 from .variant_words import read_settings
 
 METHODS = by_word()
@@ -48,7 +48,7 @@ class Variant:
     def on(self, model: Any) -> Iterator[Accelerator | None]:
         """``model`` run with this variant; yields its accelerator, if it has one."""
         if self.peer:
-            with PEERS[self.peer](model):
+            with PEERS[self.peer].apply(model):
                 yield None
         elif self.methods:
             with accelerated(model, *self.methods, auto=self.auto) as accelerator:
@@ -87,7 +87,7 @@ def _method(text: str, part: str) -> Any:
     name, _, settings = part.partition(":")
     if name not in METHODS:
         known = ", ".join(("plain", *PRESETS, *METHODS, *PEERS))
-        raise CommandError(f"variant is {text!r}; {name!r} must be one of {known}.")
+        raise CommandError(f"variant is {text!r}; {name!r} must be one of {known}{MISSING}.")
     made = METHODS[name].worded()
     given = read_settings(text, settings, made)
     if "window" in (field.name for field in dataclasses.fields(made)):

@@ -7,16 +7,37 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from ..core.rows import Layout
 from ..core.sites import find_unet
 from .inputs import UNetInputs
 from .measuring import Work
-from .peers import class_level_sdpa
 from .random_pipeline import embeddings_for
 
 PROMPT = "a photo of a lighthouse on a rocky coast at dusk"
+
+
+def sdpa_forward(self, x, context=None, mask=None, **kwargs):
+    """What the WebUI's usual optimiser makes of LDM's ``CrossAttention.forward``: no map of scores is held. Masks are not for it."""
+    context = x if context is None else context
+    q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (self.to_q(x), self.to_k(context), self.to_v(context)))
+    out = F.scaled_dot_product_attention(q, k, v)
+    return self.to_out(out.transpose(1, 2).flatten(2))
+
+
+@contextmanager
+def class_level_sdpa() -> Iterator[None]:
+    """LDM's CrossAttention on scaled-dot-product attention, put in at class level as the WebUI does."""
+    from ldm.modules.attention import CrossAttention
+
+    before = CrossAttention.forward
+    CrossAttention.forward = sdpa_forward
+    try:
+        yield
+    finally:
+        CrossAttention.forward = before
 
 
 @contextmanager

@@ -10,8 +10,8 @@ from traces import fingerprint
 from lib_accel import sample
 from lib_accel.cli.alternatives import Fewer, Ngms
 from lib_accel.cli.architectures import ARCHITECTURES, Architecture, build_unet
+from lib_accel.cli.lab import PEERS, Peer
 from lib_accel.cli.main import main
-from lib_accel.cli.peers import PEERS
 from lib_accel.cli.random_pipeline import pipeline_around
 from lib_accel.cli.workloads import pipeline_run
 
@@ -36,7 +36,7 @@ def test_peers_in_quality(tmp_path, monkeypatch, capsys):
         raise ModuleNotFoundError("No module named 'magic'", name="magic")
         yield
 
-    monkeypatch.setitem(PEERS, "faster-cache", broken)
+    monkeypatch.setitem(PEERS, "faster-cache", Peer(broken))
     words = "--size 64 --steps 6 --count 2 --preset --method --variants pyramid-attention faster-cache"
     assert main(["quality", *words.split(), "--out", str(tmp_path)]) == 0
     plain, peer, missing = json.loads((tmp_path / "quality.json").read_text())["sizes"]["64"]
@@ -102,7 +102,7 @@ def test_t_gate_as_published(monkeypatch, name):
     with torch.no_grad():
         plain = run(None)
         rows.clear()
-        with PEERS[name](pipeline):
+        with PEERS[name].apply(pipeline):
             assert not torch.equal(run(None), plain)
         assert rows == [2, 2, 1, 1, 1]
         assert fingerprint(pipeline.unet) == before

@@ -13,8 +13,8 @@ from lib_accel.cli import measuring, workloads
 from lib_accel.cli.architectures import ARCHITECTURES, Architecture, build_unet
 from lib_accel.cli.inputs import UNetInputs
 from lib_accel.cli.main import main
-from lib_accel.cli.peers import class_level_sdpa
 from lib_accel.cli.variants import parse_variant
+from lib_accel.cli.workloads import class_level_sdpa
 
 TINY = Architecture((32, 64), (1, 0), None, 4, 24)
 

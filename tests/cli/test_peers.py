@@ -1,17 +1,22 @@
 """Limits and peers: what they do to a U-Net, that they leave nothing behind, and what is said of those that do not run."""
 
 import json
+import os
+import shutil
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from traces import fingerprint
 
+from lib_accel.cli import lab
 from lib_accel.cli.architectures import ARCHITECTURES, Architecture, build_unet
 from lib_accel.cli.errors import CommandError
 from lib_accel.cli.inputs import UNetInputs
+from lib_accel.cli.lab import PEERS
 from lib_accel.cli.main import main
-from lib_accel.cli.peers import PEERS
 from lib_accel.cli.workloads import Sampling
 
 TINY = Architecture((32, 64), (1, 0), None, 4, 24)
@@ -39,7 +44,7 @@ def test_a_peer_changes_the_result_and_leaves_nothing_behind(name, unet):
     before = fingerprint(unet)
     with torch.no_grad():
         plain = sampling(None)
-        with PEERS[name](unet):
+        with PEERS[name].apply(unet):
             assert not torch.equal(sampling(None), plain)
         assert name == "tomesd" or fingerprint(unet) == before
         assert torch.equal(sampling(None), plain)
@@ -52,7 +57,7 @@ def test_half_the_rows_runs_the_second_half_and_returns_it_for_all(unet, rows):
     with torch.no_grad():
         inputs = UNetInputs(unet, 64, rows, torch.float32, "cpu")
         whole = inputs(unet)
-        with PEERS["half-the-rows"](unet):
+        with PEERS["half-the-rows"].apply(unet):
             half = inputs(unet)
     assert seen == [rows, rows - rows // 2]
     assert half.shape == whole.shape
@@ -62,7 +67,7 @@ def test_half_the_rows_runs_the_second_half_and_returns_it_for_all(unet, rows):
 
 
 def test_a_peer_that_keeps_things_asks_for_whole_generations(unet):
-    with torch.no_grad(), pytest.raises(CommandError, match="only whole generations"), PEERS["pyramid-attention"](unet):
+    with torch.no_grad(), pytest.raises(CommandError, match="only whole generations"), PEERS["pyramid-attention"].apply(unet):
         UNetInputs(unet, 64, 2, torch.float32, "cpu")(unet)
 
 
@@ -93,3 +98,12 @@ def test_ldm_unets_are_not_for_diffusers_hooks(capsys):
 def test_what_all_ratios_are_against_must_run(capsys):
     assert bench("--variants pyramid-attention plain") == 2
     assert "only whole generations" in capsys.readouterr().err
+
+
+def test_without_the_lab_there_are_no_peers_and_it_is_said(tmp_path):
+    """As an installed package: without the folder benchmarks beside it."""
+    shutil.copytree(Path(lab.__file__).parents[1], tmp_path / "lib_accel", ignore=shutil.ignore_patterns("*.safetensors", "__pycache__"))
+    command = [sys.executable, "-m", "lib_accel", "bench", "--arch", "sd15", "--variants", "plain", "tomesd"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "'tomesd' must be one of plain" in done.stderr and "peers and limits are not here" in done.stderr

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from ..core.schedule import first_step
-from .errors import CommandError
+from lib_accel.cli.errors import CommandError
+from lib_accel.core.schedule import first_step
 
 GATE = 0.4
 # What it takes if nothing is said: until the gate self-attention is run every fifth step only, but for the first two.

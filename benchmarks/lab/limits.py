@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from ..core.row_slicing import cut_rows, fill_rows
-from ..core.sites import find_unet
+from lib_accel.core.row_slicing import cut_rows, fill_rows
+from lib_accel.core.sites import find_unet
 
 
 @contextmanager
@@ -59,6 +59,3 @@ def _returning_input(unet: nn.Module, ending: str) -> Iterator[None]:
                 layer.forward = lambda x, *args, **kwargs: x
                 stack.callback(layer.__dict__.pop, "forward")
         yield
-
-
-LIMITS = {"no-self-attention": no_self_attention, "no-cross-attention": no_cross_attention, "half-the-rows": half_the_rows}

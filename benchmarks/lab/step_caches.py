@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..core.sites import find_unet
-from .errors import CommandError
+from lib_accel.cli.errors import CommandError
+from lib_accel.core.sites import find_unet
 
 # Every how many steps DeepCache runs the whole U-Net, and attention is computed in diffusers' hooks.
 DEEPCACHE_INTERVAL = 3
@@ -46,6 +46,12 @@ def deepcache(model: Any) -> Iterator[None]:
         helper.set_params(cache_interval=DEEPCACHE_INTERVAL, cache_branch_id=0)
         helper.enable()
         yield
+
+
+def deepcache_kinds(steps: int) -> list[tuple[int, int]]:
+    """(step, count) of the steps that run whole, and of the others."""
+    whole = -(-steps // DEEPCACHE_INTERVAL)
+    return [(0, whole)] + ([(1, steps - whole)] if steps > whole else [])
 
 
 @contextmanager
@@ -97,10 +103,3 @@ def _stepping(model: Any) -> Iterator[tuple[nn.Module, Timesteps]]:
                 module.__dict__.pop(name, None)
                 if name in own:
                     module.__dict__[name] = own[name]
-
-
-STEP_CACHES: dict[str, Callable[[Any], Any]] = {
-    "deepcache": deepcache,
-    "pyramid-attention": pyramid_attention_broadcast,
-    "faster-cache": faster_cache,
-}

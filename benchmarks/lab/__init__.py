@@ -1,0 +1,27 @@
+"""What Accel is compared with: other libraries, and the limits of what can be won. `bench` and `quality` find it here."""
+
+from functools import partial
+
+from lib_accel.cli.lab import Peer
+
+from .limits import half_the_rows, no_cross_attention, no_self_attention
+from .merging import tomesd_merging
+from .published_tgate import published_tgate
+from .step_caches import deepcache, deepcache_kinds, faster_cache, pyramid_attention_broadcast
+
+
+def _of_one_kind(steps: int) -> list[tuple[int, int]]:
+    return [(0, steps)]
+
+
+PEERS = {
+    "tomesd": Peer(tomesd_merging, _of_one_kind),
+    "published-tgate": Peer(published_tgate),
+    "published-tgate-self": Peer(partial(published_tgate, with_self=True)),
+    "deepcache": Peer(deepcache, deepcache_kinds),
+    "pyramid-attention": Peer(pyramid_attention_broadcast),
+    "faster-cache": Peer(faster_cache),
+    "no-self-attention": Peer(no_self_attention, _of_one_kind, limit=True),
+    "no-cross-attention": Peer(no_cross_attention, _of_one_kind, limit=True),
+    "half-the-rows": Peer(half_the_rows, _of_one_kind, limit=True),
+}
