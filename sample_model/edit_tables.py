@@ -7,7 +7,7 @@ import statistics
 from itertools import pairwise
 from typing import Any
 
-from lib_accel.images.fidelity import paired_interval
+from lib_accel.images.metrics import paired_interval
 
 KINDS = ("shape", "colour", "texture", "background")
 WEIGHTS = (-4.0, -2.0, 0.0, 1.0, 2.0, 4.0)

@@ -222,11 +222,13 @@ def write(evaluation: Evaluation, options: argparse.Namespace) -> None:
         "blends": evaluation.blends,
     }
     (options.out / "edits.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    from lib_accel.images.lattice import lattice
+    from lib_accel.images.grid import PAPER, grid
 
     columns = ["source", *(f"{kind}{control}" for kind in KINDS for control in ("", ", no control"))]
-    lattice(columns, evaluation.shown, []).save(options.out / "grid.png")
-    lattice([f"{weight:g}" for weight in WEIGHTS], evaluation.weighed, []).save(options.out / "weights.png")
+    weights = [f"{weight:g}" for weight in WEIGHTS]
+    for heads, shown, file in ((columns, evaluation.shown, "grid.png"), (weights, evaluation.weighed, "weights.png")):
+        labels, pictures = zip(*shown)
+        grid(pictures, heads, labels, missing=PAPER).save(options.out / file)
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ def draw(pipeline: Any, methods: dict[str, tuple], args: argparse.Namespace, siz
 
 def _write(drawings: dict[str, dict[str, Any]], out: Path) -> list[dict[str, Any]]:
     """Save the pictures; returns what is known of each, ready for JSON."""
-    from ..images.pictures import distance
+    from ..images.metrics import distance
 
     out.mkdir(parents=True, exist_ok=True)
     plain = drawings["plain"]
@@ -101,7 +101,7 @@ def _write(drawings: dict[str, dict[str, Any]], out: Path) -> list[dict[str, Any
 
 
 def _write_grid(drawings: dict[str, dict[str, Any]], result: dict[str, Any], out: Path) -> None:
-    from ..images.pictures import labelled_grid
+    from ..images.grid import side_by_side
 
     cells = []
     for entry in result["pictures"]:
@@ -113,5 +113,5 @@ def _write_grid(drawings: dict[str, dict[str, Any]], result: dict[str, Any], out
         f"{m['device']}, {m['threads']} threads, torch {m['torch']}, {m['date']}. "
         "Times: the least of several, against PyTorch's own attention.",
     ]
-    labelled_grid(cells, footer).save(out / "comparison.png")
+    side_by_side(cells, footer).save(out / "comparison.png")
     (out / "demo.json").write_text(json.dumps(result, indent=1) + "\n")

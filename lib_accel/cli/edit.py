@@ -160,7 +160,7 @@ def _timeless(account: str) -> str:
 
 def _write(args: argparse.Namespace, made: EditedPictures, cells: list[Cell], what: str, accounts: list[str]) -> dict[str, Any]:
     """The pictures, the grid and edit.json; returns what is in the last."""
-    from ..images.lattice import lattice
+    from ..images.grid import PAPER, grid
 
     args.out.mkdir(parents=True, exist_ok=True)
     made.pictures[0].save(args.out / "source.png")
@@ -172,18 +172,19 @@ def _write(args: argparse.Namespace, made: EditedPictures, cells: list[Cell], wh
         entry = {"file": name, "kind": kind, "label": label} | asdict(cell)
         entries.append(entry | {"mask": None if mask is None else float(mask.mean())})
     across = list(dict.fromkeys(_label(cell.cross) for cell in cells))
-    rows = []
+    rows, labels = [], []
     for first in range(0, len(cells), len(across)):
         cell = cells[first]
-        label = f"self {_label(cell.self_attention)}: {cell.prompt or ' '.join(args.weight)}"
-        rows.append((label, [None if first else made.pictures[0], *made.pictures[1 + first : 1 + first + len(across)]]))
+        labels.append(f"self {_label(cell.self_attention)}: {cell.prompt or ' '.join(args.weight)}")
+        rows.append([None if first else made.pictures[0], *made.pictures[1 + first : 1 + first + len(across)]])
     m = machine()
     footer = [
         f"{args.source!r}, seed {args.seed}, {args.steps} steps. {what}.",
         *accounts,
         f"{m['device']}, torch {m['torch']}, {m['date']}.",
     ]
-    lattice(["source", *(f"cross {text}" for text in across)], rows, footer).save(args.out / "edit.png")
+    columns = ["source", *(f"cross {text}" for text in across)]
+    grid(rows, columns, labels, footer=footer, missing=PAPER).save(args.out / "edit.png")
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
     result = {
         "model": what,

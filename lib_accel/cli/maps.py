@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..images.pictures import labelled_grid
+    from ..images.grid import side_by_side
 
     pipeline, what = open_for_drawing(args)
     tokens = tokens_for(pipeline, args.prompt)
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         entries.append({"file": name, "word": word, "grid": list(heat.shape[1:]), "largest": float(heat[0].max())})
     report = accelerator.report()
     footer = [f"{args.prompt!r}, seed {args.seed}, {args.steps} steps. {what}.", str(report)]
-    labelled_grid(cells, footer).save(args.out / "maps.png")
+    side_by_side(cells, footer).save(args.out / "maps.png")
     if args.by:
         _by(args, accelerator.heat_maps(words, every_step=True), picture.size).save(args.out / f"maps-by-{args.by}.png")
     result = {"model": what, "prompt": args.prompt, "seed": args.seed, "maps": entries, "account": str(report), "report": report.as_dict()}
@@ -71,13 +71,14 @@ def run(args: argparse.Namespace) -> int:
 
 def _by(args: argparse.Namespace, found: dict, size: tuple[int, int]) -> Any:
     """A picture with a row for every word and a column for every step, or every layer. found: `Accelerator.heat_maps`, every step's."""
-    from ..images.lattice import lattice
+    from ..images.grid import grid
 
     place = 2 if args.by == "step" else 1
     keys = list(dict.fromkeys(key[place] for maps in found.values() for key in maps))
     small = (max(64, size[0] // 4), max(64, size[1] // 4))
     rows = []
-    for word, maps in found.items():
+    for maps in found.values():
         means = [combine([heat[None] for at, heat in maps.items() if at[place] == key])[0] for key in keys]
-        rows.append((str(word), [heat_picture(mean, size=small) for mean in means]))
-    return lattice([f"{args.by} {key}" if args.by == "step" else str(key) for key in keys], rows, [args.prompt])
+        rows.append([heat_picture(mean, size=small) for mean in means])
+    columns = [f"{args.by} {key}" if args.by == "step" else str(key) for key in keys]
+    return grid(rows, columns, list(map(str, found)), footer=[args.prompt])

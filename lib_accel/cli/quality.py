@@ -128,19 +128,19 @@ def _variants(args: argparse.Namespace, family: str = FAMILIES[0]) -> list[Varia
 
 def compare(drawings: dict[str, list[Drawn]], prompts: list[str], autoencoder: Any, judged: bool) -> list[dict[str, Any]]:
     """One row of numbers per variant, against the plain pictures."""
-    from ..images import fidelity
-    from ..images.pictures import distance
+    from ..images import metrics
+    from ..images.metrics import distance
 
     plain = [drawn.picture for drawn in drawings["plain"]]
     truth = _verdicts(plain, prompts) if judged else []
     enough = len(plain) >= 2 and hasattr(autoencoder, "encoder") and hasattr(autoencoder.encoder, "mid_block")
-    reference = fidelity.features(autoencoder, plain) if enough else None
+    reference = metrics.features(autoencoder, plain) if enough else None
     rows = []
     for name, drawing in drawings.items():
         pictures = [drawn.picture for drawn in drawing]
         apart = [distance(Image.fromarray(p), Image.fromarray(r)) for p, r in zip(pictures, plain)]
-        tones = [fidelity.tone_shift(p, r) for p, r in zip(pictures, plain)]
-        features = None if not enough else reference if name == "plain" else fidelity.features(autoencoder, pictures)
+        tones = [metrics.tone_shift(p, r) for p, r in zip(pictures, plain)]
+        features = None if not enough else reference if name == "plain" else metrics.features(autoencoder, pictures)
         ratios = [base.seconds / drawn.seconds for base, drawn in zip(drawings["plain"], drawing)]
         row: dict[str, Any] = {
             "name": name,
@@ -149,15 +149,15 @@ def compare(drawings: dict[str, list[Drawn]], prompts: list[str], autoencoder: A
             "ssim": statistics.fmean(a.ssim for a in apart),
             "luminance_shift": statistics.fmean(tone[0] for tone in tones),
             "saturation_shift": statistics.fmean(tone[1] for tone in tones),
-            "detail": statistics.fmean(fidelity.detail_ratio(p, r) for p, r in zip(pictures, plain)),
-            "fd": None if reference is None else fidelity.frechet_distance(features, reference),
+            "detail": statistics.fmean(metrics.detail_ratio(p, r) for p, r in zip(pictures, plain)),
+            "fd": None if reference is None else metrics.frechet_distance(features, reference),
             "seconds": statistics.median(drawn.seconds for drawn in drawing),
             "ratio": statistics.median(ratios),
             "account": drawing[-1].account,
         }
         if judged:
             shown = _verdicts(pictures, prompts)
-            change, low, high = fidelity.paired_interval(truth, shown)
+            change, low, high = metrics.paired_interval(truth, shown)
             row |= {"shown": sum(shown) / len(shown), "shown_change": change, "shown_interval": [low, high]}
         rows.append(row)
     return rows
@@ -197,11 +197,11 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def grid(drawings: dict[str, list[Drawn]], rows: list[dict[str, Any]]) -> Image.Image:
     """A column per variant with its first pictures one below the other, labelled."""
-    from ..images.pictures import labelled_grid
+    from ..images.grid import side_by_side
 
     cells = []
     for row in rows:
         column = np.concatenate([drawn.picture for drawn in drawings[row["name"]][:SHOWN]], axis=0)
         words = [row["name"]] if row["name"] == "plain" else [row["name"], f"PSNR {row['psnr']:.1f} dB, SSIM {row['ssim']:.3f}"]
         cells.append((Image.fromarray(column), [*words, f"{row['seconds']:.2f} s, {row['ratio']:.2f}x"]))
-    return labelled_grid(cells, ["The same seeds in every column. Left: plain."])
+    return side_by_side(cells, ["The same seeds in every column. Left: plain."])

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib_accel.images.pictures import distance, labelled_grid
+from lib_accel.images.grid import grid, side_by_side
+from lib_accel.images.metrics import distance
 
 
 def noise(seed):
@@ -29,8 +30,17 @@ def test_unrelated_pictures_are_far_apart():
 
 def test_grid_holds_every_picture_and_its_labels():
     cells = [(Image.new("RGB", (64, 64), color), ["a name", "a very long line " * 9]) for color in ("red", "blue")]
-    grid = np.asarray(labelled_grid(cells, ["foot"]))
+    sheet = np.asarray(side_by_side(cells, ["foot"]))
     for color in ([255, 0, 0], [0, 0, 255]):
-        assert (grid == color).all(axis=2).sum() == 64 * 64
-    below = grid[80:]
+        assert (sheet == color).all(axis=2).sum() == 64 * 64
+    below = sheet[80:]
     assert (below < 128).any(), "labels are drawn below the pictures"
+
+
+def test_rows_and_columns_with_labels_and_empty_places():
+    red = Image.new("RGB", (200, 64), "red")
+    sheet = np.asarray(grid([[red, None], [red, red]], ["one", "two"], ["first", "second"], "title", footer=["foot"], missing=(0, 0, 255)))
+    assert (sheet == [255, 0, 0]).all(axis=2).sum() == 3 * 200 * 64
+    assert (sheet == [0, 0, 255]).all(axis=2).sum() == 200 * 64
+    bare = np.asarray(grid([[red, None], [red, red]]))
+    assert bare.shape[0] < sheet.shape[0] and bare.shape[1] < sheet.shape[1]

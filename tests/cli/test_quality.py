@@ -7,37 +7,37 @@ import pytest
 from PIL import Image
 
 from lib_accel.cli.main import main
-from lib_accel.images import fidelity
+from lib_accel.images import metrics
 
 
 def test_tone_and_detail():
     rng = np.random.default_rng(0)
     reference = rng.integers(40, 200, (32, 32, 3), dtype=np.uint8)
-    assert fidelity.tone_shift(reference, reference) == (0.0, 0.0)
-    assert fidelity.tone_shift(reference + 10, reference)[0] == pytest.approx(10)
+    assert metrics.tone_shift(reference, reference) == (0.0, 0.0)
+    assert metrics.tone_shift(reference + 10, reference)[0] == pytest.approx(10)
     grey = np.repeat(reference.mean(2, keepdims=True).astype(np.uint8), 3, axis=2)
-    assert fidelity.tone_shift(grey, reference)[1] < -50
+    assert metrics.tone_shift(grey, reference)[1] < -50
     smooth = np.asarray(Image.fromarray(reference).resize((16, 16), Image.BOX).resize((32, 32), Image.BILINEAR))
-    assert fidelity.detail_ratio(reference, reference) == 1
-    assert fidelity.detail_ratio(smooth, reference) < 0.2
+    assert metrics.detail_ratio(reference, reference) == 1
+    assert metrics.detail_ratio(smooth, reference) < 0.2
 
 
 def test_the_paired_interval():
-    same = fidelity.paired_interval([True, False] * 50, [True, False] * 50)
+    same = metrics.paired_interval([True, False] * 50, [True, False] * 50)
     assert same[0] == 0 and same[1] == pytest.approx(-same[2]) and 0 < same[2] < 0.05
-    change, low, high = fidelity.paired_interval([True] * 100, [True] * 80 + [False] * 20)
+    change, low, high = metrics.paired_interval([True] * 100, [True] * 80 + [False] * 20)
     assert change == -0.2 and low < -0.2 < high < 0
-    assert fidelity.paired_interval([True], [True])[2] > 0.5  # one case says nothing
+    assert metrics.paired_interval([True], [True])[2] > 0.5  # one case says nothing
     with pytest.raises(ValueError, match="same cases"):
-        fidelity.paired_interval([True], [])
+        metrics.paired_interval([True], [])
 
 
 def test_the_frechet_distance():
     rng = np.random.default_rng(0)
     a = rng.normal(0, 1, (4000, 3))
-    assert fidelity.frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
-    assert fidelity.frechet_distance(a, a + 2) == pytest.approx(12, rel=1e-6)
-    assert fidelity.frechet_distance(a, 3 * a) == pytest.approx(12, rel=0.1)  # 3 * (3 - 1) ** 2
+    assert metrics.frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
+    assert metrics.frechet_distance(a, a + 2) == pytest.approx(12, rel=1e-6)
+    assert metrics.frechet_distance(a, 3 * a) == pytest.approx(12, rel=0.1)  # 3 * (3 - 1) ** 2
 
 
 def test_the_command(tmp_path, capsys):

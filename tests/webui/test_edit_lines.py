@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFont
 
 from lib_accel.core.fields import SettingError
-from lib_accel.images.grid_picture import labelled, wrapped
+from lib_accel.images.grid import grid as grid_of
+from lib_accel.images.grid import wrapped
 from lib_accel.webui.prompt_to_prompt import controls, grid, values
 from lib_accel.webui.prompt_to_prompt.lines import parse_line, parse_lines
 
@@ -232,6 +233,6 @@ def test_legends_are_wrapped_and_missing_pictures_leave_a_place():
     face = ImageFont.load_default()
     assert all(face.getlength(line) <= 60 for line in wrapped("a very long legend withawordthatislongerthanthecolumn", face, 60))
     picture = Image.new("RGB", (64, 64), (200, 0, 0))
-    sheet = labelled([[picture, None]], ["source", "a " * 60], ["row"], "title", lambda r, c: "1 s", lambda size: face)
+    sheet = grid_of([[picture, None]], ["source", "a " * 60], ["row"], "title", lambda r, c: "1 s", font=lambda size: face)
     assert (200, 0, 0) in {color for _, color in sheet.getcolors(100000)}
     assert (225, 225, 225) in {color for _, color in sheet.getcolors(100000)}

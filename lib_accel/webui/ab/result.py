@@ -11,8 +11,8 @@ import numpy as np
 from modules import images
 from PIL import Image
 
-from ...images.fidelity import detail_ratio, tone_shift
-from ...images.pictures import FONT_SIZE, Distance, distance, labelled_grid
+from ...images.grid import own_font, side_by_side
+from ...images.metrics import Distance, detail_ratio, distance, tone_shift
 from ..jobs import started
 from .runs import ACCELERATED, PLAIN, Side
 
@@ -151,8 +151,7 @@ def _sheet(sides: dict[str, Side], apart: list[Distance], gain: int, opts: Any) 
     cells = [(_stacked(pictures), [name, *filter(None, labels[name])]) for name, pictures in columns.items()]
     footer = [line for line in (accelerated.line, f"The first {rows} of {len(apart)} pictures." if rows < len(apart) else None) if line]
     # Pillow's own font is a small bitmap in the version that the host pins.
-    font = getattr(images, "get_font", lambda size: None)(FONT_SIZE)
-    return labelled_grid(cells, footer, font)
+    return side_by_side(cells, footer, getattr(images, "get_font", own_font))
 
 
 def _seconds(side: Side) -> str:

@@ -8,9 +8,10 @@ import re
 from typing import Any
 
 from modules import images
-from PIL import Image, ImageFont
+from PIL import Image
 
-from ...images.grid_picture import labelled
+from ...images.grid import grid as drawn_grid
+from ...images.grid import own_font
 from ...prompt_to_prompt import heat_picture
 from ...settings.infotext import REPORT_KEY
 from ..host import facts
@@ -87,7 +88,7 @@ def grid_of(page: Page, edits: Edits, drawn: Drawn) -> tuple[Image.Image | None,
 
     pictures = [[None if picture is None else picture.image for picture in row] for row in rows]
     title = f"{edits.source}" + (f"   [{page.title}]" if page.title else "")
-    return labelled(pictures, columns, labels, title, caption, getattr(images, "get_font", _font)), None
+    return drawn_grid(pictures, columns, labels, title, caption, font=getattr(images, "get_font", own_font), size=None), None
 
 
 def infotext_of_grid(infotext: str, settings: controls.Settings, source: str, words: str) -> str:
@@ -118,10 +119,3 @@ def _in_order(plan: Plan, drawn: Drawn) -> list[Picture]:
 
 def _many(count: int, word: str) -> str:
     return f"{count} {word}" if count == 1 else f"{count} {word}s"
-
-
-def _font(size: int) -> Any:
-    try:
-        return ImageFont.load_default(size)
-    except TypeError:  # Pillow before 10.1 has one size only.
-        return ImageFont.load_default()

@@ -1,15 +1,43 @@
-"""Numbers for how far a set of pictures is from the plain ones: tone, detail, features, and what they still show."""
+"""Numbers for how far pictures are from the plain ones: distance, tone, detail, features, and what they still show."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 LUMA = np.array((0.299, 0.587, 0.114))  # ITU-R BT.601
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far a picture is from a reference. psnr: dB, infinite for equal pictures. ssim: structural similarity, 1 for equal ones."""
+
+    psnr: float
+    ssim: float
+
+    def __str__(self) -> str:
+        if math.isinf(self.psnr):
+            return "identical"
+        return f"PSNR {self.psnr:.1f} dB, SSIM {self.ssim:.3f}"
+
+
+def distance(picture: Image.Image, reference: Image.Image) -> Distance:
+    """PSNR and SSIM (Wang et al. 2004, Gaussian window) over 8-bit RGB. Pictures must have the same size."""
+    from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+    a, b = np.asarray(picture.convert("RGB")), np.asarray(reference.convert("RGB"))
+    if np.array_equal(a, b):
+        return Distance(math.inf, 1.0)
+    ssim = structural_similarity(b, a, channel_axis=2, gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
+    return Distance(float(peak_signal_noise_ratio(b, a)), float(ssim))
 
 
 def tone_shift(picture: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
