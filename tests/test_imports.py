@@ -1,6 +1,7 @@
 """Imports go one way: from what is on top to what it stands on, and nowhere in a circle."""
 
 import ast
+from collections import defaultdict
 from pathlib import Path
 
 import lib_accel
@@ -71,3 +72,13 @@ def test_there_is_no_circle():
         for name in free:
             del below[name]
     assert not below, sorted(below)
+
+
+def test_one_name_means_one_thing():
+    """No two classes of one name, and none that differs from another by nothing but a leading underscore."""
+    places = defaultdict(list)
+    for path in sorted(ROOT.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                places[node.name.lstrip("_")].append(str(path.relative_to(ROOT)))
+    assert {name: files for name, files in places.items() if len(files) > 1} == {}

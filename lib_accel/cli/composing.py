@@ -32,20 +32,20 @@ MOST_CANDIDATES, MOST_TRIED = 6, 2000
 
 
 @dataclass(frozen=True)
-class Kind:
+class AlikeSteps:
     """Steps that cost the same. step: the one of them, from 0, that is run. count: how many there are."""
 
     step: int
     count: int
 
 
-def kinds_of(variant: Variant, steps: int) -> list[Kind]:
+def kinds_of(variant: Variant, steps: int) -> list[AlikeSteps]:
     """The kinds of steps in a pass of ``steps`` under ``variant``, in the order in which they are run; every step one of its own where what
     a step costs depends on more than its place."""
-    every_step = [Kind(step, 1) for step in range(steps)]
+    every_step = [AlikeSteps(step, 1) for step in range(steps)]
     if variant.peer:
         kinds = PEERS[variant.peer].kinds
-        return [Kind(*kind) for kind in kinds(steps)] if kinds else every_step
+        return [AlikeSteps(*kind) for kind in kinds(steps)] if kinds else every_step
     costs = costs_of(variant.methods, steps)
     if costs is None:
         return every_step
@@ -57,7 +57,7 @@ def kinds_of(variant: Variant, steps: int) -> list[Kind]:
         run = sorted(chosen)
         if costs_of(variant.methods, steps, run) == [costs[step] for step in run]:
             counts = dict(zip(chosen, map(len, alike.values())))
-            return [Kind(step, counts[step]) for step in run]
+            return [AlikeSteps(step, counts[step]) for step in run]
     return every_step
 
 

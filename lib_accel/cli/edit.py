@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 @dataclass(frozen=True)
-class Cell:
+class EditCell:
     """One edited picture of the grid."""
 
     prompt: str | None
@@ -77,10 +77,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _cells(args: argparse.Namespace) -> list[Cell]:
+def _cells(args: argparse.Namespace) -> list[EditCell]:
     prompts = args.edits or [None]
     across, down = _windows("--cross", args.cross), _windows("--self", args.self_attention)
-    return [Cell(prompt, cross, own) for prompt in prompts for own in down for cross in across]
+    return [EditCell(prompt, cross, own) for prompt in prompts for own in down for cross in across]
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
@@ -158,7 +158,7 @@ def _timeless(account: str) -> str:
     return re.sub(r" in [\d.]+ s", "", account)
 
 
-def _write(args: argparse.Namespace, made: EditedPictures, cells: list[Cell], what: str, accounts: list[str]) -> dict[str, Any]:
+def _write(args: argparse.Namespace, made: EditedPictures, cells: list[EditCell], what: str, accounts: list[str]) -> dict[str, Any]:
     """The pictures, the grid and edit.json; returns what is in the last."""
     from ..images.grid import PAPER, grid
 

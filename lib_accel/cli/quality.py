@@ -21,7 +21,7 @@ from .drawing import add_pass_arguments, check_pass, open_for_drawing
 from .errors import CommandError
 from .lab import MISSING, PEERS
 from .measuring import machine
-from .taking_turns import Drawn, draw
+from .taking_turns import TimedPicture, draw
 from .variants import Variant, parse_variant
 
 METHODS = {method.__name__: method for method in with_settings()}
@@ -126,7 +126,7 @@ def _variants(args: argparse.Namespace, family: str = FAMILIES[0]) -> list[Varia
     return list({variant.name: variant for variant in variants}.values())
 
 
-def compare(drawings: dict[str, list[Drawn]], prompts: list[str], autoencoder: Any, judged: bool) -> list[dict[str, Any]]:
+def compare(drawings: dict[str, list[TimedPicture]], prompts: list[str], autoencoder: Any, judged: bool) -> list[dict[str, Any]]:
     """One row of numbers per variant, against the plain pictures."""
     from ..images import metrics
     from ..images.metrics import distance
@@ -195,7 +195,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def grid(drawings: dict[str, list[Drawn]], rows: list[dict[str, Any]]) -> Image.Image:
+def grid(drawings: dict[str, list[TimedPicture]], rows: list[dict[str, Any]]) -> Image.Image:
     """A column per variant with its first pictures one below the other, labelled."""
     from ..images.grid import side_by_side
 

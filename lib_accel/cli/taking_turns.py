@@ -19,7 +19,7 @@ from .variants import Variant
 TELL_EVERY = 10  # prompts
 
 
-class Drawn(NamedTuple):
+class TimedPicture(NamedTuple):
     """One picture: uint8 of shape (height, width, 3), the seconds it took, and the report's account of it."""
 
     picture: np.ndarray
@@ -42,7 +42,7 @@ _mine: _Work | None = None
 
 def draw(
     pipeline: Any, variants: list[Variant], prompts: Sequence[str], size: int, args: argparse.Namespace
-) -> tuple[dict[str, list[Drawn]], dict[str, str]]:
+) -> tuple[dict[str, list[TimedPicture]], dict[str, str]]:
     """Draw every prompt with every variant, picture i from the seed ``args.seed + i``.
 
     A list of pictures by the variant's name, in prompts' order, and by name why a peer did not run. A prompt's variants are drawn one after
@@ -59,7 +59,7 @@ def draw(
         return _gathered(pool.map(_draw_mine, tasks), variants, len(prompts), size)
 
 
-def draw_one(work: _Work, index: int, prompt: str, size: int) -> dict[str, Drawn | str]:
+def draw_one(work: _Work, index: int, prompt: str, size: int) -> dict[str, TimedPicture | str]:
     """One prompt with every variant, or why a peer does not run.
 
     Before a size's first prompt each is drawn in two steps, uncounted. Every other prompt goes backwards, since whoever goes first may find
@@ -72,8 +72,10 @@ def draw_one(work: _Work, index: int, prompt: str, size: int) -> dict[str, Drawn
     return _draw_each(work, prompt, size, work.args.seed + index, order if index % 2 else reversed(order))
 
 
-def _draw_each(work: _Work, prompt: str, size: int, seed: int, order: Iterable[int], most: int | None = None) -> dict[str, Drawn | str]:
-    drawn: dict[str, Drawn | str] = {}
+def _draw_each(
+    work: _Work, prompt: str, size: int, seed: int, order: Iterable[int], most: int | None = None
+) -> dict[str, TimedPicture | str]:
+    drawn: dict[str, TimedPicture | str] = {}
     for variant in (work.variants[index] for index in order):
         steps = next((m.steps(work.args.steps) for m in variant.methods if isinstance(m, Fewer)), work.args.steps)
         try:
@@ -85,24 +87,24 @@ def _draw_each(work: _Work, prompt: str, size: int, seed: int, order: Iterable[i
     return drawn
 
 
-def _draw(work: _Work, variant: Variant, prompt: str, size: int, seed: int, steps: int) -> Drawn:
+def _draw(work: _Work, variant: Variant, prompt: str, size: int, seed: int, steps: int) -> TimedPicture:
     images: list = []
     settings = {"num_inference_steps": steps, "guidance_scale": work.args.guidance, "width": size, "height": size}
     settings["generator"] = torch.Generator().manual_seed(seed)
     with variant.on(work.pipeline) as accelerator:
         run = getattr(work.pipeline, "stands_in", work.pipeline)  # A peer may bring its own loop.
         seconds = timed(lambda: images.extend(run(prompt, **settings).images))
-    return Drawn(np.array(images[0].convert("RGB")), seconds, "" if accelerator is None else str(accelerator.report()))
+    return TimedPicture(np.array(images[0].convert("RGB")), seconds, "" if accelerator is None else str(accelerator.report()))
 
 
 def _gathered(
-    parts: Iterable[dict[str, Drawn | str]], variants: list[Variant], count: int, size: int
-) -> tuple[dict[str, list[Drawn]], dict[str, str]]:
-    drawings: dict[str, list[Drawn]] = {variant.name: [] for variant in variants}
+    parts: Iterable[dict[str, TimedPicture | str]], variants: list[Variant], count: int, size: int
+) -> tuple[dict[str, list[TimedPicture]], dict[str, str]]:
+    drawings: dict[str, list[TimedPicture]] = {variant.name: [] for variant in variants}
     not_run: dict[str, str] = {}
     for done, part in enumerate(parts, 1):
         for name, drawn in part.items():
-            if isinstance(drawn, Drawn):
+            if isinstance(drawn, TimedPicture):
                 drawings[name].append(drawn)
             elif name not in not_run:
                 not_run[name] = drawn
@@ -118,6 +120,6 @@ def _begin(variants: list[Variant], args: argparse.Namespace, threads: int) -> N
     _mine = _Work(open_for_drawing(args)[0], variants, args, set())
 
 
-def _draw_mine(task: tuple[int, str, int]) -> dict[str, Drawn | str]:
+def _draw_mine(task: tuple[int, str, int]) -> dict[str, TimedPicture | str]:
     assert _mine is not None
     return draw_one(_mine, *task)

@@ -58,10 +58,10 @@ def edit_images(pipe: Any, source: str, edits: Sequence[Edit | str] | Edit | str
 def draw_edits(pipe: Any, source: str, edits: Sequence[Edit | str] | Edit | str, seed: int, **options: Any) -> EditedPictures:
     """`edit_images` with all that is known of the pictures."""
     given = checked_edits(edits, options.get("edit", "auto"))
-    return _Job(checked_pipeline(pipe), checked_source(source), given, checked_seed(seed), EditOptions(**options)).run()
+    return _EditingRun(checked_pipeline(pipe), checked_source(source), given, checked_seed(seed), EditOptions(**options)).run()
 
 
-class _Job:
+class _EditingRun:
     """One call of `draw_edits`."""
 
     def __init__(self, pipe: Any, source: str, edits: list[Edit], seed: int, options: EditOptions) -> None:

@@ -32,7 +32,7 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TokenPlan:
     """merging: how tokens are merged, None when none are. agents: how agent tokens are formed, None when there are none."""
 
     cut: Cut
@@ -78,7 +78,7 @@ class Planner:
         self._made_at.clear()
         self._near.clear()
 
-    def plan_for(self, call: UNetCall, site: Site) -> Plan | None:
+    def plan_for(self, call: UNetCall, site: Site) -> TokenPlan | None:
         """The plan made for ``site`` in this call, if any."""
         return call.shared.get(self._key(call, site))
 
@@ -90,7 +90,7 @@ class Planner:
         h, w = call.grids[site]
         cut = cut_for(h, w, self.settings)
         if cut.nothing:
-            call.shared[key] = Plan(cut)
+            call.shared[key] = TokenPlan(cut)
             return
         pool = None
         if cut.agents_gone is not None and self.settings.agents == "pool":
@@ -99,7 +99,7 @@ class Planner:
         else:
             cuts = [gone for gone in (cut.merged or None, cut.agents_gone) if gone is not None]
         slots = self._slots(call, key, site, x, cuts) if cuts else None
-        call.shared[key] = Plan(
+        call.shared[key] = TokenPlan(
             cut,
             MergePlan(slots[:, 0], cut.tokens - cut.merged) if cut.merged else None,
             pool or (MergePlan(slots[:, -1], cut.tokens - cut.agents_gone) if cut.agents_gone is not None else None),

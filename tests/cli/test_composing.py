@@ -10,7 +10,7 @@ import torch
 from lib_accel import AgentAttention, GuidanceSkip, TGate, TokenMerging
 from lib_accel.cli import composing, workloads
 from lib_accel.cli.architectures import ARCHITECTURES, Architecture, Transformer, build_unet
-from lib_accel.cli.composing import Composer, Kind, kinds_of, macs_of_pass
+from lib_accel.cli.composing import AlikeSteps, Composer, kinds_of, macs_of_pass
 from lib_accel.cli.main import main
 from lib_accel.cli.variants import Variant, parse_variant
 from lib_accel.core.schedule import first_step
@@ -161,4 +161,4 @@ def test_multiply_adds_are_of_the_place_and_the_table_that_are_timed():
 
 
 def test_kinds_are_in_the_order_in_which_they_are_run():
-    assert kinds_of(of(TGate(gate=0.4)), 25)[1] == Kind(9, 1)
+    assert kinds_of(of(TGate(gate=0.4)), 25)[1] == AlikeSteps(9, 1)

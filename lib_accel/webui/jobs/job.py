@@ -28,7 +28,7 @@ GROUP_NAMES = tuple(group.name for group in GROUPS if group.name)
 _forced: bool | None = None
 
 
-class Line(str):
+class AccountLine(str):
     """A job's line among the texts of others."""
 
 
@@ -141,13 +141,13 @@ def leave_line(p: Any) -> None:
     """The job is over: leave its line where the host looks when a script (loopback, SD upscale) makes a result of its own."""
     comments, job = getattr(p, "comments", None), job_of(p)
     if isinstance(comments, dict) and job is not None:
-        comments[Line(job.account)] = 1
+        comments[AccountLine(job.account)] = 1
 
 
 def _take_lines(p: Any) -> None:
     """Take the lines of earlier jobs out of there: several share one dictionary."""
     comments = getattr(p, "comments", None)
-    for text in [text for text in comments if isinstance(text, Line)] if isinstance(comments, dict) else ():
+    for text in [text for text in comments if isinstance(text, AccountLine)] if isinstance(comments, dict) else ():
         del comments[text]
 
 

@@ -11,7 +11,7 @@ from ...prompt_to_prompt import Edit, LocalBlend, PromptTokens, mix
 from ...prompt_to_prompt.layers import Layers
 from ..host import facts
 from . import controls, grid, host_text, values
-from .controls import TITLE, WEIGHT, Settings
+from .controls import TITLE, WEIGHT, FormValues
 from .grid import Cell, Plan
 from .lines import Line, parse_lines
 
@@ -23,7 +23,7 @@ class Edits:
     """What is edited. source: the prompt. prompts: the edited one of every line, as the host is given it. streams: the tokens of the
     source and of every line's prompt."""
 
-    settings: Settings
+    settings: FormValues
     source: str
     lines: tuple[Line, ...]
     prompts: tuple[str, ...]

@@ -17,7 +17,7 @@ SELF_SOURCES = ("map", "value", "keys_values", "none")
 
 
 @dataclass(frozen=True)
-class Control:
+class FormControl:
     """One setting. kind: ``text`` | ``lines`` | ``choice`` | ``number`` | ``integer`` | ``flag``. key: its name in PNG info."""
 
     name: str
@@ -50,32 +50,32 @@ class Control:
         return checked(name, value, {"kind": self.kind, "low": self.low, "high": self.high, "choices": self.choices})
 
 
-CONTROLS: dict[str, Control] = {
+CONTROLS: dict[str, FormControl] = {
     control.name: control
     for control in (
-        Control(
+        FormControl(
             "edits", "Edits", "one per line: a whole prompt, cat -> dog, + a hat, red*1.5; several on a line with ; between", "", "lines"
         ),
-        Control("kind", "Edit type", "auto: replace for as many words, else refine", "auto", "choice", choices=KINDS),
-        Control("cross", CROSS, "more: closer to the source; of single words: 0.8; lion 0.4", "0.8"),
-        Control("self", SELF, "more: shapes stay closer to the source's", "0.4"),
-        Control("self_source", "Self-attention from", "map: the layout; value: the texture", "map", "choice", choices=SELF_SOURCES),
-        Control("cross_layers", "Cross-attention layers", "fewer: the new words have more freedom", "all"),
-        Control("self_layers", "Self-attention layers", "finer ones too: shapes are kept more closely", "1/4"),
-        Control("blend", "Blend words", "only their places change: words of the source : words of the edits", ""),
-        Control("subtract", "Words to leave out of the blend", "their places never change", ""),
-        Control("threshold", THRESHOLD, "higher: a smaller place may change", 0.3, "number", 0, 1),
-        Control("start", "Blend start", "higher: the composition may part first", 0.2, "number", 0, 1),
-        Control("x", "X axis", "what the columns differ in", EDIT, "choice", choices=AXES),
-        Control("x_values", "X values", "with commas; empty: all edits, or the seeds of the batch count", ""),
-        Control("y", "Y axis", "what the rows differ in", NONE, "choice", choices=AXES),
-        Control("y_values", "Y values", "as for X; a word weight: -1, 0, 2 or smiling*2", ""),
-        Control("off", "Show without control", "on: the same seed and prompt, not held to the source", False, "flag"),
-        Control("keep_source", "Keep the source", "on: its picture is shown and saved, too", True, "flag"),
-        Control("hires", "Also in hires", "off: only re-weighting and the first pass's blend go on there", False, "flag"),
-        Control("heat", "Heat map words", "where each picture looks for them, as pictures of their own", ""),
-        Control("times", "Times", "on: the legend tells the seconds of each picture", False, "flag"),
-        Control("at_once", "Pictures at once", "the source among them; more: faster, more memory", 4, "integer", 2, 64),
+        FormControl("kind", "Edit type", "auto: replace for as many words, else refine", "auto", "choice", choices=KINDS),
+        FormControl("cross", CROSS, "more: closer to the source; of single words: 0.8; lion 0.4", "0.8"),
+        FormControl("self", SELF, "more: shapes stay closer to the source's", "0.4"),
+        FormControl("self_source", "Self-attention from", "map: the layout; value: the texture", "map", "choice", choices=SELF_SOURCES),
+        FormControl("cross_layers", "Cross-attention layers", "fewer: the new words have more freedom", "all"),
+        FormControl("self_layers", "Self-attention layers", "finer ones too: shapes are kept more closely", "1/4"),
+        FormControl("blend", "Blend words", "only their places change: words of the source : words of the edits", ""),
+        FormControl("subtract", "Words to leave out of the blend", "their places never change", ""),
+        FormControl("threshold", THRESHOLD, "higher: a smaller place may change", 0.3, "number", 0, 1),
+        FormControl("start", "Blend start", "higher: the composition may part first", 0.2, "number", 0, 1),
+        FormControl("x", "X axis", "what the columns differ in", EDIT, "choice", choices=AXES),
+        FormControl("x_values", "X values", "with commas; empty: all edits, or the seeds of the batch count", ""),
+        FormControl("y", "Y axis", "what the rows differ in", NONE, "choice", choices=AXES),
+        FormControl("y_values", "Y values", "as for X; a word weight: -1, 0, 2 or smiling*2", ""),
+        FormControl("off", "Show without control", "on: the same seed and prompt, not held to the source", False, "flag"),
+        FormControl("keep_source", "Keep the source", "on: its picture is shown and saved, too", True, "flag"),
+        FormControl("hires", "Also in hires", "off: only re-weighting and the first pass's blend go on there", False, "flag"),
+        FormControl("heat", "Heat map words", "where each picture looks for them, as pictures of their own", ""),
+        FormControl("times", "Times", "on: the legend tells the seconds of each picture", False, "flag"),
+        FormControl("at_once", "Pictures at once", "the source among them; more: faster, more memory", 4, "integer", 2, 64),
     )
 }
 SOURCE_KEY = "P2P source"
@@ -85,10 +85,10 @@ OF_GRIDS = ("x", "x_values", "y", "y_values", "off", "heat", "times", "at_once")
 # Told even when they have their defaults.
 TOLD = ("edits", "cross", "self")
 
-Settings = dict[str, Any]
+FormValues = dict[str, Any]
 
 
-def read(args: tuple) -> Settings:
+def read(args: tuple) -> FormValues:
     """The settings from the script's arguments: in the order of `CONTROLS`, or a dict by name as the first. None means the default.
     SettingError.
     """
@@ -99,7 +99,7 @@ def read(args: tuple) -> Settings:
     return {name: control.read(given.get(name)) for name, control in CONTROLS.items()}
 
 
-def to_infotext(settings: Settings, source: str, of_grid: bool) -> dict[str, Any]:
+def to_infotext(settings: FormValues, source: str, of_grid: bool) -> dict[str, Any]:
     """PNG info: the source, the edits and what is not as by default. of_grid: the grid's, too."""
     told = {"Script": TITLE, SOURCE_KEY: source}
     for name, control in CONTROLS.items():

@@ -12,7 +12,7 @@ from typing import Any
 
 from ...core.fields import SettingError
 from . import controls, values
-from .controls import CROSS, EDIT, NONE, SEED, SELF, THRESHOLD, WEIGHT, Settings
+from .controls import CROSS, EDIT, NONE, SEED, SELF, THRESHOLD, WEIGHT, FormValues
 from .lines import Line, weights_of
 
 MOST_CELLS = 1000
@@ -82,7 +82,7 @@ class Plan:
         return found
 
 
-def plan(settings: Settings, lines: Sequence[Line], seed_count: int) -> Plan:
+def plan(settings: FormValues, lines: Sequence[Line], seed_count: int) -> Plan:
     """seed_count: how many seeds the host's batch count and size ask for. SettingError for what no axis can be."""
     x, y = settings["x"], settings["y"]
     if x == y != NONE:
@@ -120,7 +120,7 @@ def _or_all(axis: str, axes: tuple[str, str], count: int) -> Iterator[int]:
     return iter(range(1 if axis in axes else count))
 
 
-def _axis(settings: Settings, name: str, lines: Sequence[Line], seeds: list[int] | None, count: int) -> tuple[Value, ...]:
+def _axis(settings: FormValues, name: str, lines: Sequence[Line], seeds: list[int] | None, count: int) -> tuple[Value, ...]:
     kind, text = settings[name], settings[f"{name}_values"]
     where = f"{controls.TITLE}: {controls.CONTROLS[f'{name}_values'].label}"
     if kind == NONE:
@@ -137,7 +137,7 @@ def _axis(settings: Settings, name: str, lines: Sequence[Line], seeds: list[int]
     return tuple(_value(where, kind, part, lines, settings) for part in parts)
 
 
-def _value(where: str, kind: str, part: str, lines: Sequence[Line], settings: Settings) -> Value:
+def _value(where: str, kind: str, part: str, lines: Sequence[Line], settings: FormValues) -> Value:
     label = f"{kind} {part}"
     if kind == CROSS:
         values.windows(where, part)
@@ -168,7 +168,7 @@ def _chosen(where: str, text: str, count: int) -> list[int]:
     return [int(part) - 1 for part in parts] or list(range(count))
 
 
-def _seeds(settings: Settings, name: str) -> list[int] | None:
+def _seeds(settings: FormValues, name: str) -> list[int] | None:
     text = settings[f"{name}_values"]
     return values.seeds(f"{controls.TITLE}: {controls.CONTROLS[f'{name}_values'].label}", text) if text else None
 

@@ -91,7 +91,7 @@ def grid_of(page: Page, edits: Edits, drawn: Drawn) -> tuple[Image.Image | None,
     return drawn_grid(pictures, columns, labels, title, caption, font=getattr(images, "get_font", own_font), size=None), None
 
 
-def infotext_of_grid(infotext: str, settings: controls.Settings, source: str, words: str) -> str:
+def infotext_of_grid(infotext: str, settings: controls.FormValues, source: str, words: str) -> str:
     """The PNG info of a source with the script, its settings, and what came of it (clients of the API see no comments)."""
     more = {**controls.to_infotext(settings, source, True), controls.RESULT_KEY: words}
     # That of one batch; the result tells of all.
@@ -104,7 +104,7 @@ def quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False) if any(sign in text for sign in ",:\n") else text
 
 
-def _as_drawn(settings: controls.Settings, plan: Plan) -> controls.Settings:
+def _as_drawn(settings: controls.FormValues, plan: Plan) -> controls.FormValues:
     """With the seeds that chance gave, so that the grid can be drawn again."""
     if plan.seeds is None:
         return settings

@@ -113,7 +113,7 @@ def job_for(p: Any, edits: Edits, plan: Plan, cells: Sequence[Cell]) -> Any:
     return mine
 
 
-def settings_of(edits: Edits, cell: Cell) -> controls.Settings:
+def settings_of(edits: Edits, cell: Cell) -> controls.FormValues:
     """The settings with which the script draws this cell alone."""
     line = edits.lines[cell.line]
     own = {"edits": line.weighing(cell.weights_on(line.weights)), "cross": cell.cross, "self": cell.self_, "threshold": cell.threshold}

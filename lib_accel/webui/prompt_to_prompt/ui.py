@@ -10,7 +10,7 @@ import gradio as gr
 
 from ..accordion.ui import Built
 from .chips import show as show_words
-from .controls import CONTROLS, SOURCE_KEY, Control, from_infotext
+from .controls import CONTROLS, SOURCE_KEY, FormControl, from_infotext
 
 INTRODUCTION = "The prompt box is the source. Each edit below is drawn from the same seed and held to the source's composition."
 BLEND, MORE = "Local blend: confine the change", "Layers, hires pass, heat maps, memory"
@@ -75,7 +75,7 @@ def _rows(rows: tuple[tuple[str, ...], ...], made: dict[str, Any], elem_id: Call
                 made[name] = _component(CONTROLS[name], elem_id)
 
 
-def _component(control: Control, elem_id: Callable[[str], str]) -> Any:
+def _component(control: FormControl, elem_id: Callable[[str], str]) -> Any:
     given = {"label": control.label, "info": control.hint, "value": control.default, "elem_id": elem_id(control.name)}
     if control.kind == "flag":
         return gr.Checkbox(**given)
