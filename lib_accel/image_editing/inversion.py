@@ -32,7 +32,10 @@ class Inverted:
 
 
 class Predictor:
-    """The noise that a pipeline's U-Net predicts. given: as `text.embeddings`, of one prompt. size: (height, width) in pixels."""
+    """What a pipeline's U-Net predicts, and its steps by that, inside `ddim`.
+
+    given: as `text.embeddings`, of one prompt. size: (height, width) in pixels.
+    """
 
     def __init__(self, pipe: Any, given: dict[str, torch.Tensor], size: tuple[int, int]) -> None:
         self.pipe, self.given = pipe, given
@@ -44,23 +47,11 @@ class Predictor:
         if "pooled_prompt_embeds" in self.given:
             pooled = self.given["negative_pooled_prompt_embeds" if negative else "pooled_prompt_embeds"][:1]
             more["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": self._times}
-        out = self.pipe.unet(latents, timestep, text, return_dict=False, **more)[0]
-        if self.pipe.scheduler.config.prediction_type == "v_prediction":
-            share = self.share(timestep)
-            return share**0.5 * out + (1 - share) ** 0.5 * latents
-        return out
+        return self.pipe.unet(latents, timestep, text, return_dict=False, **more)[0]
 
-    def share(self, timestep: int) -> torch.Tensor:
-        """The picture's share of the variance (alpha bar) at ``timestep``; below 0 the schedule's last."""
-        scheduler = self.pipe.scheduler
-        return scheduler.alphas_cumprod[timestep] if timestep >= 0 else scheduler.final_alpha_cumprod
-
-    def move(self, latents: torch.Tensor, predicted: torch.Tensor, at: int, to: int) -> torch.Tensor:
-        """DDIM's step between two timesteps, in either direction."""
-        here, there = (self.share(timestep).to(latents.device, torch.float32) for timestep in (at, to))
-        wide = latents.float()
-        clean = (wide - (1 - here) ** 0.5 * predicted.float()) / here**0.5
-        return (there**0.5 * clean + (1 - there) ** 0.5 * predicted.float()).to(latents.dtype)
+    def step(self, latents: torch.Tensor, predicted: torch.Tensor, timestep: int, scheduler: Any = None) -> torch.Tensor:
+        """The latents behind ``timestep`` by the pipeline's scheduler, or by another; worked out in float32."""
+        return (scheduler or self.pipe.scheduler).step(predicted.float(), timestep, latents.float()).prev_sample.to(latents.dtype)
 
 
 @contextmanager
@@ -101,20 +92,15 @@ def invert(
     return Inverted(trajectory[-1], null_texts(predictor, trajectory, text, negative, guidance))
 
 
-def timesteps_of(pipe: Any) -> tuple[list[int], int]:
-    """The timesteps of the pass, from noise to picture, and how far they lie apart."""
-    times = [int(time) for time in pipe.scheduler.timesteps]
-    return times, pipe.scheduler.config.num_train_timesteps // len(times)
-
-
 @torch.no_grad()
 def back_to_noise(predictor: Predictor, latents: torch.Tensor, text: torch.Tensor) -> list[torch.Tensor]:
     """[steps + 1] latents from the picture to the noise, without guidance."""
-    times, apart = timesteps_of(predictor.pipe)
-    trajectory = [latents]
-    for time in reversed(times):
-        predicted = predictor(trajectory[-1], time, text)
-        trajectory.append(predictor.move(trajectory[-1], predicted, time - apart, time))
+    from diffusers import DDIMInverseScheduler
+
+    scheduler, trajectory = DDIMInverseScheduler.from_config(predictor.pipe.scheduler.config), [latents]
+    scheduler.set_timesteps(len(predictor.pipe.scheduler.timesteps), device=latents.device)
+    for time in scheduler.timesteps.tolist():
+        trajectory.append(predictor.step(trajectory[-1], predictor(trajectory[-1], time, text), time, scheduler))
     return trajectory
 
 
@@ -126,7 +112,7 @@ def null_texts(
     At most 10 updates of Adam per step from the last step's embeddings; the rate falls from 0.01 to half of that at the end (published for
     50 steps, here for any number), a loss below 1e-5 + 2e-5 i (of 50) is enough.
     """
-    times, apart = timesteps_of(predictor.pipe)
+    times = predictor.pipe.scheduler.timesteps.tolist()
     latents, found = trajectory[-1], []
     negative = negative.detach().float()
     for index, time in enumerate(times):
@@ -134,11 +120,11 @@ def null_texts(
         with torch.no_grad():
             with_text = predictor(latents, time, text)
         if guidance > 1:
-            negative = _fit(predictor, latents, with_text, goal, negative, (time, time - apart), guidance, place)
+            negative = _fit(predictor, latents, with_text, goal, negative, time, guidance, place)
         found.append(negative.to(text.dtype))
         with torch.no_grad():
             without = predictor(latents, time, found[-1], negative=True)
-            latents = predictor.move(latents, without + guidance * (with_text - without), time, time - apart)
+            latents = predictor.step(latents, without + guidance * (with_text - without), time)
     return found
 
 
@@ -148,17 +134,17 @@ def _fit(
     with_text: torch.Tensor,
     goal: torch.Tensor,
     negative: torch.Tensor,
-    times: tuple[int, int],
+    time: int,
     guidance: float,
     place: float,
 ) -> torch.Tensor:
-    """``negative`` fitted so that the guided step over ``times`` from ``latents`` arrives at ``goal``. place: of the published 50 steps."""
+    """``negative`` fitted so that the guided step at ``time`` from ``latents`` arrives at ``goal``. place: of the published 50 steps."""
     with torch.enable_grad():
         free = negative.clone().requires_grad_(True)
         adam = torch.optim.Adam([free], lr=RATE * (1 - place / 100))
         for _ in range(INNER_STEPS):
-            without = predictor(latents, times[0], free.to(latents.dtype), negative=True)
-            arrived = predictor.move(latents, without + guidance * (with_text - without), *times)
+            without = predictor(latents, time, free.to(latents.dtype), negative=True)
+            arrived = predictor.step(latents, without + guidance * (with_text - without), time)
             loss = torch.nn.functional.mse_loss(arrived.float(), goal.float())
             (gradient,) = torch.autograd.grad(loss, free)
             free.grad = gradient

@@ -64,10 +64,7 @@ def equal_noise(pipe: Any, count: int, width: int, height: int, seed: int) -> tu
 
 def encode_picture(pipe: Any, image: Any) -> torch.Tensor:
     """Latents [1, channels, h, w] of a PIL picture: the mean of what the autoencoder says, scaled as the U-Net knows it."""
-    import numpy as np
-
-    vae = pipe.vae
-    pixels = torch.from_numpy(np.asarray(image, dtype=np.float32) / 127.5 - 1).permute(2, 0, 1)[None]
+    vae, pixels = pipe.vae, pipe.image_processor.preprocess(image)
     half = vae.dtype
     upcast = half != torch.float32 and getattr(vae.config, "force_upcast", False)
     try:

@@ -108,6 +108,18 @@ def test_what_methods_spare(kind):
     assert spared[MATCHING] == 0
 
 
+@pytest.mark.parametrize("methods", [(), (TokenMerging(ratio=0.5),), (AgentAttention(window=(0, 1)),)])
+def test_torchs_own_counter_comes_to_the_same(methods):
+    """Twice as many, additions counted too. On shapes alone: of attention on a processor it counts nothing."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    unet, inputs = on_meta(models.diffusers_unet(), 128)
+    with accelerated(unet, *methods, auto=False):
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            inputs(unet)
+        assert counter.get_total_flops() == 2 * count_macs(unet, partial(inputs, unet)).total > 0
+
+
 def test_counting_leaves_nothing():
     unet, inputs = on_meta(models.diffusers_unet(), 64)
     count_macs(unet, partial(inputs, unet))

@@ -181,13 +181,12 @@ def test_null_texts_follow_the_inversion(pipe, picture, monkeypatch):
         encoded = starting.encode_picture(pipe, picture)
         found = inversion.invert(pipe, "null_text", encoded, given, 2, 7.0, (64, 64))
         predictor = inversion.Predictor(pipe, given, (64, 64))
-        times, apart = inversion.timesteps_of(pipe)
 
         def end(negatives):
             latents = found.noise
-            for time, negative in zip(times, negatives):
+            for time, negative in zip(pipe.scheduler.timesteps.tolist(), negatives):
                 without, with_text = predictor(latents, time, negative), predictor(latents, time, given["prompt_embeds"])
-                latents = predictor.move(latents, without + 7.0 * (with_text - without), time, time - apart)
+                latents = predictor.step(latents, without + 7.0 * (with_text - without), time)
             return (latents - encoded).square().mean()
 
         with torch.no_grad():
