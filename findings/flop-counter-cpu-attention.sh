@@ -6,7 +6,7 @@ set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet "torch==2.13.0" "numpy" --extra-index-url https://download.pytorch.org/whl/cpu
+"$folder/venv/bin/pip" install --quiet "torch==2.13.0" "numpy"
 "$folder/venv/bin/python" - <<'PYTHON'
 import torch
 import torch.nn.functional as F
