@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..core.sites import Site
+from ..core.stages import Stage
 from . import known
 
 
@@ -49,6 +50,25 @@ class Backend:
 
     def find_sites(self, unet: nn.Module) -> list[Site]:
         raise NotImplementedError
+
+    def find_stages(self, unet: nn.Module) -> tuple[Stage, ...]:
+        """The U-Net's stages in order of execution; none where it is built in a way that Accel does not know."""
+        return ()
+
+    def together(self, unet: nn.Module, forward: Any, args: tuple, kwargs: dict) -> str | None:
+        """Why the deep stages of a U-Net call must run on all of its rows or on none (a clause), or None.
+
+        forward: what the U-Net itself carries below ours, None where its class's runs.
+        """
+        return None if forward is None else "another forward may join something of its own to what stages return"
+
+    def module_output(self, module: nn.Module, kwargs: dict, out: torch.Tensor) -> Any:
+        """What a stage's module returns for ``out`` [rows, C, h, w] when it is called with these arguments."""
+        return out
+
+    def module_result(self, out: Any) -> torch.Tensor:
+        """The tensor [rows, C, h, w] in what a stage's module returned."""
+        return out[0] if isinstance(out, tuple) else getattr(out, "sample", out)
 
     def sample_of(self, args: tuple, kwargs: dict) -> torch.Tensor:
         """The noisy latents [rows, channels, h, w] of a U-Net call."""

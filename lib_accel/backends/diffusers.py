@@ -9,8 +9,12 @@ import torch
 from torch import nn
 
 from ..core.sites import Site, named, sites_in
+from ..core.stages import Stage, StageList
 from . import known
 from .base import Backend
+
+# Blocks whose stages are known: pairs of ResBlocks and transformers in a row, each with one skip connection.
+KNOWN_BLOCKS = ("DownBlock2D", "CrossAttnDownBlock2D", "UpBlock2D", "CrossAttnUpBlock2D")
 
 
 class DiffusersBackend(Backend):
@@ -41,14 +45,46 @@ class DiffusersBackend(Backend):
             level -= bool(getattr(stage, "upsamplers", None))
         return sites
 
+    def find_stages(self, unet: nn.Module) -> tuple[Stage, ...]:
+        blocks = (*unet.down_blocks, *unet.up_blocks)
+        if not all(type(block).__name__ in KNOWN_BLOCKS for block in blocks) or getattr(unet, "mid_block", None) is None:
+            return ()
+        stages, level = StageList(), 0
+        stages.add("down", level, "input", {"conv_in": unet.conv_in})
+        for index, block in enumerate(unet.down_blocks):
+            path = f"down_blocks.{index}"
+            for pair in _pairs(block, path):
+                stages.add("down", level, "block", pair)
+            for at, sampler in enumerate(block.downsamplers or ()):
+                stages.add("down", level, "downsampler", {f"{path}.downsamplers.{at}": sampler})
+                level += 1
+        stages.add("mid", level, "middle", {"mid_block": unet.mid_block})
+        for index, block in enumerate(unet.up_blocks):
+            path = f"up_blocks.{index}"
+            samplers = {f"{path}.upsamplers.{at}": sampler for at, sampler in enumerate(block.upsamplers or ())}
+            pairs = _pairs(block, path)
+            for pair in pairs:
+                stages.add("up", level, "block", pair | samplers if pair is pairs[-1] else pair)
+            level -= len(samplers)
+        return stages.done()
+
+    def together(self, unet: nn.Module, forward: Any, args: tuple, kwargs: dict) -> str | None:
+        joined = ("down_block_additional_residuals", "mid_block_additional_residual", "down_intrablock_additional_residuals")
+        if any(kwargs.get(name) is not None for name in joined) or len(args) > 3:
+            return "a ControlNet or T2I-Adapter joins something to what stages return"
+        return super().together(unet, forward, args, kwargs)
+
+    def module_output(self, module: nn.Module, kwargs: dict, out: torch.Tensor) -> Any:
+        if not named(module, "Transformer2DModel"):
+            return out
+        return (out,) if kwargs.get("return_dict") is False else _output_class(module)(sample=out)
+
     def output_of(self, unet: nn.Module, args: tuple, kwargs: dict, prediction: torch.Tensor) -> Any:
         forward = inspect.unwrap(type(unet).forward)
         given = inspect.signature(forward).bind_partial(unet, *args, **kwargs).arguments
         if not given.get("return_dict", True):
             return (prediction,)
-        # The class that the U-Net's own code returns.
-        names = ("UNet2DConditionOutput", "Transformer2DModelOutput")
-        return next(forward.__globals__[name] for name in names if name in forward.__globals__)(sample=prediction)
+        return _output_class(unet)(sample=prediction)
 
     def upcasts(self, attn: nn.Module) -> bool:
         return bool(getattr(attn, "upcast_attention", False))
@@ -81,3 +117,18 @@ class DiffusersBackend(Backend):
         if getattr(attn, "residual_connection", False) or getattr(attn, "rescale_output_factor", 1.0) != 1.0:
             return "the attention layer rescales or adds its input"
         return super().plain_obstacle(attn)
+
+
+def _pairs(block: nn.Module, path: str) -> list[dict[str, nn.Module]]:
+    """The ResBlocks of ``block`` with their transformers, by path."""
+    attentions = getattr(block, "attentions", None) or [None] * len(block.resnets)
+    pairs = []
+    for at, (resnet, attention) in enumerate(zip(block.resnets, attentions)):
+        pairs.append({f"{path}.resnets.{at}": resnet} | ({} if attention is None else {f"{path}.attentions.{at}": attention}))
+    return pairs
+
+
+def _output_class(module: nn.Module) -> Any:
+    """The class that the code of ``module`` returns."""
+    names = inspect.unwrap(type(module).forward).__globals__
+    return names.get("UNet2DConditionOutput") or names["Transformer2DModelOutput"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from ..core.sites import Site, named, sites_in
+from ..core.stages import Stage, StageList
 from .base import Backend
 
 
@@ -29,6 +30,18 @@ class LDMBackend(Backend):
             if _changes_size(stage, "Upsample"):
                 level -= 1
         return sites
+
+    def find_stages(self, unet: nn.Module) -> tuple[Stage, ...]:
+        stages, level = StageList(), 0
+        for index, module in enumerate(unet.input_blocks):
+            smaller = _changes_size(module, "Downsample")
+            stages.add("down", level, "downsampler" if smaller else "block" if index else "input", {f"input_blocks.{index}": module})
+            level += smaller
+        stages.add("mid", level, "middle", {"middle_block": unet.middle_block})
+        for index, module in enumerate(unet.output_blocks):
+            stages.add("up", level, "block", {f"output_blocks.{index}": module})
+            level -= _changes_size(module, "Upsample")
+        return stages.done()
 
 
 def _changes_size(stage: nn.Module, class_name: str) -> bool:

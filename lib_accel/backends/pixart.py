@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ..core.sites import Site, named
+from ..core.stages import Stage
 from .diffusers import DiffusersBackend
 
 
@@ -22,6 +23,10 @@ class PixArtBackend(DiffusersBackend):
     def find_sites(self, unet: nn.Module) -> list[Site]:
         level = (self._patch(unet) - 1).bit_length()
         return [Site.of(f"transformer_blocks.{i}", level, "mid", unet, block) for i, block in enumerate(unet.transformer_blocks)]
+
+    def find_stages(self, unet: nn.Module) -> tuple[Stage, ...]:
+        # Its blocks have no skip connections.
+        return ()
 
     def timestep_of(self, args: tuple, kwargs: dict) -> Any:
         """Here the third argument."""

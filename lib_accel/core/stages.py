@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import nn
+
+from .sites import is_compiled
 
 
 @dataclass(eq=False)
@@ -16,22 +18,23 @@ class Stage:
     Every U-Net has as many down stages as up stages. What a down stage returns is also a skip connection, which one up stage takes (see
     `partner`): the last up stage that of the first down stage. An up-sampler belongs to the stage before it.
 
-    name: module path under the U-Net of its first module. index: place in order of execution, from 0. place: ``down`` | ``mid`` | ``up``.
-    level: halvings of the latent that it is run on (0: full latent resolution); what it returns may be on another.
+    names: module paths under the U-Net of its modules, in order of execution. index: place in order of execution, from 0. place: ``down`` |
+    ``mid`` | ``up``. level: halvings of the latent that it is run on (0: full latent resolution); what it returns may be on another.
     holds: ``input`` (the first convolution) | ``block`` (a ResBlock, perhaps with its transformer and an up-sampler) | ``downsampler`` |
     ``middle``. Modules are held weakly: a stage never keeps a model alive.
     """
 
-    name: str
+    names: tuple[str, ...]
     index: int
     place: str
     level: int
     holds: str
     _modules: tuple[weakref.ref, ...] = field(repr=False, default=())
 
-    @classmethod
-    def of(cls, name: str, index: int, place: str, level: int, holds: str, modules: Iterable[nn.Module]) -> Stage:
-        return cls(name, index, place, level, holds, tuple(weakref.ref(module) for module in modules))
+    @property
+    def name(self) -> str:
+        """Of its first module."""
+        return self.names[0]
 
     @property
     def modules(self) -> tuple[nn.Module, ...]:
@@ -39,7 +42,42 @@ class Stage:
         modules = tuple(reference() for reference in self._modules)
         return () if any(module is None for module in modules) else modules
 
+    def out_of_reach(self, unet: nn.Module) -> str | None:
+        """Why nothing can be put on it now (a clause), or None: see `sites.out_of_reach`."""
+        for name, wanted in zip(self.names, self._modules):
+            module, path = unet, []
+            for piece in name.split("."):
+                module = getattr(module, piece, None)
+                path.append(piece)
+                if is_compiled(module):
+                    return f"{'.'.join(path)} is compiled"
+            if module is None or module is not wanted():
+                return f"{name} was exchanged after the methods were applied"
+        return None
 
-def partner(stages: tuple[Stage, ...], up: Stage) -> Stage:
+
+class StageList:
+    """Collects stages in order of execution."""
+
+    def __init__(self) -> None:
+        self.found: list[Stage] = []
+
+    def add(self, place: str, level: int, holds: str, modules: dict[str, nn.Module]) -> None:
+        """The next stage. modules: by path under the U-Net, in order of execution."""
+        references = tuple(weakref.ref(module) for module in modules.values())
+        self.found.append(Stage(tuple(modules), len(self.found), place, level, holds, references))
+
+    def done(self) -> tuple[Stage, ...]:
+        """All of them; none where not every skip connection has its two ends."""
+        places = [stage.place for stage in self.found]
+        return tuple(self.found) if places.count("down") == places.count("up") and places.count("mid") == 1 else ()
+
+
+def partner(stages: Sequence[Stage], up: Stage) -> Stage:
     """The down stage whose skip connection the up stage ``up`` takes."""
     return stages[len(stages) - 1 - up.index]
+
+
+def deep_stages(stages: Sequence[Stage], before: Stage) -> Sequence[Stage]:
+    """The stages that need not run where what enters the up stage ``before`` is known; what the last of them returns is that."""
+    return stages[partner(stages, before).index + 1 : before.index]

@@ -14,19 +14,22 @@ from torch import nn
 from ..backends import backend_for
 from ..core.derivatives import why_derivatives
 from ..core.errors import in_words, strict
+from ..core.placeholder import Placeholder
 from ..core.report import Report
+from ..core.row_slicing import prediction_of
 from ..core.sites import PARTS, Site, find_unet, held_unet, is_compiled
 from ..core.threads import is_inside
 from .auto import AutoChoice
 from .call_forward import CallForward
-from .call_plan import OpenCall, plan_call
+from .call_plan import Means, OpenCall, plan_call
 from .contract import HostTraits, UNetCall
 from .copying import clean_copies, drop_clean_copies
 from .dispatch import refuse_meetings, runner_of, wanted_sites
 from .guard import guarded
 from .hooks import Arming
 from .host_side import HostSide
-from .instance_forward import unwrap
+from .instance_forward import below, unwrap
+from .stage_forward import stage_runs
 from .stopwatch import Stopwatch
 from .thresholds import Thresholds
 
@@ -58,12 +61,14 @@ class Accelerator(HostSide):
         self._traits = traits or HostTraits()
         self._sites: list[Site] = self._backend.find_sites(unet)
         self._finest = min((site.level for site in self._sites), default=0)
+        self._stages = self._backend.find_stages(unet) if any(runner.serves_stages for runner in runners) else ()
         for runner in runners:
+            runner.stages = self._stages
             runner.coarsest = max((site.level for site in self._sites), default=0)
         super().__init__(model, runners)
         self._auto = AutoChoice(_auto_default() if auto is None else auto, self._traits.fused_kernel())
         self._watch = Stopwatch()
-        self._calls = self._calls_served = self._rows = self._rows_run = self._rows_served = 0
+        self._calls = self._calls_served = self._rows = self._rows_run = self._rows_served = self._stages_served = 0
         self._steps: set[tuple[int, int]] = set()
         self._stood_down: set[str] = set()
         self._arming: Arming | None = None
@@ -97,6 +102,7 @@ class Accelerator(HostSide):
         """Take out whatever an interrupted U-Net call left on the layers."""
         if self._arming is not None:
             self._arming.disarm()
+            self._stages_served += self._arming.stages_served
             self._arming = None
         unet = self._unet()
         if self._open is not None and not (unet is not None and is_inside(self._thread, unet)):
@@ -114,9 +120,10 @@ class Accelerator(HostSide):
         unet = self._unet()
         if unet is not None:
             drop_clean_copies(unet)
-            for layer in (site.part(part) for site in self._sites for part in PARTS):
-                if layer is not None:
-                    unwrap(layer)
+            layers = (site.part(part) for site in self._sites for part in PARTS)
+            for module in (*layers, *(module for stage in self._stages for module in stage.modules)):
+                if module is not None:
+                    unwrap(module)
             if _ACCELERATORS.get(unet) is self:
                 del _ACCELERATORS[unet]
         self._course.forget()
@@ -164,6 +171,8 @@ class Accelerator(HostSide):
             opened.nested -= 1
             return None
         self._watch.stop()
+        if opened is not None and self._arming is not None:
+            opened.answered = self._arming.answered
         self._open = None
         self.sweep()
         self._thread = None
@@ -172,10 +181,27 @@ class Accelerator(HostSide):
         if _ACCELERATORS.get(unet) is not self:
             for handle in self._handles:
                 handle.remove()
+        if isinstance(prediction_of(output), Placeholder):
+            # Code that nobody knows left out what was to be served.
+            for runner in opened.runners:
+                if runner.serves_stages:
+                    runner.stop("what stands for stages that do not run came out of the U-Net")
+            output = unet.forward(*args, **kwargs)
         output = opened.finish(output)
         if self._where.ends_pass:
             self._course.end_pass()
         return output
+
+    def _means(self, args: tuple, kwargs: dict) -> Means:
+        unet = self._unet()
+        forward = below(unet.__dict__.get("forward"))
+        return Means(
+            self._where.tiles,
+            self._forward is not None and self._forward.is_on(),
+            self._stages,
+            lambda stages: next(filter(None, (stage.out_of_reach(unet) for stage in stages)), None),
+            lambda: self._backend.together(unet, forward, args, kwargs),
+        )
 
     def _serve(self, args: tuple, kwargs: dict) -> Any:
         """The output of the call under way when all of its rows are served."""
@@ -209,8 +235,7 @@ class Accelerator(HostSide):
             with guarded([runner]):
                 runner.begin_call(moment)
         active = [runner for runner in active if not runner.stopped]
-        serves = self._forward is not None and self._forward.is_on()
-        self._open = OpenCall(moment, active, plan_call(active, moment, self._where.tiles, serves))
+        self._open = OpenCall(moment, active, plan_call(active, moment, self._means(args, kwargs)))
         given = self._open.cut(args, kwargs)
         plan = self._open.plan
         self._rows_run += len(plan.keep)
@@ -225,6 +250,8 @@ class Accelerator(HostSide):
         if grid is not None:
             call.grids.update(dict.fromkeys(self._sites, grid))
         self._arming = Arming(call, self._unet())
+        if self._stages and (wanted := stage_runs(self._arming, self._stages, active, plan)):
+            self._arming.arm_stages(wanted)
         self._arming.arm(wanted_sites(self._unet(), self._sites, active, self._finest, self._backend, self._traits, self._auto, sample))
         return given
 
@@ -264,6 +291,8 @@ class Accelerator(HostSide):
                 "rows_served": self._rows_served,
                 "calls_run": self._calls - self._calls_served,
                 "calls_served": self._calls_served,
+                "stages_run": max(0, (self._calls - self._calls_served) * len(self._stages) - self._stages_served),
+                "stages_served": self._stages_served,
                 "passes": self._where.passes,
                 "steps": len(self._steps),
                 "seconds": self._watch.seconds(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 
 from ..core.row_slicing import cut_rows, fill_rows, prediction_of
 from ..core.rows import GUIDANCE_KEPT, Layout, RowPlan
+from ..core.stages import Stage, deep_stages
 from .contract import Moment, Runner, StageCut
 from .guard import guarded
 
@@ -21,7 +22,7 @@ Owners = tuple[tuple[Runner, tuple[int, ...]], ...]
 @dataclass(frozen=True)
 class CallPlan:
     """rows: the composed `RowPlan`, None when none is dropped. owners: whose plans it is made of, with the rows that each dropped.
-    output: rows whose whole prediction is served. stages: whose deep stages are served.
+    output: rows whose whole prediction is served. stages: whose deep stages are served. in_full: whether what runs must run in whole.
     """
 
     count: int
@@ -29,6 +30,7 @@ class CallPlan:
     owners: Owners = ()
     output: Mapping[int, torch.Tensor] = field(default_factory=dict)
     stages: StageCut | None = None
+    in_full: bool = False
 
     @cached_property
     def keep(self) -> tuple[int, ...]:
@@ -58,12 +60,13 @@ class CallPlan:
 
 @dataclass
 class OpenCall:
-    """A U-Net call under way. nested: calls inside this one."""
+    """A U-Net call under way. nested: calls inside this one. answered: whether a method stood in for a stage of it."""
 
     moment: Moment
     runners: list[Runner]
     plan: CallPlan
     nested: int = 0
+    answered: bool = False
 
     @property
     def rows(self) -> Layout:
@@ -99,41 +102,75 @@ class OpenCall:
                     owner.fill_dropped(moment, prediction, dropped)
         for runner in self.runners:
             with guarded([runner]):
-                runner.end_call(moment, prediction, plan.learnt)
+                runner.end_call(moment, prediction, () if self.answered else plan.learnt)
         return output
 
 
-def plan_call(runners: list[Runner], moment: Moment, tiles: bool = False, serves: bool = False) -> CallPlan:
-    """What the U-Net call at ``moment`` leaves out.
+@dataclass(frozen=True)
+class Means:
+    """What a U-Net call allows.
 
     tiles: whether calls hold parts of pictures, of which some would be guided and others not. serves: whether whole rows can be served.
+    stages: the U-Net's stages; empty where none can be. unreachable: asks why one of some stages cannot be served (a clause).
+    together: asks why the deep stages must run on all rows or on none.
     """
-    rows, owners = plan_rows(runners, moment, tiles=tiles)
+
+    tiles: bool = False
+    serves: bool = False
+    stages: tuple[Stage, ...] = ()
+    unreachable: Callable[[Sequence[Stage]], str | None] = lambda stages: None
+    together: Callable[[], str | None] = lambda: None
+
+
+def plan_call(runners: list[Runner], moment: Moment, means: Means) -> CallPlan:
+    """What the U-Net call at ``moment`` leaves out."""
+    rows, owners = plan_rows(runners, moment, tiles=means.tiles)
     for owner, dropped in owners:
         owner.account.dropped(moment.pass_and_step, len(dropped), kept=owner.changes_fill)
     plan = CallPlan(len(moment.rows), rows, owners)
-    return _served(runners, moment, plan) if serves else plan
-
-
-def _served(runners: list[Runner], moment: Moment, plan: CallPlan) -> CallPlan:
-    """``plan`` with the rows whose output is served. By name, whoever was given first."""
-    serving = sorted((runner for runner in runners if runner.serves_calls), key=lambda runner: runner.account.name)
+    # By name, whoever was given first.
+    serving = sorted((r for r in runners if (r.serves_calls and means.serves) or r.serves_stages), key=lambda r: r.account.name)
     why = _why_in_full(runners, moment) if serving else None
     if why:
         for runner in serving:
             runner.account.note(f"run in full: {why}")
-        return plan
+        return replace(plan, in_full=True)
     for runner in serving:
         with guarded([runner]):
-            output = runner.serve_output(moment, plan.keep) or {}
-            if not output.keys() <= set(plan.keep):
-                raise ValueError(f"{runner.account.name} served the rows {sorted(output)} of {list(plan.keep)}.")
-            obstacle = moment.obstacle() if output and len(output) < len(plan.keep) else None
-            if obstacle:
-                runner.account.note(f"no row was served alone: {obstacle}")
-            elif output:
-                plan = replace(plan, output={**plan.output, **output})
+            if runner.serves_calls and means.serves and plan.keep:
+                plan = _with_output(plan, runner, moment)
+            if runner.serves_stages and means.stages and plan.keep and plan.stages is None:
+                plan = _with_cut(plan, runner, moment, means)
     return plan
+
+
+def _with_output(plan: CallPlan, runner: Runner, moment: Moment) -> CallPlan:
+    output = runner.serve_output(moment, plan.keep)
+    if not output:
+        return plan
+    if not output.keys() <= set(plan.keep):
+        raise ValueError(f"{runner.account.name} served the rows {sorted(output)} of {list(plan.keep)}.")
+    obstacle = moment.obstacle() if len(output) < len(plan.keep) else None
+    if obstacle:
+        runner.account.note(f"no row was served alone: {obstacle}")
+        return plan
+    return replace(plan, output={**plan.output, **output})
+
+
+def _with_cut(plan: CallPlan, runner: Runner, moment: Moment, means: Means) -> CallPlan:
+    cut = runner.cut_stages(moment, plan.keep)
+    if cut is None or not cut.rows:
+        return plan
+    deep = deep_stages(means.stages, cut.before) if cut.before.place == "up" else ()
+    if not deep or len(cut.hidden) != len(cut.rows) or not set(cut.rows) <= set(plan.keep):
+        raise ValueError(f"{runner.account.name} cut the stages before {cut.before} for the rows {cut.rows} of {plan.keep}.")
+    obstacle = means.unreachable(deep)
+    if obstacle is None and len(cut.rows) < len(plan.keep):
+        obstacle = moment.obstacle() or means.together()
+    if obstacle:
+        runner.account.note(f"every stage was run: {obstacle}")
+        return plan
+    return replace(plan, stages=cut)
 
 
 def _why_in_full(runners: list[Runner], moment: Moment) -> str | None:
@@ -156,7 +193,7 @@ def plan_rows(
     by_host: the host drops the rows and combines what is left, so plans that only a host, or only our hooks, can carry out are told apart;
     it tells what it left out.
     adds_direction: such a host also adds what a method would put into the dropped rows.
-    tiles: see `plan_call`.
+    tiles: see `Means`.
     """
     wanted: list[tuple[RowPlan, Runner]] = []
     for runner in runners:

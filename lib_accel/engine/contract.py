@@ -282,12 +282,13 @@ class Runner:
 
     def serve_stage(self, call: UNetCall, stage: Stage, x: torch.Tensor) -> torch.Tensor | None:
         """What ``stage`` returns [rows, C', h', w'] for ``x`` [rows, C, h, w], so that it need not run; None runs it. Not asked in a call
-        that `needs_full`."""
+        that `needs_full`, nor in stages that a cut leaves out. `end_call` then says that no row ran in whole."""
         return None
 
     def observe_stage(self, call: UNetCall, stage: Stage, out: torch.Tensor) -> None:
         """``stage`` was run on all of ``call.rows`` and returned ``out`` [rows, C', h', w'], before a ControlNet's residual is added.
-        Keep copies. What enters an up stage before its skip connection is joined is what the stage before it returns."""
+        Keep copies. What enters an up stage before its skip connection is joined is what the stage before it returns. In a call whose deep
+        stages some rows are served, ``call.rows`` are the others there."""
 
     # -- layers ----------------------------------------------------------------------------------------------------------------
 

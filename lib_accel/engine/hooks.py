@@ -1,8 +1,9 @@
-"""Putting methods between a U-Net's layers for the length of one call, and taking them out again.
+"""Putting methods between a U-Net's layers and stages for the length of one call, and taking them out again.
 
 Hooks show the real grid and the raw tokens; an instance-level ``forward`` on attn1, attn2 and ff lets methods merge around a layer or
-stand in for it. The forward that was there before (somebody else's, or the class's, looked up at call time) runs wherever nothing is
-replaced. All of it acts only for the call that armed it: what an interrupt left behind takes itself out when it is reached.
+stand in for it, one on a stage's modules lets them serve the stage. The forward that was there before (somebody else's, or the class's,
+looked up at call time) runs wherever nothing is replaced. All of it acts only for the call that armed it: what an interrupt left behind
+takes itself out when it is reached.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from ..core.sites import Site
 from ..core.threads import is_inside
 from .contract import Runner, UNetCall
 from .guard import guarded
-from .instance_forward import unwrap
+from .instance_forward import InstanceForward, unwrap
 from .layer_forward import LayerForward
+from .stage_forward import StageRun
 
 
 class Arming:
@@ -30,7 +32,10 @@ class Arming:
         self._thread = threading.get_ident()
         self.call: UNetCall | None = call
         self._hooked: list[tuple[weakref.ref, _GridHook | _TokensHook]] = []
-        self._wrapped: list[LayerForward] = []
+        self._wrapped: list[InstanceForward] = []
+        # Stages that were served in this call, and whether one was in rows that otherwise ran in whole.
+        self.stages_served = 0
+        self.answered = False
         self._channels: dict[Site, int] = {}
 
     def arm(self, wanted: Iterable[tuple[Site, dict[str, list[Runner]], list[Runner]]]) -> None:
@@ -52,9 +57,19 @@ class Arming:
                     continue
                 seen.add(id(layer))
                 unwrap(layer)
-                forward = LayerForward(self, site, part, runners, layer)
-                self._wrapped.append(forward)
-                forward.put()
+                self._put(LayerForward(self, site, part, runners, layer))
+
+    def arm_stages(self, runs: Iterable[StageRun]) -> None:
+        """Put ours on the modules of these stages."""
+        for run in runs:
+            for module in run.stage.modules:
+                unwrap(module)
+            for forward in run.forwards():
+                self._put(forward)
+
+    def _put(self, forward: InstanceForward) -> None:
+        self._wrapped.append(forward)
+        forward.put()
 
     def _hook(self, module: nn.Module, hook: _GridHook | _TokensHook) -> None:
         self._hooked.append((weakref.ref(module), hook))
