@@ -232,3 +232,28 @@ def test_the_order_of_methods_decides_nothing(kind):
             out = guided.passes(unet, accelerator, 8)
         pictures.append(torch.stack([step[row.key] for step in out for row in PAIR]))
     assert torch.equal(*pictures)
+
+
+def test_evaluations_of_a_step():
+    class Noter(Runner):
+        window = (0.0, 1.0)
+
+        def begin_call(self, moment):
+            self.told.append(moment.evaluation)
+
+    class Settings:
+        def runner(self):
+            runner = Noter(Diary())
+            runner.told = []
+            return runner
+
+    for schedule, expected in (("HeunDiscreteScheduler", [0, 1, 0, 1, 0]), ("EulerDiscreteScheduler", [0, 0, 0])):
+        pipe = models.pipeline(schedule=schedule)
+        with accelerated(pipe, Settings()) as accelerator:
+            models.picture(pipe, steps=3)
+        assert diary(accelerator) == expected
+    unet = models.ldm_unet()
+    with accelerated(unet, Settings()) as accelerator:
+        guided.step(unet, accelerator, 0, 2)
+        guided.step(unet, accelerator, 1, 2, evaluation=1)
+    assert diary(accelerator) == [0, 1]

@@ -83,3 +83,8 @@ class PipelineView:
         if not guided:
             return Layout(Layout.guided(2 * count)[count:])
         return Layout.guided(count) if count % 2 == 0 else None
+
+    @property
+    def evaluation(self) -> int:
+        """1 where a scheduler with two evaluations per step is about to be given the second, otherwise 0."""
+        return int(getattr(getattr(self._pipeline(), "scheduler", None), "state_in_first_order", True) is False)

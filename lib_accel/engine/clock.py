@@ -25,6 +25,7 @@ class Told:
     settled: int = 0
     guided_because: str | None = None
     dropped: bool = False
+    evaluation: int = 0
 
 
 class Whereabouts:
@@ -86,5 +87,6 @@ class Whereabouts:
             return self._noise.at(None if timestep is None else read(timestep), told.sigma)
 
         place = (self.passes, step.index)
-        more = (told.settled, told.guided_because, told.dropped)
+        evaluation = told.evaluation if self._clock.told or self._pipeline is None else self._pipeline.evaluation
+        more = (told.settled, told.guided_because, told.dropped, evaluation)
         return Moment(step, layout, place, told.guidance, self._noise.kind, noise, sample, *more)

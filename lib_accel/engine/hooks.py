@@ -37,6 +37,8 @@ class Arming:
         self.stages_served = 0
         self.answered = False
         self._channels: dict[Site, int] = {}
+        # Whether spatial transformers tell their grids: their hooks then come first, and see that the call is over.
+        self.sees_grids = False
 
     def arm(self, wanted: Iterable[tuple[Site, dict[str, list[Runner]], list[Runner]]]) -> None:
         """Put everything in place. wanted: for each site, the runners by part, and those that want to see the block's raw tokens.
@@ -49,6 +51,7 @@ class Arming:
             if transformer is None or block is None:
                 continue
             if self.call is not None and site not in self.call.grids:
+                self.sees_grids = True
                 self._hook(transformer, _GridHook(self, site))
             self._hook(block, _TokensHook(self, site, watchers))
             for part, runners in parts.items():
@@ -122,7 +125,10 @@ class _TokensHook:
         self.arming, self.site, self.watchers = arming, site, watchers
 
     def __call__(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        arming, site, call = self.arming, self.site, self.arming.call
+        arming, site = self.arming, self.site
+        if not arming.sees_grids and arming.is_over():
+            arming.disarm()
+        call = arming.call
         x = call and call.backend.tokens_of(args, kwargs)
         if not isinstance(x, torch.Tensor) or x.ndim != 3:
             return

@@ -36,14 +36,16 @@ class HostSide:
         settled: int = 0,
         guided_because: str | None = None,
         dropped: bool = False,
+        evaluation: int = 0,
     ) -> None:
         """The U-Net calls that follow belong to step ``index`` (from 0) of ``total``. ValueError when out of range.
 
         rows: all rows of the step in the order in which its U-Net calls take them, whatever the number of calls; None: unknown.
         guidance: the guidance scale. sigma: the noise level, relative to the picture. None: unknown. settled: the step from which on the
         prompts stay as they are. guided_because: why no row may be dropped in this step (a clause). dropped: `row_plan` was carried out.
+        evaluation: 1 in the second evaluation of a sampler that evaluates twice in a step.
         """
-        self._where.tell(index, total, rows, Told(guidance, sigma, settled, guided_because, dropped))
+        self._where.tell(index, total, rows, Told(guidance, sigma, settled, guided_because, dropped, evaluation))
         if self._uncounted and rows is not None:
             owners, moment = self._planned
             # A host may run more rows than the plan asks for.

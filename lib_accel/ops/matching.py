@@ -8,7 +8,6 @@ so the result does not depend on the device's sorting network and the score matr
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -93,7 +92,7 @@ def match_tokens(
     """
     tokens = x.shape[1]
     if offsets is None:
-        destinations, sources = _regular_split(h, w, sx, sy, x.device)
+        destinations, sources = _regular_split(h, w, sx, sy, x.device, kept or KeptTensors(0))
     else:
         destinations, sources = _split(h, w, sx, sy, offsets, x.device)
     if destinations.numel() in (0, tokens):
@@ -128,10 +127,15 @@ def _near(
     return near_destinations(h, w, sx, sy, radius, cells, _split(h, w, sx, sy, offsets, "cpu")[1]).to(device)
 
 
-@lru_cache(maxsize=64)
-def _regular_split(h: int, w: int, sx: int, sy: int, device) -> tuple[torch.Tensor, torch.Tensor]:
-    with torch.inference_mode(False):
-        return _split(h, w, sx, sy, None, device)
+def _regular_split(h: int, w: int, sx: int, sy: int, device: torch.device, kept: KeptTensors) -> tuple[torch.Tensor, torch.Tensor]:
+    """`_split` of top-left destinations."""
+
+    def both() -> torch.Tensor:
+        with torch.inference_mode(False):
+            return torch.cat(_split(h, w, sx, sy, None, device))
+
+    destinations = (h // sy) * (w // sx)
+    return kept.get((h, w, sx, sy, device), both).tensor_split([destinations])
 
 
 def _best_match(metric: torch.Tensor, sources: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from traces import differences, fingerprint
 
-from lib_accel import GuidanceSkip, TGate, accelerated
+from lib_accel import GuidanceSkip, TGate, TokenMerging, accelerated
 
 
 def pixart(seed=0, sigma=False):
@@ -77,3 +77,26 @@ def test_the_direction_is_kept():
         assert guided.account(accelerator)["evaluations_saved"] == 2
         assert guided.account(accelerator)["failed"] is None
     assert (pictures[True] - plain).abs().mean() < (pictures[False] - plain).abs().mean()
+
+
+def test_what_an_interrupt_leaves_does_not_act():
+    """Its blocks all have one grid, so no hook of a spatial transformer comes before them."""
+    transformer = models.pixart_transformer()
+    before = fingerprint(transformer)
+    given = {"hidden_states": torch.randn(1, 4, 16, 16), "encoder_hidden_states": torch.randn(1, models.TEXT, models.WIDTH)}
+    given |= {"timestep": torch.tensor([500]), "return_dict": False}
+    given |= {"added_cond_kwargs": {"resolution": None, "aspect_ratio": None}}
+    with torch.no_grad():
+        plain = transformer(**given)[0]
+        with accelerated(transformer, TokenMerging(ratio=0.5)) as accelerator:
+            merged = transformer(**given)[0]
+            between = fingerprint(transformer)
+            handle = transformer.transformer_blocks[-1].ff.register_forward_hook(lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+            with pytest.raises(KeyboardInterrupt):
+                transformer(**given)
+            handle.remove()
+            calls = guided.account(accelerator)["layer_calls"]
+            assert torch.equal(transformer.forward(**given)[0], plain) and not torch.equal(merged, plain)
+            assert guided.account(accelerator)["layer_calls"] == calls
+            assert not differences(between, fingerprint(transformer))
+    assert not differences(before, fingerprint(transformer))
