@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lib_accel.core.method import CALL, STAGES, Declaration, Method
 from lib_accel.core.row_history import RowHistory
 from lib_accel.core.rows import Layout
 from lib_accel.engine.contract import Runner, StageCut
 
 
 @dataclass(frozen=True)
-class ServeCalls:
+class ServeCalls(Method):
     """Whole predictions are served in steps whose index is no multiple of ``every``, from what rows returned last (order 0).
 
     images: the pictures that are served, None for all.
     """
 
+    declaration = Declaration(acts_on=CALL)
     every: int = 2
     images: tuple[int, ...] | None = None
     window: tuple[float, float] = (0.0, 1.0)
@@ -59,9 +61,10 @@ def res_blocks_run(unet) -> list[str]:
 
 
 @dataclass(frozen=True)
-class ServeStage:
+class ServeStage(Method):
     """One stage is served what it returned last (order 0) in steps whose index is no multiple of ``every``."""
 
+    declaration = Declaration(acts_on=STAGES)
     stage: int = 3
     every: int = 2
     window: tuple[float, float] = (0.0, 1.0)
@@ -95,12 +98,13 @@ class StageRunner(Runner):
 
 
 @dataclass(frozen=True)
-class Shallow:
+class Shallow(Method):
     """Only the shallow stages run in steps whose index is no multiple of ``every``: what enters up stage ``before`` is held (order 0).
 
     before: from the end: 1 is the last up stage (DeepCache's branch 0). images: the pictures that are served, None for all.
     """
 
+    declaration = Declaration(acts_on=STAGES)
     before: int = 1
     every: int = 2
     images: tuple[int, ...] | None = None
