@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -20,7 +21,8 @@ from ..prompt_to_prompt.windows import DEFAULT
 from .batches import Batch, batches
 from .inversion import Inverted, ddim, invert
 from .options import EditOptions, checked_edits, checked_source
-from .starting import checked_pipeline, checked_seed, checked_size, encode_picture, equal_noise
+from .reach import checked_pipeline, refuse_without_effect
+from .starting import checked_seed, checked_size, encode_picture, equal_noise
 from .text import embeddings, tokens_for
 
 
@@ -47,18 +49,27 @@ def edit_images(pipe: Any, source: str, edits: Sequence[Edit | str] | Edit | str
     pipe: a Stable Diffusion or SDXL pipeline of diffusers (text to image). source: the prompt. edits: edited prompts, or `Replace`,
     `Refine`, `Reweight`. seed: a whole number of any size; the source's picture is the one that ``pipe`` draws with it. options: see
     `EditOptions`. Returns PIL pictures, the source's first. SettingError and WordError, one sentence each, before anything is drawn.
+    Warns with the report where some layers could not be edited.
 
         edit_images(pipe, "a cat on a mat", ["a dog on a mat", Reweight({"mat": -1})], seed=1, cross_replace=0.8, self_replace=0.4)
 
     Source: Prompt-to-Prompt Image Editing with Cross Attention Control (Hertz et al., arXiv 2208.01626).
     """
-    return draw_edits(pipe, source, edits, seed, **options).pictures
+    made = draw_edits(pipe, source, edits, seed, **options)
+    for sentence in dict.fromkeys(str(report) for report in made.reports if _kept_some(report)):
+        warnings.warn(sentence, stacklevel=2)
+    return made.pictures
 
 
 def draw_edits(pipe: Any, source: str, edits: Sequence[Edit | str] | Edit | str, seed: int, **options: Any) -> EditedPictures:
     """`edit_images` with all that is known of the pictures."""
     given = checked_edits(edits, options.get("edit", "auto"))
     return _EditingRun(checked_pipeline(pipe), checked_source(source), given, checked_seed(seed), EditOptions(**options)).run()
+
+
+def _kept_some(report: Report) -> bool:
+    """Whether layers that should have been edited were not."""
+    return any(method["method"] == PromptToPrompt.__name__ and method["stood_down"] for method in report.as_dict()["methods"])
 
 
 class _EditingRun:
@@ -149,6 +160,7 @@ class _EditingRun:
             last: dict[str, torch.Tensor] = {}
 
             def after_step(pipe: Any, index: int, timestep: Any, tensors: dict) -> dict:
+                refuse_without_effect(pipe, runner)
                 latents = runner.blend(tensors["latents"])
                 if batch.followers:
                     latents = latents.clone()

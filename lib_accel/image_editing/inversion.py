@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from ..core.fields import SettingError
+from .reach import execution_device
 
 INVERSIONS = ("ddim", "negative_prompt", "null_text")
 # As published: at most so many updates per step, and how the rate falls.
@@ -39,7 +40,7 @@ class Predictor:
 
     def __init__(self, pipe: Any, given: dict[str, torch.Tensor], size: tuple[int, int]) -> None:
         self.pipe, self.given = pipe, given
-        self._times = torch.tensor([[*size, 0, 0, *size]], dtype=pipe.unet.dtype, device=pipe.unet.device)
+        self._times = torch.tensor([[*size, 0, 0, *size]], dtype=pipe.unet.dtype, device=execution_device(pipe))
 
     def __call__(self, latents: torch.Tensor, timestep: int, text: torch.Tensor, negative: bool = False) -> torch.Tensor:
         """[1, channels, h, w] for latents of that shape and ``text`` [1, K, width]. negative: with the negative prompt's pooled text."""
@@ -60,7 +61,9 @@ def ddim(pipe: Any) -> Iterator[None]:
     from diffusers import DDIMScheduler
 
     own = pipe.scheduler
-    pipe.scheduler = DDIMScheduler.from_config(own.config, clip_sample=False, set_alpha_to_one=False, timestep_spacing="leading")
+    # Null-text inversion takes gradients through its steps.
+    with torch.inference_mode(False):
+        pipe.scheduler = DDIMScheduler.from_config(own.config, clip_sample=False, set_alpha_to_one=False, timestep_spacing="leading")
     try:
         yield
     finally:
@@ -81,7 +84,9 @@ def invert(
     predicts = pipe.scheduler.config.prediction_type
     if predicts not in ("epsilon", "v_prediction"):
         raise SettingError(f"inversion is {how!r}; the U-Net must predict 'epsilon' or 'v_prediction' for it, not {predicts!r}.")
-    pipe.scheduler.set_timesteps(steps, device=pipe.unet.device)
+    if how == "null_text" and any(weight.is_inference() for weight in pipe.unet.parameters()):
+        raise SettingError("inversion is 'null_text'; it needs gradients through the U-Net, whose weights came to be under inference_mode.")
+    pipe.scheduler.set_timesteps(steps, device=execution_device(pipe))
     predictor = Predictor(pipe, given, size)
     text, negative = given["prompt_embeds"][:1], given["negative_prompt_embeds"][:1]
     trajectory = back_to_noise(predictor, latents, text)
@@ -89,7 +94,11 @@ def invert(
         return Inverted(trajectory[-1])
     if how == "negative_prompt":
         return Inverted(trajectory[-1], [text])
-    return Inverted(trajectory[-1], null_texts(predictor, trajectory, text, negative, guidance))
+    with torch.inference_mode(False):
+        # What was computed under inference mode cannot be differentiated; copies can.
+        predictor = Predictor(pipe, {name: value.clone() for name, value in given.items()}, size)
+        trajectory = [latents.clone() for latents in trajectory]
+        return Inverted(trajectory[-1], null_texts(predictor, trajectory, text.clone(), negative.clone(), guidance))
 
 
 @torch.no_grad()

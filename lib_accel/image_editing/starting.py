@@ -7,15 +7,7 @@ from typing import Any
 import torch
 
 from ..core.fields import SettingError
-
-
-def checked_pipeline(pipe: Any) -> Any:
-    """``pipe``, if it draws pictures from text with a U-Net. SettingError for others."""
-    lacks = [name for name in ("unet", "vae", "scheduler", "vae_scale_factor") if getattr(pipe, name, None) is None]
-    # Those that start from a picture choose among timesteps.
-    if lacks or hasattr(pipe, "get_timesteps"):
-        raise SettingError(f"pipe is {type(pipe).__name__}; it must be a text-to-image pipeline of Stable Diffusion or SDXL.")
-    return pipe
+from .reach import execution_device
 
 
 def checked_seed(seed: Any) -> int:
@@ -59,7 +51,7 @@ def equal_noise(pipe: Any, count: int, width: int, height: int, seed: int) -> tu
     shape = (1, pipe.vae.config.latent_channels, height // pipe.vae_scale_factor, width // pipe.vae_scale_factor)
     generators = [torch.Generator().manual_seed(seed) for _ in range(count)]
     drawn = [torch.randn(shape, generator=generator, dtype=pipe.unet.dtype) for generator in generators]
-    return torch.cat(drawn).to(pipe.unet.device), generators
+    return torch.cat(drawn).to(execution_device(pipe)), generators
 
 
 def encode_picture(pipe: Any, image: Any) -> torch.Tensor:
@@ -71,7 +63,7 @@ def encode_picture(pipe: Any, image: Any) -> torch.Tensor:
         if upcast:
             torch.nn.Module.to(vae, torch.float32)
         with torch.no_grad():
-            latents = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mean
+            latents = vae.encode(pixels.to(execution_device(pipe), vae.dtype)).latent_dist.mean
     finally:
         if upcast:
             torch.nn.Module.to(vae, half)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..prompt_to_prompt.tokens import PromptTokens, equally_long, tokenize
+from .reach import execution_device
 
 
 def tokens_for(pipe: Any, prompts: str | Sequence[str]) -> list[PromptTokens]:
@@ -25,7 +26,8 @@ def embeddings(pipe: Any, prompts: Sequence[str], negative: str) -> dict[str, to
     pooled = None
     for tokenizer, encoder in _encoders(pipe):
         streams = equally_long(_stream(pipe, tokenizer, prompt) for prompt in [*prompts, negative])
-        ids = torch.tensor([stream.ids for stream in streams], device=_device(pipe)).unflatten(1, (streams[0].chunks, streams[0].chunk))
+        ids = torch.tensor([stream.ids for stream in streams], device=execution_device(pipe))
+        ids = ids.unflatten(1, (streams[0].chunks, streams[0].chunk))
         hidden, pool = _encode(pipe, encoder, ids.flatten(0, 1))
         found.append(hidden.unflatten(0, ids.shape[:2]).flatten(1, 2))
         # The second encoder's, of the first chunk, as the host of long prompts has it.
@@ -64,7 +66,3 @@ def _encode(pipe: Any, encoder: Any, ids: torch.Tensor) -> tuple[torch.Tensor, t
             out = encoder(ids, output_hidden_states=True)
             return out.hidden_states[-2], out[0]
         return encoder(ids)[0], None
-
-
-def _device(pipe: Any) -> torch.device:
-    return getattr(pipe, "_execution_device", None) or pipe.device

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .method import ImageEdit, PromptToPrompt
 
 NO_STEP = "nothing edited: no step is in a window of an edit"
+UNKNOWN_ROWS = "nobody said which rows are conditional"
 NO_LAYER = "nothing edited: none of the chosen layers is in this U-Net"
 
 
@@ -74,6 +75,18 @@ class PromptToPromptRunner(Runner):
         self.account.note("local blend")
         return out
 
+    def why_without_effect(self) -> str | None:
+        """Why nothing was edited, in a step that should have been (a clause); None where something was, or none should have been yet."""
+        if self._moment is None:
+            return "the U-Net's calls are not seen"
+        if not (self._text_now or self._self_now) or self.account.effects:
+            return None
+        if not self._chosen:
+            return NO_LAYER.removeprefix("nothing edited: ")
+        if not self._moment.rows.known:
+            return UNKNOWN_ROWS
+        return self.account.failed or next(iter(sorted(self.account.reasons)), None)
+
     # -- a method -----------------------------------------------------------------------------------------------------------
 
     def reset(self) -> None:
@@ -97,7 +110,7 @@ class PromptToPromptRunner(Runner):
     def begin_call(self, moment: Moment) -> None:
         self._moment, self._latents = moment, tuple(moment.sample.shape[-2:])
         if not moment.rows.known:
-            self.account.note("nothing edited: nobody said which rows are conditional")
+            self.account.note(f"nothing edited: {UNKNOWN_ROWS}")
 
     def needs_full(self, moment: Moment) -> str | None:
         return "Prompt-to-Prompt edits attention in this step" if self._text_now or self._self_now else None

@@ -1,5 +1,7 @@
 """`edit_images` on a whole pipeline with random weights: equal noise, batches, local blend, real pictures, long prompts, bad input."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -237,7 +239,8 @@ BAD = {
 
 @pytest.mark.parametrize(("edits", "more"), BAD.values(), ids=BAD)
 def test_bad_input_is_a_sentence_before_anything_is_drawn(pipe, edits, more, monkeypatch):
-    monkeypatch.setattr(type(pipe), "__call__", lambda *args, **kwargs: pytest.fail("something was drawn"))
+    drawing = functools.wraps(type(pipe).__call__)(lambda *args, **kwargs: pytest.fail("something was drawn"))
+    monkeypatch.setattr(type(pipe), "__call__", drawing)
     settings = SMALL | {"seed": 1, "source": SOURCE} | more
     with pytest.raises(SettingError) as caught:
         edit_images(pipe, edits=edits, **settings)
