@@ -103,6 +103,15 @@ def test_fractions_are_of_what_the_pass_began_with():
     assert [step.fraction for step in walk([400, 300, 100, 0])] == [0.0, 0.25, 0.75, 1.0]
 
 
+def test_rising_timesteps_are_one_pass():
+    """Inversion; a second one begins anew, and so does a picture after it."""
+    clock = StepClock()
+    steps = walk([1, 201, 401, 601, 801, 1, 201, 981, 961], clock)
+    assert [step.index for step in steps] == [0, 1, 2, 3, 4, 0, 1, 0, 1]
+    assert [step.new_pass for step in steps] == [True] + 4 * [False] + [True, False] + [True, False]
+    assert [round(step.fraction, 1) for step in steps[:5]] == [0.0, 0.2, 0.4, 0.6, 0.8]
+
+
 def test_no_timestep_at_all_is_one_step():
     steps = walk([None, None])
     assert [(step.index, step.fraction) for step in steps] == [(0, 0.0)] * 2
@@ -135,6 +144,12 @@ def test_repeated_timesteps_are_one_step():
 def test_a_lower_position_is_a_new_pass():
     steps = positions(StepClock(), [0, 1, 2, 0, 1])
     assert [step.new_pass for step in steps] == [True, False, False, True, False]
+
+
+def test_a_schedule_may_be_gone_through_backwards():
+    steps = positions(StepClock(), [3, 2, 1, 0, 3, 2], total=4)
+    assert [step.new_pass for step in steps] == [True, False, False, False, True, False]
+    assert [(step.index, step.total) for step in steps[1:4]] == [(1, 4), (2, 4), (3, 4)]
 
 
 def test_a_new_pass_may_be_told():

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from ..core.row_slicing import cut_rows
 from ..core.sites import Site
 from ..core.stages import Stage
 from . import known
@@ -118,6 +119,17 @@ class Backend:
 
         has_context = context is not None and context is not x
         return LayerCall(x, own, with_tokens, has_context, context if has_context else None)
+
+    def rows_obstacle(self, unet: nn.Module, args: tuple, kwargs: dict, count: int, by_host: bool) -> str | None:
+        """Why the ``count`` rows of a U-Net call may not be cut (a clause), or None: all that takes part works row by row.
+
+        by_host: a host told the rows; it knows what it put around the whole U-Net.
+        """
+        return None
+
+    def cut(self, unet: nn.Module, args: tuple, kwargs: dict, count: int, keep: Sequence[int]) -> tuple[tuple, dict]:
+        """The arguments of a U-Net call of ``count`` rows with the rows ``keep`` alone."""
+        return cut_rows((args, kwargs), count, keep)
 
     def obstacle(self, site: Site, part: str, ability: str) -> str | None:
         """Why ``ability`` (see `known`) cannot be had of a layer now (a clause), or None: whatever takes part in it is known.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 
 from ..core.sites import Site, named, sites_in
 from ..core.stages import Stage, StageList
-from . import known
+from . import known, row_safety
 from .base import Backend
 
 # Blocks whose stages are known: pairs of ResBlocks and transformers in a row, each with one skip connection.
@@ -85,6 +86,12 @@ class DiffusersBackend(Backend):
         if not given.get("return_dict", True):
             return (prediction,)
         return _output_class(unet)(sample=prediction)
+
+    def rows_obstacle(self, unet: nn.Module, args: tuple, kwargs: dict, count: int, by_host: bool) -> str | None:
+        return row_safety.obstacle(unet, args, kwargs, count, by_host)
+
+    def cut(self, unet: nn.Module, args: tuple, kwargs: dict, count: int, keep: Sequence[int]) -> tuple[tuple, dict]:
+        return row_safety.cut(unet, args, kwargs, count, keep)
 
     def upcasts(self, attn: nn.Module) -> bool:
         return bool(getattr(attn, "upcast_attention", False))

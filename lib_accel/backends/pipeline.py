@@ -7,8 +7,13 @@ from typing import Any
 
 import torch
 
+from ..core.noise import NoiseView
 from ..core.rows import Layout
 from ..core.schedule import Step, StepClock, timestep_value
+from .evaluations import steps_of_places
+from .loops import Loop
+
+TOO_MANY_CALLS = "the U-Net runs more often than was said"
 
 
 class PipelineView:
@@ -16,9 +21,14 @@ class PipelineView:
 
     def __init__(self, pipeline: Any) -> None:
         self._pipeline = weakref.ref(pipeline)
+        self.noise = NoiseView(pipeline)
+        # What the places below are places in; a new run of the pipeline has a new one.
+        self._run: torch.Tensor | None = None
+        self._by_hand = False
         self._schedule: torch.Tensor | None = None
         self._values: list[float] = []
-        self._positions: dict[float, int] = {}
+        self._steps: list[int] = []
+        self._last = 0
         self._place: int | None = None
         self._calls_here = 0
         self._more_calls_than_scheduled = False
@@ -27,64 +37,113 @@ class PipelineView:
         # Whether the call read last is the last of its pass, by the schedule.
         self.ends_pass = False
 
-    def step(self, clock: StepClock, timestep: Any) -> Step | None:
-        """The step of a U-Net call at ``timestep``: its place among the distinct timesteps of the schedule, or None when it has none.
+    @property
+    def pipeline(self) -> Any:
+        """The pipeline; None when it is gone."""
+        return self._pipeline()
 
-        Distinct, because schedulers with two evaluations per step list timesteps twice.
+    def step(self, clock: StepClock, timestep: Any, loop: Loop | None = None) -> Step | None:
+        """The step of a U-Net call at ``timestep``: its place in the schedule, or None when it has none.
+
+        loop: the loop of this pipeline that the call comes from; None: it is called by hand.
         """
         self.ends_pass = False
-        schedule = getattr(getattr(self._pipeline(), "scheduler", None), "timesteps", None)
-        if not isinstance(schedule, torch.Tensor) or schedule.numel() == 0:
+        if not self._read_schedule(clock, loop):
             return None
-        if schedule is not self._schedule:
-            # Schedulers make a new tensor for every run of the pipeline.
-            clock.new_pass()
-            self._place, self.tiles = None, False
-            self._schedule, self._values = schedule, schedule.flatten().tolist()
-            self._positions = {value: place for place, value in enumerate(dict.fromkeys(self._values))}
-        value = self.read(timestep)
-        place = self._positions.get(value)
-        self._calls_here = self._calls_here + 1 if place == self._place else 1
-        self._place = place
-        self._more_calls_than_scheduled = self._calls_here > max(1, self._values.count(value))
-        self.tiles |= self._more_calls_than_scheduled
-        self.ends_pass = place == len(self._positions) - 1 and self._calls_here == self._values.count(value)
-        return None if place is None else clock.at_schedule(place, len(self._positions))
+        beside = loop is not None and not loop.direct
+        # A call beside the loop belongs to the step that the loop is in, whatever its timestep.
+        place = self._place if beside and self._place is not None else self._place_of(timestep)
+        if place is None:
+            self._place = None
+            return None
+        if not beside:
+            self._calls_here = self._calls_here + 1 if place == self._place else 1
+            self._place = place
+            self._more_calls_than_scheduled = self._calls_here > 1
+            self.tiles |= self._more_calls_than_scheduled
+            self.ends_pass = place == self._last
+        return clock.at_schedule(self._steps[place], self._steps[-1] + 1)
 
     def read(self, timestep: Any) -> float | None:
         """The timestep's value. A view into a schedule on a GPU is known by its address, so that the GPU is not waited for."""
-        schedule = self._schedule
-        on_gpu = isinstance(timestep, torch.Tensor) and timestep.device.type != "cpu"
-        if on_gpu and (timestep.device, timestep.dtype) == (schedule.device, schedule.dtype):
-            offset = timestep.data_ptr() - schedule.data_ptr()
-            if 0 <= offset < schedule.numel() * schedule.element_size():
-                return self._values[offset // schedule.element_size()]
+        if isinstance(timestep, torch.Tensor) and timestep.device.type != "cpu":
+            place = self._by_address(timestep)
+            if place is not None:
+                return self._values[place]
         return timestep_value(timestep)
 
-    def rows(self, count: int, sample: torch.Tensor | None = None) -> Layout | None:
-        """The rows of a U-Net call of ``count`` rows on latents ``sample``, or None when this kind of pipeline does not tell.
+    def rows(self, count: int, loop: Loop | None) -> Layout | str:
+        """The rows of a U-Net call of ``count`` rows, or a clause that says why they are not known.
 
-        Nor when the U-Net is called more often than the schedule says: then a call holds a tile, or only some of the rows.
+        Nor are they when the U-Net is called more often than the schedule says: then a call holds a tile, or only some of the rows.
         """
-        pipeline = self._pipeline()
         if self._more_calls_than_scheduled:
-            return None
-        try:
-            guided = bool(pipeline.do_classifier_free_guidance)
-        except AttributeError:
-            if not type(pipeline).__name__.startswith("PixArt") or sample is None or not self._place:
-                return None
-            # It tells nobody, but guides by the same latents twice. Pictures begun from the same noise have parted after the first step.
-            half = count // 2
-            guided = count % 2 == 0 and torch.equal(sample[:half], sample[half:])
-        # InstructPix2Pix and perturbed-attention pipelines batch a third kind of row.
-        if hasattr(pipeline, "_image_guidance_scale") or getattr(pipeline, "do_perturbed_attention_guidance", False):
-            return None
-        if not guided:
+            return TOO_MANY_CALLS
+        if loop is None:
+            return "the U-Net was not called by the loop of a pipeline"
+        if loop.why_unknown:
+            return loop.why_unknown
+        if not loop.guided:
             return Layout(Layout.guided(2 * count)[count:])
-        return Layout.guided(count) if count % 2 == 0 else None
+        return Layout.guided(count) if count % 2 == 0 else f"{count} rows are no pairs"
 
     @property
     def evaluation(self) -> int:
         """1 where a scheduler with two evaluations per step is about to be given the second, otherwise 0."""
         return int(getattr(getattr(self._pipeline(), "scheduler", None), "state_in_first_order", True) is False)
+
+    def _read_schedule(self, clock: StepClock, loop: Loop | None) -> bool:
+        """Whether there is a schedule. A new one begins a pass: schedulers make a new tensor for every run of the pipeline."""
+        schedule = getattr(getattr(self.pipeline, "scheduler", None), "timesteps", None)
+        mine = loop.timesteps if loop is not None else None
+        if not isinstance(schedule, torch.Tensor) or schedule.numel() == 0 or schedule.is_meta:
+            return False
+        # A loop's own list is that of its whole run, whatever it does to its scheduler meanwhile.
+        run = schedule if mine is None else mine
+        if run is self._run and self._by_hand == (loop is None):
+            return True
+        clock.new_pass()
+        self._run, self._by_hand, self._place = run, loop is None, None
+        self.tiles = self._more_calls_than_scheduled = False
+        values = schedule.flatten().tolist()
+        begin = 0 if mine is None else _part_of(values, mine.flatten().tolist())
+        if begin is None:
+            schedule, values, begin = run, run.flatten().tolist(), 0
+        self._schedule, self._values = schedule, values
+        self._steps = steps_of_places(getattr(self.pipeline, "scheduler", None), len(values))
+        self._last = begin + run.numel() - 1
+        return True
+
+    def _place_of(self, timestep: Any) -> int | None:
+        """The place of ``timestep`` in the schedule, which may list a value several times."""
+        place = self._by_address(timestep)
+        if place is not None:
+            return place
+        value = timestep_value(timestep)
+        places = [place for place, other in enumerate(self._values) if other == value]
+        if not places or self._place is None:
+            return places[0] if places else None
+        # The next one; where there is none, the last one again, as in loops that call twice per step; or a new pass.
+        after = [place for place in places if place > self._place]
+        return after[0] if after else self._place if self._place in places else places[0]
+
+    def _by_address(self, timestep: Any) -> int | None:
+        """The place of a view into the schedule, or into this run's part of it."""
+        if not isinstance(timestep, torch.Tensor) or not timestep.numel():
+            return None
+        schedule = self._schedule
+        for base, begin in ((schedule, 0), (self._run, self._last + 1 - self._run.numel())):
+            if (timestep.device, timestep.dtype) != (base.device, base.dtype) or not base.is_contiguous():
+                continue
+            offset = timestep.data_ptr() - base.data_ptr()
+            if 0 <= offset < base.numel() * base.element_size() and offset % base.element_size() == 0:
+                return begin + offset // base.element_size()
+        return None
+
+
+def _part_of(values: list[float], part: list[float]) -> int | None:
+    """Where ``part`` begins in ``values``, None when it is no part of it. The latest: image-to-image leaves out the beginning."""
+    for begin in range(len(values) - len(part), -1, -1):
+        if values[begin : begin + len(part)] == part:
+            return begin
+    return None

@@ -43,17 +43,19 @@ class Row:
 
 
 class Layout(tuple):
-    """The rows of one U-Net call, in batch order."""
+    """The rows of one U-Net call, in batch order. why_unknown: a clause where rows are unknown and somebody knows why."""
 
-    __slots__ = ()
+    why_unknown: str | None = None
 
     def __new__(cls, rows: Iterable[Row]) -> Layout:
         return super().__new__(cls, rows)
 
     @classmethod
-    def unknown(cls, count: int, offset: int = 0) -> Layout:
-        """``count`` rows nobody described; ``offset`` rows of the same step went before them."""
-        return cls(Row("unknown", offset + i) for i in range(count))
+    def unknown(cls, count: int, offset: int = 0, why: str | None = None) -> Layout:
+        """``count`` rows nobody described; ``offset`` rows of the same step went before them. why: a clause."""
+        layout = cls(Row("unknown", offset + i) for i in range(count))
+        layout.why_unknown = why
+        return layout
 
     @classmethod
     def guided(cls, count: int) -> Layout:
@@ -97,7 +99,7 @@ def without_guidance(rows: Layout, branch: Role = "cond") -> tuple[RowPlan | Non
     None when nothing can go, and then a clause that says why, or None when there is simply nothing to drop.
     """
     if not rows.known:
-        return None, "nobody said which rows are conditional"
+        return None, rows.why_unknown or "nobody said which rows are conditional"
     if any(row.role == "image" for row in rows):
         return None, "the model guides by an image too"
     if not any(row.role == "uncond" for row in rows):

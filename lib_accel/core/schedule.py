@@ -15,6 +15,8 @@ import torch
 from .rows import Layout, Row
 
 Window = tuple[float, float]
+# The noisiest timestep of the models whose timesteps count.
+TOP = 999.0
 
 
 def first_step(fraction: float, total: int) -> int:
@@ -74,6 +76,10 @@ class StepClock:
         self._last: tuple[str, float] | None = None
         self._begin = 0.0
         self._index = -1
+        # Of the pass: 1 as schedules go and noise falls, -1 against it, 0 not known yet.
+        self._direction = 0
+        # By how much the timesteps of a pass against it rose first.
+        self._stride = 0.0
         self._fresh = True
         self._offset = 0
         # Whether a step of this pass held more rows than the host told.
@@ -106,26 +112,51 @@ class StepClock:
         return Step(index, total, index / total, "host", self._take_fresh())
 
     def at_schedule(self, position: int, positions: int) -> Step:
-        """A pipeline's schedule says: ``position`` of ``positions`` distinct timesteps (of the whole schedule).
+        """A pipeline's schedule says: step ``position`` of ``positions`` (of the whole schedule).
 
-        A pass may begin late in the schedule (img2img); its steps are counted from its first call.
+        A pass may begin late in the schedule (img2img); its steps are counted from its first call. It may go through it backwards
+        (inversion): a pass whose second step is the one before its first does.
         """
-        if self._last is None or self._last[0] != "schedule" or position < self._last[1] or self._fresh:
-            self._fresh, self._begin = True, position
+        if self._last is None or self._last[0] != "schedule" or self._fresh:
+            self._begin_at(position)
+        elif self._direction == 0 and position == self._last[1] - 1:
+            self._direction = -1
+        elif (position - self._last[1]) * (self._direction or 1) < 0:
+            self._begin_at(position)
+        elif position != self._last[1]:
+            self._direction = self._direction or 1
         self._advance("schedule", position)
-        index, total = position - int(self._begin), positions - int(self._begin)
+        begin = int(self._begin)
+        index = abs(position - begin)
+        total = begin + 1 if self._direction < 0 else positions - begin
         return Step(index, total, index / total, "schedule", self._take_fresh())
 
     def at_timestep(self, timestep: float | None) -> Step:
-        """Only the timestep is known (about 999 down to 0): lower is the next step, higher a new pass, None is all of one pass."""
+        """Only the timestep is known (about 999 down to 0): lower is the next step, higher a new pass, None is all of one pass.
+
+        A pass whose second timestep is a little higher than its first goes up (inversion); in it a lower one is a new pass.
+        """
         now = 0.0 if timestep is None else float(timestep)
-        if self._last is None or self._last[0] != "timestep" or now > self._last[1] or self._fresh:
-            self._fresh, self._begin, self._index = True, now, -1
+        if self._last is None or self._last[0] != "timestep" or self._fresh:
+            self._begin_at(now)
+        elif now != self._last[1]:
+            rise, room = now - self._last[1], TOP - self._last[1]
+            # What rises by more than half of the way up, and no pass of such steps would, goes back to the top.
+            climbs = 0 < rise <= max(room / 2, 2 * self._stride)
+            if self._direction == 0:
+                self._direction, self._stride = (-1, rise) if climbs else (1, 0.0)
+            if not (climbs if self._direction < 0 else rise < 0):
+                self._begin_at(now)
         if self._fresh or now != self._last[1]:
             self._index += 1
         self._advance("timestep", now)
-        fraction = (self._begin - now) / self._begin if self._begin > 0 else 0.0
+        room = TOP - self._begin if self._direction < 0 else self._begin
+        fraction = min(1.0, abs(now - self._begin) / room) if room > 0 else 0.0
         return Step(self._index, None, fraction, "timestep", self._take_fresh())
+
+    def _begin_at(self, place: float) -> None:
+        """A pass begins at ``place``, a position or a timestep."""
+        self._fresh, self._begin, self._index, self._direction, self._stride = True, place, -1, 0, 0.0
 
     @property
     def rows_taken(self) -> int:
@@ -145,8 +176,11 @@ class StepClock:
         """All rows of the step that the host told last."""
         return self._host[2] if self._host else None
 
-    def take_rows(self, count: int, layout: Layout | None) -> Layout:
-        """The next ``count`` rows of the step: the host's labels, else ``layout`` (the pipeline's), else unknown rows."""
+    def take_rows(self, count: int, layout: Layout | str | None) -> Layout:
+        """The next ``count`` rows of the step: the host's labels, else ``layout`` (the pipeline's), else unknown rows.
+
+        layout: a clause where the pipeline cannot tell, which says why.
+        """
         offset, self._offset = self._offset, self._offset + count
         rows = self._host[2] if self._host else None
         if rows is not None:
@@ -154,7 +188,7 @@ class StepClock:
                 return Layout(rows[offset : offset + count])
             self.overran = True
             return Layout.unknown(count, offset)
-        return layout if layout is not None else Layout.unknown(count, offset)
+        return layout if isinstance(layout, Layout) else Layout.unknown(count, offset, layout)
 
     def _advance(self, source: str, now: float) -> None:
         if self._last != (source, now):

@@ -6,6 +6,7 @@ import os
 import threading
 import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -220,7 +221,9 @@ class Accelerator(HostSide):
 
     def _arm(self, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         sample = self._backend.sample_of(args, kwargs)
-        moment = self._where.at_call(sample, self._backend.timestep_of(args, kwargs))
+        moment = self._where.at_call(self._unet(), sample, self._backend.timestep_of(args, kwargs))
+        by_host = moment.step.source == "host"
+        moment = replace(moment, obstacle=lambda: self._backend.rows_obstacle(self._unet(), args, kwargs, len(sample), by_host))
         active = self._course.at(moment)
         self._steps.add(moment.pass_and_step)
         self._calls += 1
@@ -236,7 +239,7 @@ class Accelerator(HostSide):
                 runner.begin_call(moment)
         active = [runner for runner in active if not runner.stopped]
         self._open = OpenCall(moment, active, plan_call(active, moment, self._means(args, kwargs)))
-        given = self._open.cut(args, kwargs)
+        given = self._open.cut(self._backend, self._unet(), args, kwargs)
         plan = self._open.plan
         self._rows_run += len(plan.keep)
         self._rows_served += len(plan.output)

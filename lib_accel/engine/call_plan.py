@@ -8,8 +8,11 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from torch import nn
 
-from ..core.row_slicing import cut_rows, fill_rows, prediction_of
+from ..backends import Backend
+from ..backends.pipeline import TOO_MANY_CALLS
+from ..core.row_slicing import fill_rows, prediction_of
 from ..core.rows import GUIDANCE_KEPT, Layout, RowPlan
 from ..core.stages import Stage, deep_stages
 from .contract import Moment, Runner, StageCut
@@ -73,10 +76,10 @@ class OpenCall:
         """The rows that run."""
         return Layout(self.moment.rows[index] for index in self.plan.keep) if self.plan.leaves_rows_out else self.moment.rows
 
-    def cut(self, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
-        """The U-Net's arguments with those rows alone; None when all run, or none."""
+    def cut(self, backend: Backend, unet: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        """The arguments of ``unet`` with those rows alone; None when all run, or none."""
         keep = self.plan.keep
-        return cut_rows((args, kwargs), self.plan.count, keep) if self.plan.leaves_rows_out and keep else None
+        return backend.cut(unet, args, kwargs, self.plan.count, keep) if self.plan.leaves_rows_out and keep else None
 
     def prediction(self, like: torch.Tensor) -> torch.Tensor:
         """What a call predicts that runs nothing [rows, ...]; in the dtype of ``like``."""
@@ -209,7 +212,9 @@ def plan_rows(
         elif not by_host and not plan.exact:
             runner.account.note(GUIDANCE_KEPT + "with AND prompts only the host can combine what is left")
         elif tiles:
-            runner.account.note(GUIDANCE_KEPT + "the U-Net runs more often than was said")
+            runner.account.note(GUIDANCE_KEPT + TOO_MANY_CALLS)
+        elif obstacle := None if by_host else moment.obstacle():
+            runner.account.note(GUIDANCE_KEPT + obstacle)
         else:
             wanted.append((plan, runner))
     wanted.sort(key=lambda one: (one[1].changes_fill, -one[0].dropped, one[0].keep, one[1].account.name))

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ..backends.loops import Loop, calling_loop
 from ..backends.pipeline import PipelineView
 from ..core.noise import Noise, NoiseView
 from ..core.rows import Layout, Row
@@ -33,8 +34,10 @@ class Whereabouts:
 
     def __init__(self, model: Any) -> None:
         self._clock = StepClock()
+        # The accelerated pipeline, or a sibling that shares its U-Net and is in its loop now; None on a bare U-Net.
         self._pipeline = PipelineView(model) if hasattr(model, "scheduler") and held_unet(model) is not model else None
-        self._noise = NoiseView(model)
+        self._own = self._pipeline
+        self._noise = self._pipeline.noise if self._pipeline else NoiseView(model)
         self._told = Told()
         self.passes = 0
 
@@ -52,16 +55,29 @@ class Whereabouts:
         """Rows that calls took since the host told a step."""
         return self._clock.rows_taken
 
-    def at_call(self, sample: torch.Tensor, timestep: Any) -> Moment:
-        """The U-Net call on latents ``sample`` [rows, channels, h, w]."""
+    def at_call(self, unet: torch.nn.Module, sample: torch.Tensor, timestep: Any) -> Moment:
+        """The call of ``unet`` on latents ``sample`` [rows, channels, h, w]."""
+        loop = None if self._own is None or self._clock.rows_told is not None else calling_loop(unet)
+        if self._own is not None:
+            self._follow(loop)
         if self._clock.told:
             step = self._clock.at_host_step()
         else:
-            step = self._pipeline.step(self._clock, timestep) if self._pipeline else None
+            step = self._pipeline.step(self._clock, timestep, loop) if self._pipeline else None
             step = step or self._clock.at_timestep(timestep_value(timestep))
         rows = len(sample)
-        layout = self._clock.take_rows(rows, self._pipeline.rows(rows, sample) if self._pipeline else None)
-        return self._moment(step, layout, timestep, sample)
+        layout = self._pipeline.rows(rows, loop) if self._pipeline else None
+        return self._moment(step, self._clock.take_rows(rows, layout), timestep, sample)
+
+    def _follow(self, loop: Loop | None) -> None:
+        """See the pipeline whose loop the call comes from; another one's run is another pass."""
+        pipeline = self._own.pipeline if loop is None else loop.pipeline
+        if pipeline is self._pipeline.pipeline:
+            return
+        self._pipeline = self._own if pipeline is self._own.pipeline else PipelineView(pipeline)
+        self._noise = self._pipeline.noise
+        if not self._clock.told:
+            self._clock.new_pass()
 
     def at_step(self) -> Moment | None:
         """The whole step that the host told last; None when it did not tell the rows."""

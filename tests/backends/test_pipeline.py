@@ -1,13 +1,15 @@
 """What a pipeline tells of a U-Net call: its step by the schedule, its rows; and who is believed when several speak."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import diffusers
+import models
 import pytest
 import torch
 from blocks import BlockUNet
 
 from lib_accel import Row, accelerated
+from lib_accel.backends.loops import Loop
 from lib_accel.backends.pipeline import PipelineView
 from lib_accel.core.rows import Layout
 from lib_accel.core.schedule import StepClock
@@ -45,21 +47,56 @@ def steps_of(pipeline, timesteps, clock=None, view=None):
         "UniPCMultistepScheduler",
         "HeunDiscreteScheduler",
         "KDPM2DiscreteScheduler",
+        "KDPM2AncestralDiscreteScheduler",
+        "DPMSolverSDEScheduler",
         "LCMScheduler",
     ],
 )
 def test_real_schedulers(name):
-    """Every timestep that a scheduler lists has a step; none goes back; repeated ones are one step."""
+    """Ten steps are ten, however often a scheduler evaluates in one; none goes back."""
+    if "SDE" in name:
+        pytest.importorskip("torchsde")
     scheduler = getattr(diffusers, name)()
     scheduler.set_timesteps(10)
     pipeline = Pipeline()
     pipeline.scheduler = scheduler
     steps = steps_of(pipeline, scheduler.timesteps)
-    distinct = len(scheduler.timesteps.unique())
     assert [step.index for step in steps] == sorted(step.index for step in steps)
-    assert {step.index for step in steps} == set(range(distinct))
-    assert {step.total for step in steps} == {distinct}
+    assert {step.index for step in steps} == set(range(10))
+    assert {step.total for step in steps} == {10}
     assert [step.new_pass for step in steps].count(True) == 1 and steps[0].new_pass
+
+
+@pytest.mark.parametrize(
+    "name, steps, settings",
+    [
+        ("DPMSolverMultistepScheduler", 25, {"use_exponential_sigmas": True}),
+        ("DPMSolverMultistepScheduler", 50, {"use_lu_lambdas": True}),
+        ("DPMSolverMultistepScheduler", 60, {"use_karras_sigmas": True}),
+    ],
+)
+@pytest.mark.parametrize("views", [True, False])
+def test_timesteps_that_are_listed_twice_are_two_steps(name, steps, settings, views):
+    """Steep schedules round several places to one timestep."""
+    scheduler = models.scheduler(name, **settings)
+    scheduler.set_timesteps(steps)
+    assert len(scheduler.timesteps.unique()) < steps
+    pipeline = Pipeline()
+    pipeline.scheduler = scheduler
+    told = steps_of(pipeline, scheduler.timesteps if views else scheduler.timesteps.tolist())
+    assert [(step.index, step.total) for step in told] == [(i, steps) for i in range(steps)]
+
+
+def test_inversion():
+    scheduler = diffusers.DDIMInverseScheduler()
+    scheduler.set_timesteps(10)
+    pipeline = Pipeline()
+    pipeline.scheduler = scheduler
+    assert [step.index for step in steps_of(pipeline, scheduler.timesteps)] == list(range(10))
+    scheduler = diffusers.DDIMScheduler()
+    scheduler.set_timesteps(10)
+    pipeline.scheduler = scheduler
+    assert [step.index for step in steps_of(pipeline, scheduler.timesteps.flip(0))] == list(range(10))
 
 
 def test_image_to_image():
@@ -88,24 +125,27 @@ def test_no_step_without_a_schedule_that_holds_the_timestep(pipeline):
 
 def test_a_pipeline_that_is_gone():
     view = PipelineView(Pipeline([900]))
-    assert view.step(StepClock(), 900) is None and view.rows(2) is None
+    assert view.step(StepClock(), 900) is None and isinstance(view.rows(2, None), str)
+
+
+LOOP = Loop(None, "SomePipeline", direct=True, paired=True, guided=True, timesteps=None)
 
 
 @pytest.mark.parametrize(
-    "attributes, count, rows",
+    "loop, count, rows",
     [
-        ({"do_classifier_free_guidance": True}, 4, Layout.guided(4)),
-        ({"do_classifier_free_guidance": True}, 3, None),
-        ({"do_classifier_free_guidance": False}, 2, Layout([Row("cond", 0), Row("cond", 1)])),
-        ({"do_classifier_free_guidance": False}, 1, Layout([Row("cond", 0)])),
-        ({}, 2, None),
-        ({"do_classifier_free_guidance": True, "_image_guidance_scale": 1.5}, 6, None),
-        ({"do_classifier_free_guidance": True, "do_perturbed_attention_guidance": True}, 6, None),
+        (LOOP, 4, Layout.guided(4)),
+        (LOOP, 3, "3 rows are no pairs"),
+        (replace(LOOP, guided=False), 2, Layout([Row("cond", 0), Row("cond", 1)])),
+        (replace(LOOP, guided=False), 1, Layout([Row("cond", 0)])),
+        (replace(LOOP, guided=None), 2, "SomePipeline does not tell whether it guides"),
+        (replace(LOOP, paired=False), 6, "Accel does not know how SomePipeline orders its rows"),
+        (replace(LOOP, direct=False), 2, "the U-Net was called beside the loop of SomePipeline"),
+        (None, 2, "the U-Net was not called by the loop of a pipeline"),
     ],
 )
-def test_rows(attributes, count, rows):
-    pipeline = Pipeline(**attributes)
-    assert PipelineView(pipeline).rows(count) == rows
+def test_rows(loop, count, rows):
+    assert PipelineView(Pipeline()).rows(count, loop) == rows
 
 
 # -- who is believed -----------------------------------------------------------------------------------------------------------
@@ -151,13 +191,13 @@ def test_host_before_schedule_before_timestep():
         call(unet, 300)
         accelerator.step(8, 20)
         call(unet, 300)
-    guided = ["uncond", "cond"]
+    by_hand = ["unknown", "unknown"]
     assert spy.seen == [
-        ("schedule", 0, 3, guided),
-        ("schedule", 1, 3, guided),
-        ("timestep", 0, None, guided),
+        ("schedule", 0, 3, by_hand),
+        ("schedule", 1, 3, by_hand),
+        ("timestep", 0, None, by_hand),
         ("host", 7, 20, ["cond", "uncond"]),
-        ("host", 8, 20, guided),
+        ("host", 8, 20, by_hand),
     ]
 
 

@@ -1,0 +1,137 @@
+"""Whose U-Net call it is: the loop of a diffusers pipeline that a call comes from, and what is known of it.
+
+Pipelines share U-Nets (``from_pipe``), and people call a pipeline's U-Net by hand. What a pipeline says of itself (its guidance scale, its
+schedule) holds only for calls of its own loop, so the loop is looked for where the call comes from: among the frames below it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+# Pipelines of diffusers that run the U-Net once per evaluation, on the unconditional rows and then the conditional ones, or, unguided, on
+# the conditional ones alone. Others combine predictions in ways of their own, and so may subclasses with a loop of their own.
+PAIRED = frozenset(
+    {
+        "AltDiffusionImg2ImgPipeline",
+        "AltDiffusionPipeline",
+        "KolorsImg2ImgPipeline",
+        "KolorsPAGPipeline",
+        "KolorsPipeline",
+        "LatentConsistencyModelImg2ImgPipeline",
+        "LatentConsistencyModelPipeline",
+        "PixArtAlphaPipeline",
+        "PixArtSigmaPipeline",
+        "StableDiffusionAdapterPipeline",
+        "StableDiffusionControlNetImg2ImgPipeline",
+        "StableDiffusionControlNetInpaintPipeline",
+        "StableDiffusionControlNetPAGInpaintPipeline",
+        "StableDiffusionControlNetPAGPipeline",
+        "StableDiffusionControlNetPipeline",
+        "StableDiffusionDepth2ImgPipeline",
+        "StableDiffusionImg2ImgPipeline",
+        "StableDiffusionInpaintPipeline",
+        "StableDiffusionLDM3DPipeline",
+        "StableDiffusionPAGImg2ImgPipeline",
+        "StableDiffusionPAGInpaintPipeline",
+        "StableDiffusionPAGPipeline",
+        "StableDiffusionPipeline",
+        "StableDiffusionXLAdapterPipeline",
+        "StableDiffusionXLControlNetImg2ImgPipeline",
+        "StableDiffusionXLControlNetInpaintPipeline",
+        "StableDiffusionXLControlNetPAGImg2ImgPipeline",
+        "StableDiffusionXLControlNetPAGPipeline",
+        "StableDiffusionXLControlNetPipeline",
+        "StableDiffusionXLControlNetUnionImg2ImgPipeline",
+        "StableDiffusionXLControlNetUnionInpaintPipeline",
+        "StableDiffusionXLControlNetUnionPipeline",
+        "StableDiffusionXLImg2ImgPipeline",
+        "StableDiffusionXLInpaintPipeline",
+        "StableDiffusionXLPAGImg2ImgPipeline",
+        "StableDiffusionXLPAGInpaintPipeline",
+        "StableDiffusionXLPAGPipeline",
+        "StableDiffusionXLPipeline",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A pipeline's loop that a U-Net call comes from.
+
+    pipeline: whose. name: the class that the loop is written in. direct: whether the loop itself calls the U-Net, and no callback in it.
+    paired: whether its rows are those of `PAIRED`. guided: whether it guides now, None when it does not tell. timesteps: the schedule that
+    it goes through, or a part of it; None when it does not tell.
+    """
+
+    pipeline: Any
+    name: str
+    direct: bool
+    paired: bool
+    guided: bool | None
+    timesteps: torch.Tensor | None
+
+    @property
+    def why_unknown(self) -> str | None:
+        """Why it is not known whose rows a call holds (a clause), or None: it is."""
+        if not self.direct:
+            return f"the U-Net was called beside the loop of {self.name}"
+        if not self.paired:
+            return f"Accel does not know how {self.name} orders its rows"
+        return None if self.guided is not None else f"{self.name} does not tell whether it guides"
+
+
+def calling_loop(unet: nn.Module, ident: int | None = None) -> Loop | None:
+    """The innermost loop of a pipeline with this U-Net that the present call comes from; None: nobody's, or one of somebody's own.
+
+    ident: another thread, which is asked whether it is in such a loop.
+    """
+    frame = sys._getframe(1) if ident is None else sys._current_frames().get(ident)
+    below = None
+    while frame is not None:
+        if frame.f_code.co_varnames[:1] == ("self",) and frame.f_code.co_argcount:
+            # Only now: the locals of a frame are copied when they are asked for.
+            holder = frame.f_locals.get("self")
+            if holder is unet:
+                below = frame.f_back
+            elif _holds(holder, unet):
+                return _read(holder, frame, direct=frame is below)
+        frame = frame.f_back
+    return None
+
+
+def _holds(holder: Any, unet: nn.Module) -> bool:
+    """Whether ``holder`` is a pipeline with this U-Net. Looks at attributes without asking for them: it may be anything."""
+    own = getattr(holder, "__dict__", None)
+    if not isinstance(own, dict) or own.get("scheduler") is None or isinstance(holder, nn.Module):
+        return False
+    held = [own[name] for name in ("unet", "transformer") if isinstance(own.get(name), nn.Module)]
+    return any(getattr(one, "_orig_mod", one) is unet for one in held)
+
+
+def _read(pipeline: Any, frame: Any, direct: bool) -> Loop:
+    owner, told = _owner(pipeline, frame.f_code), frame.f_locals
+    guided = told.get("do_classifier_free_guidance")
+    if guided is None:
+        guided = getattr(pipeline, "do_classifier_free_guidance", None)
+    paired = owner is not None and owner.__name__ in PAIRED and owner.__module__.startswith("diffusers.pipelines.")
+    # A third kind of row.
+    paired = paired and not getattr(pipeline, "do_perturbed_attention_guidance", False)
+    timesteps = told.get("timesteps")
+    if not isinstance(timesteps, torch.Tensor) or timesteps.ndim != 1 or not timesteps.numel():
+        timesteps = None
+    return Loop(pipeline, (owner or type(pipeline)).__name__, direct, paired, None if guided is None else bool(guided), timesteps)
+
+
+def _owner(pipeline: Any, code: Any) -> type | None:
+    """The class whose ``__call__`` has this code."""
+    for kind in type(pipeline).__mro__:
+        call = kind.__dict__.get("__call__")
+        if call is not None and getattr(inspect.unwrap(call), "__code__", None) is code:
+            return kind
+    return None
