@@ -1,7 +1,12 @@
-"""Settings as PNG info: non-defaults only, under keys that hosts' parsers take, and back."""
+"""Settings as PNG info: non-defaults only, under keys that hosts' parsers take, and back.
+
+A host quotes values that hold a comma, a colon or a line break, and many readers of PNG info know no quotes: they cut the line at every
+comma and drop what has two colons. So no value of ours holds any of these; see `written` and `unquoted`.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +24,30 @@ ACCOUNT_KEY = "Accel account"
 KEYS: dict[str, str] = {knob.infotext: name for name, knob in KNOBS.items() if name not in ("enabled", "preset")}
 
 
+_SIGNS = {sign: f"%{ord(sign):02X}" for sign in '%,:"\n\r'}
+_WRITTEN = re.compile("%(?:" + "|".join([*(code[1:] for code in _SIGNS.values()), "78"]) + ")")
+# Hosts take such a value for a width and a height.
+_TWO_NUMBERS = re.compile(r"(\d+)x(\d+)")
+
+
+def written(text: Any) -> str:
+    """``text`` as a value of PNG info, which `read_back` reads: ``%2C`` for a comma, as in addresses."""
+    text = "".join(_SIGNS.get(sign, sign) for sign in str(text))
+    return _TWO_NUMBERS.sub(r"\1%78\2", text) if _TWO_NUMBERS.fullmatch(text) else text
+
+
+def read_back(value: Any) -> Any:
+    """What `written` wrote; values that are no text as they are."""
+    return _WRITTEN.sub(lambda code: chr(int(code[0][1:], 16)), value) if isinstance(value, str) else value
+
+
+def unquoted(sentences: str) -> str:
+    """Sentences as a value of PNG info, for people: other punctuation, not to be read back."""
+    for sign, other in ((": ", " - "), (":", "-"), (",", ";"), ('"', "'")):
+        sentences = sentences.replace(sign, other)
+    return " ".join(sentences.split())
+
+
 def is_ours(key: str) -> bool:
     """Whether a key of PNG info is one of Accel's."""
     return key in KEYS or key in (PRESET_KEY, REPORT_KEY)
@@ -33,9 +62,9 @@ def to_infotext(settings: Settings) -> dict[str, str]:
     """PNG info of effective ``settings``; empty when they are off."""
     if not settings["enabled"]:
         return {}
-    return {PRESET_KEY: shown_preset(settings["preset"])} | {
-        KNOBS[knob].infotext: KNOBS[knob].text(value) for knob, value in settings.changed().items() if knob not in ("enabled", "preset")
-    }
+    told = {name: KNOBS[name].text(value) for name, value in settings.changed().items() if name not in ("enabled", "preset")}
+    shown = shown_preset(settings["preset"])
+    return {PRESET_KEY: written(shown)} | {KNOBS[name].infotext: written(text) for name, text in told.items()}
 
 
 def from_infotext(params: Mapping[str, Any], own: OwnPresets | None = None) -> Settings | None:
@@ -49,8 +78,8 @@ def from_infotext(params: Mapping[str, Any], own: OwnPresets | None = None) -> S
     for key, name in KEYS.items():
         if key in params:
             try:
-                given[name] = KNOBS[name].read(params[key])
+                given[name] = KNOBS[name].read(read_back(params[key]))
             except SettingError as error:
                 raise SettingError(f"PNG info: {error}") from None
     settings = Settings(given)
-    return settings.replaced({"preset": matching_preset(settings, str(params[PRESET_KEY]).strip(), own)})
+    return settings.replaced({"preset": matching_preset(settings, read_back(str(params[PRESET_KEY])).strip(), own)})

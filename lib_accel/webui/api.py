@@ -13,8 +13,11 @@ from ..settings.infotext import shown_preset
 from ..settings.job import CUSTOM
 from ..settings.presets import PRESETS
 from ..settings.schema import KNOBS
+from .ab import script as ab
+from .ab.result import key_of
 from .accordion import user_presets
 from .jobs.session import SESSION
+from .prompt_to_prompt import controls
 
 
 def add_routes(demo: Any, app: Any) -> None:
@@ -30,7 +33,8 @@ def report() -> dict[str, Any]:
 
 
 def schema() -> dict[str, Any]:
-    """Every setting: in the order of the positional arguments, and by the name that a dict as first argument uses."""
+    """Every setting: in the order of the positional arguments, and by the name that a dict as first argument uses; and those of the
+    scripts of the Script menu, whose ``script_args`` are a list of one dict."""
     return {
         "settings": [
             {
@@ -46,8 +50,23 @@ def schema() -> dict[str, Any]:
             }
             for knob in KNOBS.values()
         ],
+        "scripts": {
+            controls.TITLE.lower(): {"script_args": controls.EXAMPLE, "settings": [_of_control(one) for one in controls.CONTROLS.values()]},
+            ab.TITLE.lower(): {"script_args": ab.EXAMPLE, "settings": [_of_rule(name, label) for name, label in ab.NAMES.items()]},
+        },
         "presets": [shown_preset(name) for name in (*PRESETS, CUSTOM)] + list(user_presets.read()[0]),
     }
+
+
+def _of_control(control: controls.Control) -> dict[str, Any]:
+    more = {"minimum": control.low, "maximum": control.high, "choices": list(control.choices) or None, "infotext": control.key}
+    return {"name": control.name, "kind": control.kind, "label": control.label, "hint": control.hint, "default": control.default} | more
+
+
+def _of_rule(name: str, label: str) -> dict[str, Any]:
+    default, rule = ab.RULES[label]
+    more = {"minimum": rule.get("low"), "maximum": rule.get("high"), "choices": None, "infotext": key_of(label)}
+    return {"name": name, "kind": rule["kind"], "label": label, "hint": ab.HINTS[label], "default": default} | more
 
 
 def _guards(app: Any) -> list[Any]:

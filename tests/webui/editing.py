@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from lib_accel.settings.infotext import read_back
+
 TITLE = "Prompt-to-Prompt"
 SOURCE = "a red cat"
 SWAP = {"edits": "cat -> dog"}
@@ -31,10 +33,16 @@ def draw(host: Any, settings: dict | list, tab: str = "txt2img", accel: Any = No
     return p.scripts.run(p, *p.script_args)
 
 
-def told(infotext: str) -> dict[str, Any]:
+def parsed(infotext: str) -> dict[str, Any]:
+    """As the host reads it."""
     from modules.infotext_utils import parse_generation_parameters
 
     return parse_generation_parameters(infotext)
+
+
+def told(infotext: str) -> dict[str, Any]:
+    """As people wrote it."""
+    return {key: read_back(value) for key, value in parsed(infotext).items()}
 
 
 def close(one: Any, other: Any) -> bool:

@@ -3,6 +3,8 @@
 import pytest
 from harness import same
 
+from lib_accel.settings.infotext import unquoted
+
 ON = {"enabled": True, "preset": "Custom", "auto": False, "merging.ratio": 0.5}
 
 
@@ -27,7 +29,7 @@ def test_account_in_comments_in_png_info_and_as_data(host):
     line = report(host)["line"]
     assert line.startswith("Accel Custom: TokenMerging: merging on 3 of 7 layers for 5 of 5 steps; 5 steps, 5 U-Net calls in ")
     assert line in done.comments
-    assert f'Accel report: "{line}"' in done.infotexts[0]
+    assert f"Accel report: {unquoted(line)}" in done.infotexts[0]
     assert "a red cat" not in str(report(host))
 
 

@@ -1,8 +1,10 @@
 """The script Prompt-to-Prompt in the host double: the jobs that it starts, and what comes of them."""
 
 import numpy as np
-from editing import SOURCE, SWAP, close, draw, told
+from editing import SOURCE, SWAP, close, draw, parsed, told
 from harness import pixels, same
+
+from lib_accel.settings.infotext import unquoted
 
 
 def test_a_batch_is_the_source_and_its_edits_from_equal_seeds(host, jobs):
@@ -53,8 +55,8 @@ def test_the_line_tells_layers_and_steps_and_so_do_the_api_and_png_info(host):
     done = draw(host, SWAP, steps=5)
     line = "cross-attention on 7, self-attention on 1 of 7 layers for 4 of 5 steps"
     assert line in done.comments
-    assert line in told(done.infotexts[0])["P2P result"]
-    assert line in told(done.infotexts[2])["Accel report"]
+    assert unquoted(line) in told(done.infotexts[0])["P2P result"]
+    assert unquoted(line) in told(done.infotexts[2])["Accel report"]
     assert "P2P edits" not in done.infotexts[1]
 
 
@@ -71,7 +73,7 @@ def test_a_picture_pastes_back(host):
     }
     done = draw(host, settings)
     text = done.infotexts[done.index_of_first_image + 2]
-    params = told(text)
+    params = parsed(text)
     assert params["Prompt"] == "a red cat, hat"
     host.callbacks.dispatch("infotext_pasted", text, params)
     assert params["Prompt"] == SOURCE
@@ -105,7 +107,7 @@ def test_styles_and_tags_go_to_all(host, jobs):
     (p,) = jobs
     assert p.prompt == [f"{SOURCE} <lora:x:1>", "a red dog <lora:x:1>", "a blue bird <lora:x:1>"]
     assert [prompt.split(" BREAK")[0] for prompt in p.prompts] == ["a red cat , oil", "a red dog , oil", "a blue bird , oil"]
-    assert told(done.infotexts[2])["P2P source"] == f"{SOURCE} <lora:x:1>"
+    assert told(done.infotexts[2])["P2P source prompt"] == f"{SOURCE} <lora:x:1>, oil"
 
 
 def test_a_blend_that_lets_nothing_change_is_the_source(host):

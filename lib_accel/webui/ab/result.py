@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import statistics
 from typing import Any
 
@@ -13,6 +12,7 @@ from PIL import Image
 
 from ...images.grid import own_font, side_by_side
 from ...images.metrics import Distance, detail_ratio, distance, tone_shift
+from ...settings.infotext import unquoted
 from ..jobs import started
 from .runs import ACCELERATED, PLAIN, Side
 
@@ -118,11 +118,7 @@ def differences(plain: Side, accelerated: Side, apart: list[Distance] | None) ->
 
 def infotext_of_sheet(infotext: str, settings: dict[str, Any], words: str) -> str:
     """The PNG info of an accelerated picture with the script, its settings and what it found."""
-    more = (
-        {"Script": KEY}
-        | {key_of(label): value for label, value in settings.items()}
-        | {f"{KEY} result": json.dumps(words, ensure_ascii=False)}
-    )
+    more = {"Script": KEY} | {key_of(label): value for label, value in settings.items()} | {f"{KEY} result": unquoted(words)}
     return infotext + "".join(f", {key}: {value}" for key, value in more.items())
 
 

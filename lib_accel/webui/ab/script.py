@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+from collections.abc import Mapping
 from typing import Any
 
 import gradio as gr
@@ -10,6 +12,7 @@ import modules.scripts as scripts
 from modules import processing, shared
 
 from ...core.fields import SettingError, checked
+from ..host import requests
 from . import result, runs
 
 TITLE = "Accel A/B"
@@ -20,6 +23,9 @@ HINTS = {
     GAIN: "times that the difference picture is brightened",
 }
 INTRODUCTION = "Runs this job plain and with the Accel settings above (on or not), by turns and with the same seed, and compares."
+# What a request to the API calls them.
+NAMES = {"repeats": REPEATS, "warm_up": WARM_UP, "gain": GAIN}
+EXAMPLE = [{"repeats": 3, "warm_up": True, "gain": 4}]
 RULES: dict[str, tuple[Any, dict[str, Any]]] = {
     REPEATS: (2, {"kind": "integer", "low": 1, "high": 20}),
     WARM_UP: (True, {"kind": "flag"}),
@@ -46,27 +52,66 @@ class AccelAB(scripts.Script):
                     made[label] = gr.Checkbox(**given)
                 else:
                     made[label] = gr.Slider(rule["low"], rule["high"], step=1, **given)
-        self.infotext_fields = [(component, result.key_of(label)) for label, component in made.items()]
+        fields = [(component, result.key_of(label)) for label, component in made.items()]
+        self.infotext_fields = [*fields, *requests.infotext_fields(IN_REQUESTS)]
         self.paste_field_names = [result.key_of(label) for label in made]
         return list(made.values())
 
     def run(self, p: Any, *args: Any) -> Any:
-        """Every run of both sides, and what they came to. Raises only when no run made a picture."""
-        settings, complaints = read(args)
+        """Every run of both sides, and what they came to. Raises only when no run made a picture, and where a request is not by name."""
+        try:
+            settings, complaints = read(args, requests.is_one(p))
+        except SettingError as error:
+            raise requests.refusal(p, error) from error
         # Whoever gave us p may run it again (img2img's batch): it stays as it is.
         own = copy.copy(p)
         processing.fix_seed(own)
         sides = runs.run_both(own, settings[REPEATS], settings[WARM_UP])
-        return result.result(own, sides, settings, complaints, settings[GAIN], shared.opts)
+        try:
+            return result.result(own, sides, settings, complaints, settings[GAIN], shared.opts)
+        except RuntimeError as error:
+            raise requests.refusal(p, error, status=500) from error
 
 
-def read(args: tuple) -> tuple[dict[str, Any], list[str]]:
-    """The script's settings by label, and a sentence for each value that could not be taken; its default is used then."""
+def read(args: tuple, from_request: bool = False) -> tuple[dict[str, Any], list[str]]:
+    """The script's settings by label, and a sentence for each value that could not be taken; its default is used then.
+
+    args: the values in order, or one dict by name. from_request: only by name. SettingError for names that there are not.
+    """
+    named = requests.by_name(args)
+    if named is None and from_request:
+        raise SettingError(f"{TITLE}: script_args must be a list of one object with settings by name, such as {json.dumps(EXAMPLE)}.")
+    unknown = [str(name) for name in named or () if name not in NAMES]
+    if unknown:
+        raise SettingError(f"{TITLE}: {unknown[0]!r} is no setting; there are {', '.join(NAMES)}.")
     settings = {label: default for label, (default, _) in RULES.items()}
     complaints = []
-    for (label, (default, rule)), value in zip(RULES.items(), args):
+    given = dict(zip(RULES, args)) if named is None else {NAMES[name]: value for name, value in named.items() if value is not None}
+    for label, value in given.items():
+        default, rule = RULES[label]
         try:
             settings[label] = checked(f"{TITLE}: {label}", value, rule)
         except SettingError as error:
             complaints.append(f"{error} {default} was used.")
     return settings, complaints
+
+
+def _args_told(params: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    """The arguments of the script in pasted PNG info of a sheet; what cannot be read has its default."""
+    if params.get("Script") != TITLE:
+        return None
+    told: dict[str, Any] = {}
+    for name, label in NAMES.items():
+        kind, text = RULES[label][1]["kind"], str(params.get(result.key_of(label), ""))
+        if kind == "flag" and text in ("True", "False"):
+            told[name] = text == "True"
+        elif kind == "integer" and text.isdecimal():
+            told[name] = int(text)
+    return [told]
+
+
+# What pasted PNG info sets in a request to the API.
+IN_REQUESTS = {
+    "script_name": lambda params: TITLE.lower() if params.get("Script") == TITLE else None,
+    "script_args": _args_told,
+}

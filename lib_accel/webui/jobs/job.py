@@ -9,7 +9,7 @@ from typing import Any
 
 from ...core.fields import SettingError
 from ...core.sites import UnsupportedModelError
-from ...settings.infotext import REPORT_KEY, is_ours, to_infotext
+from ...settings.infotext import REPORT_KEY, is_ours, to_infotext, unquoted
 from ...settings.job import CUSTOM, Settings, implied, on_this_machine, preset_values, resolve, without_untouched
 from ...settings.model_families import FEW_STEP, family_of
 from ...settings.presets import PRESETS
@@ -134,7 +134,7 @@ def write(p: Any) -> None:
     if job is not None and job.settings is not None:
         p.extra_generation_params.update(to_infotext(job.settings))
     if job is not None and job.line is not None:
-        p.extra_generation_params[REPORT_KEY] = job.line
+        p.extra_generation_params[REPORT_KEY] = unquoted(job.line)
 
 
 def leave_line(p: Any) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ...core.fields import SettingError
 from ...prompt_to_prompt import Edit, LocalBlend, PromptTokens, mix
 from ...prompt_to_prompt.layers import Layers
-from ..host import facts
+from ..host import facts, requests
 from . import controls, grid, host_text, values
 from .controls import TITLE, WEIGHT, FormValues
 from .grid import Cell, Plan
@@ -20,14 +20,38 @@ EXAMPLES = "a whole new prompt; cat -> dog; + a red hat; smiling*1.8"
 
 @dataclass(frozen=True)
 class Edits:
-    """What is edited. source: the prompt. prompts: the edited one of every line, as the host is given it. streams: the tokens of the
-    source and of every line's prompt."""
+    """What is edited. source: the prompt. prompts: the edited one of every line, as the host is given it. full_source, full_prompts: the
+    same with the job's styles. streams: the tokens of the source and of every line's prompt."""
 
     settings: FormValues
     source: str
     lines: tuple[Line, ...]
     prompts: tuple[str, ...]
+    full_source: str = ""
+    full_prompts: tuple[str, ...] = ()
     streams: tuple[PromptTokens, ...] = ()
+
+    @property
+    def unstyled(self) -> bool:
+        """Whether the lines make the same prompts of the full source as the job drew."""
+        made = (_prompt_or_none(line, self.full_source) for line in self.lines)
+        return all(prompt == full for prompt, full in zip(made, self.full_prompts))
+
+    def told(self, place: int, weights: Mapping[str, float]) -> str:
+        """The line in that place with other weights, as it makes the prompt that was drawn of the full source."""
+        line, full = self.lines[place], self.full_prompts[place]
+        return line.weighing(weights) if _prompt_or_none(line, self.full_source) == full else line.literally(full, weights)
+
+    def told_blend(self, place: int | None = None) -> str:
+        """The blend words for all lines or for one alone, with those of swaps that are not told of there."""
+        places = range(len(self.lines)) if place is None else [place]
+        alone = parse_lines("\n".join(self.told(at, self.lines[at].weights) for at in places))
+        streams = [self.streams[1 + at] for at in places]
+        whole, left = ({word for word in self._blend_words(lines)[1] if any(s.has(word) for s in streams)} for lines in (self.lines, alone))
+        if whole == left:
+            return self.settings["blend"]
+        source, edited = self._blend_words(self.lines)
+        return f"{', '.join(source)} : {', '.join(dict.fromkeys(edited))}"
 
     def edit_of(self, cell: Cell) -> Edit:
         """The edit of a cell, for `mix`."""
@@ -36,14 +60,18 @@ class Edits:
     def local_blend(self, threshold: float) -> LocalBlend | None:
         """The local blend, if words for it are set."""
         s = self.settings
-        source, edited = values.blend_words(f"{TITLE}: Blend words", s["blend"])
+        source, edited = self._blend_words(self.lines)
         if not source:
             return None
-        if not edited:
+        return LocalBlend(source, edited, values.words(s["subtract"]), threshold, s["threshold"], s["start"])
+
+    def _blend_words(self, lines: Sequence[Line]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        source, edited = values.blend_words(f"{TITLE}: Blend words", self.settings["blend"])
+        if source and not edited:
             # Words that were swapped stand for those they were swapped for.
             whole = {word.casefold() for word in source}
-            edited = source + tuple(new for line in self.lines for old, new in line.swaps if new and old.casefold() in whole)
-        return LocalBlend(source, edited, values.words(s["subtract"]), threshold, s["threshold"], s["start"])
+            edited = source + tuple(new for line in lines for old, new in line.swaps if new and old.casefold() in whole)
+        return source, edited
 
     def heat_words(self) -> tuple[str, ...]:
         return values.words(self.settings["heat"])
@@ -51,7 +79,7 @@ class Edits:
 
 def prepared(p: Any, args: tuple) -> tuple[Edits, Plan]:
     """The job of ``p`` with the script's ``args``. SettingError, a sentence, for whatever cannot be drawn as asked."""
-    settings = controls.read(args)
+    settings = controls.read(args, requests.is_one(p))
     lines = parse_lines(settings["edits"])
     if not lines:
         raise SettingError(f"{TITLE} has no edit; write one per line, such as {EXAMPLES.replace('; ', ' | ')}.")
@@ -62,7 +90,9 @@ def prepared(p: Any, args: tuple) -> tuple[Edits, Plan]:
     values.windows(f"{TITLE}: {controls.CROSS}", settings["cross"])
     values.window(f"{TITLE}: {controls.SELF}", settings["self"])
     source = host_text.without_comments(p.prompt)
-    edits = Edits(settings, source, tuple(lines), tuple(_prompt(line, source) for line in lines))
+    prompts = tuple(_prompt(line, source) for line in lines)
+    full_source, *full_prompts = (host_text.without_comments(host_text.with_styles(prompt, p_styles(p))) for prompt in (source, *prompts))
+    edits = Edits(settings, source, tuple(lines), prompts, full_source, tuple(full_prompts))
     plan = grid.plan(settings, lines, max(1, int(p.n_iter)) * max(1, int(p.batch_size)))
     return replace(edits, streams=_check_words(p, edits, plan)), plan
 
@@ -111,6 +141,13 @@ def _prompt(line: Line, source: str) -> str:
             f"Line {line.number} has the tags {' '.join(own)}, the source {' '.join(tags) or 'none'}; they must be the same."
         )
     return f"{prompt} {' '.join(tags)}"
+
+
+def _prompt_or_none(line: Line, source: str) -> str | None:
+    try:
+        return _prompt(line, source)
+    except SettingError:
+        return None
 
 
 def _check_words(p: Any, edits: Edits, plan: Plan) -> tuple[PromptTokens, ...]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from ...core.fields import SettingError, checked
+from ...settings.infotext import read_back, written
+from ..host.requests import by_name
 
 TITLE = "Prompt-to-Prompt"
 NONE, EDIT, CROSS, SELF, WEIGHT, THRESHOLD, SEED = "None", "Edit", "Cross window", "Self window", "Word weight", "Blend threshold", "Seed"
@@ -78,8 +81,13 @@ CONTROLS: dict[str, FormControl] = {
         FormControl("at_once", "Pictures at once", "the source among them; more: faster, more memory", 4, "integer", 2, 64),
     )
 }
-SOURCE_KEY = "P2P source"
+# The source as it was drawn, with the texts of styles; and the negative prompt, where the host takes styles out of it.
+SOURCE_KEY, NEGATIVE_KEY = "P2P source prompt", "P2P negative prompt"
 RESULT_KEY = "P2P result"
+# In older PNG info: without styles, and with values as they were typed.
+OLD_SOURCE_KEY = "P2P source"
+# The arguments of a request to the API.
+EXAMPLE = [{"edits": "cat -> dog", "cross": "0.8"}]
 # What belongs to a grid and not to one picture of it.
 OF_GRIDS = ("x", "x_values", "y", "y_values", "off", "heat", "times", "at_once")
 # Told even when they have their defaults.
@@ -88,37 +96,74 @@ TOLD = ("edits", "cross", "self")
 FormValues = dict[str, Any]
 
 
-def read(args: tuple) -> FormValues:
+def read(args: tuple, from_request: bool = False) -> FormValues:
     """The settings from the script's arguments: in the order of `CONTROLS`, or a dict by name as the first. None means the default.
-    SettingError.
+    from_request: only by name. SettingError.
     """
-    given = dict(args[0]) if args and isinstance(args[0], Mapping) else dict(zip(CONTROLS, args))
+    given = by_name(args)
+    if given is None and from_request:
+        raise SettingError(f"{TITLE}: script_args must be a list of one object with settings by name, such as {json.dumps(EXAMPLE)}.")
+    given = dict(zip(CONTROLS, args)) if given is None else dict(given)
     unknown = [str(name) for name in given if name not in CONTROLS]
     if unknown:
         raise SettingError(f"{TITLE}: {unknown[0]!r} is no setting; there are {', '.join(CONTROLS)}.")
     return {name: control.read(given.get(name)) for name, control in CONTROLS.items()}
 
 
-def to_infotext(settings: FormValues, source: str, of_grid: bool) -> dict[str, Any]:
-    """PNG info: the source, the edits and what is not as by default. of_grid: the grid's, too."""
-    told = {"Script": TITLE, SOURCE_KEY: source}
+def to_infotext(settings: FormValues, source: str, of_grid: bool, negative: str | None = None) -> dict[str, Any]:
+    """PNG info: the source and the negative prompt, the edits and what is not as by default. of_grid: the grid's, too."""
+    told = {"Script": TITLE, SOURCE_KEY: written(source)}
+    if negative is not None:
+        told[NEGATIVE_KEY] = written(negative)
     for name, control in CONTROLS.items():
         if (of_grid or name not in OF_GRIDS) and (name in TOLD or settings[name] != control.default):
-            told[control.key] = settings[name]
+            told[control.key] = written(settings[name])
     return told
 
 
 def from_infotext(name: str, params: Mapping[str, Any]) -> Any:
     """What pasted PNG info means for the setting ``name``: None where it tells nothing of us or what cannot be."""
-    if SOURCE_KEY not in params:
+    if not is_told(params):
         return None
+    value = params.get(CONTROLS[name].key)
     try:
-        return CONTROLS[name].read(params.get(CONTROLS[name].key))
+        return CONTROLS[name].read(read_back(value) if SOURCE_KEY in params else value)
     except SettingError:
         return None
 
 
+def is_told(params: Mapping[str, Any]) -> bool:
+    """Whether PNG info is of one of the script's pictures."""
+    return SOURCE_KEY in params or OLD_SOURCE_KEY in params
+
+
+def prompts_told(params: Mapping[str, Any]) -> dict[str, str]:
+    """The prompts of the job in pasted PNG info, by the host's names for them: those that it does not read itself."""
+    if SOURCE_KEY not in params:
+        return {"Prompt": params[OLD_SOURCE_KEY]} if params.get(OLD_SOURCE_KEY) else {}
+    told = {"Prompt": read_back(params[SOURCE_KEY])}
+    return told | ({"Negative prompt": read_back(params[NEGATIVE_KEY])} if NEGATIVE_KEY in params else {})
+
+
+def _args_told(params: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    """The arguments of the script in pasted PNG info."""
+    if not is_told(params):
+        return None
+    values = {name: from_infotext(name, params) for name in CONTROLS}
+    return [{name: value for name, value in values.items() if value is not None}]
+
+
+# What pasted PNG info sets in a request to the API.
+IN_REQUESTS = {
+    "prompt": lambda params: prompts_told(params).get("Prompt"),
+    "negative_prompt": lambda params: prompts_told(params).get("Negative prompt"),
+    "script_name": lambda params: TITLE.lower() if is_told(params) else None,
+    "script_args": _args_told,
+}
+
+
 def restore_source(params: dict[str, Any]) -> None:
-    """The source goes back to the prompt box, where the edited prompt was pasted."""
-    if params.get(SOURCE_KEY):
-        params["Prompt"] = params[SOURCE_KEY]
+    """The source goes back to the prompt box, where the edited prompt was pasted. What the host took out of it as a style stands in it."""
+    params.update(prompts_told(params))
+    if SOURCE_KEY in params and "Styles array" in params:
+        params["Styles array"] = []

@@ -42,6 +42,15 @@ def with_styles(prompt: str, styles: Any) -> str:
     return shared.prompt_styles.apply_styles_to_prompt(prompt, styles) if styles else prompt
 
 
+def taken_apart(prompt: str, negative: Any, styles: Any) -> str | None:
+    """The negative prompt with the job's styles, if the host takes styles out of it where the picture of both prompts is pasted."""
+    take = getattr(shared.prompt_styles, "extract_styles_from_prompt", None)
+    if take is None or not isinstance(negative, str):
+        return None
+    whole = shared.prompt_styles.apply_negative_styles_to_prompt(negative, styles) if styles else negative
+    return whole if take(prompt, whole)[2] != whole else None
+
+
 def tags_of(prompt: str) -> list[str]:
     """The tags of LoRAs and the like, in order."""
     return _TAG.findall(prompt)

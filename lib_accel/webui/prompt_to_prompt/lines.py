@@ -56,11 +56,15 @@ class Line:
         """This line as it is written with other weights."""
         if dict(weights) == dict(self.weights):
             return self.text
-        weighed = [f"{word}*{_written(weight)}" for word, weight in weights.items()]
-        parts = [f"{old} -> {new}" for old, new in self.swaps] + [f"+ {addition}" for addition in self.additions]
         if self.prompt is not None and not _is_plain(self.prompt):
-            return "; ".join([*weighed, f"= {self.prompt}"])
+            return self.literally(self.prompt, weights)
+        weighed = _weighing(weights)
+        parts = [f"{old} -> {new}" for old, new in self.swaps] + [f"+ {addition}" for addition in self.additions]
         return "; ".join([*([self.prompt] if self.prompt is not None else []), *parts, *weighed])
+
+    def literally(self, prompt: str, weights: Mapping[str, float]) -> str:
+        """A line that makes ``prompt``, whatever is in it, of every source."""
+        return "; ".join([*_weighing(weights), "= " + " ".join(prompt.splitlines())])
 
 
 def parse_lines(text: str) -> list[Line]:
@@ -137,6 +141,10 @@ def _product(several: Iterable[Mapping[str, float]]) -> dict[str, float]:
         for word, weight in weights.items():
             whole[word] = whole.get(word, 1.0) * weight
     return whole
+
+
+def _weighing(weights: Mapping[str, float]) -> list[str]:
+    return [f"{word}*{_written(weight)}" for word, weight in weights.items()]
 
 
 def _written(weight: float) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import re
 from typing import Any
 
@@ -13,10 +12,10 @@ from PIL import Image
 from ...images.grid import grid as drawn_grid
 from ...images.grid import own_font
 from ...prompt_to_prompt import heat_picture
-from ...settings.infotext import REPORT_KEY
+from ...settings.infotext import REPORT_KEY, unquoted, written
 from ..host import facts
 from ..jobs import started
-from . import controls
+from . import controls, host_text
 from .checking import Edits
 from .controls import SEED, TITLE
 from .grid import Page, Plan
@@ -27,9 +26,10 @@ def result(p: Any, edits: Edits, plan: Plan, drawn: Drawn) -> Any:
     """The grids first, then the pictures, each with its own PNG info, then heat maps. RuntimeError when there is no picture."""
     if not drawn.cells:
         raise RuntimeError(" ".join([*drawn.notes, f"{TITLE}: stopped before the first picture."]))
-    settings = _as_drawn(edits.settings, plan)
+    settings = _as_drawn(edits, plan)
     words = [summary(edits, drawn), *drawn.notes, str(drawn.account)]
-    info = infotext_of_grid(next(iter(drawn.sources.values())).infotext, settings, edits.source, " ".join(words))
+    negative = host_text.taken_apart(edits.full_source, p.negative_prompt, getattr(p, "styles", None))
+    info = infotext_of_grid(next(iter(drawn.sources.values())).infotext, settings, edits.full_source, " ".join(words), negative)
     grids = []
     for page in plan.pages:
         sheet, complaint = grid_of(page, edits, drawn)
@@ -41,7 +41,7 @@ def result(p: Any, edits: Edits, plan: Plan, drawn: Drawn) -> Any:
     heat = [(heat_picture(one, picture.image), word, picture) for picture in shown for word, one in picture.heat.items()]
     whole = copy.copy(drawn.done)
     whole.images = [*grids, *(picture.image for picture in shown), *(image for image, _, _ in heat)]
-    maps = [f"{picture.infotext}, P2P heat map: {quoted(str(word))}" for _, word, picture in heat]
+    maps = [f"{picture.infotext}, P2P heat map: {written(word)}" for _, word, picture in heat]
     whole.infotexts = [*[info] * len(grids), *(picture.infotext for picture in shown), *maps]
     for name in LISTS:
         setattr(whole, name, [picture.like.get(name) for picture in [*shown, *(picture for _, _, picture in heat)]])
@@ -91,21 +91,18 @@ def grid_of(page: Page, edits: Edits, drawn: Drawn) -> tuple[Image.Image | None,
     return drawn_grid(pictures, columns, labels, title, caption, font=getattr(images, "get_font", own_font), size=None), None
 
 
-def infotext_of_grid(infotext: str, settings: controls.FormValues, source: str, words: str) -> str:
+def infotext_of_grid(infotext: str, settings: controls.FormValues, source: str, words: str, negative: str | None = None) -> str:
     """The PNG info of a source with the script, its settings, and what came of it (clients of the API see no comments)."""
-    more = {**controls.to_infotext(settings, source, True), controls.RESULT_KEY: words}
+    more = {**controls.to_infotext(settings, source, True, negative), controls.RESULT_KEY: unquoted(words)}
     # That of one batch; the result tells of all.
-    infotext = re.sub(rf', {REPORT_KEY}: ("(?:\\.|[^"\\])*"|[^,]*)', "", infotext)
-    return infotext + "".join(f", {key}: {quoted(str(value))}" for key, value in more.items())
+    infotext = re.sub(rf", {REPORT_KEY}: [^,]*", "", infotext)
+    return infotext + "".join(f", {key}: {value}" for key, value in more.items())
 
 
-def quoted(text: str) -> str:
-    """As the host writes values of PNG info."""
-    return json.dumps(text, ensure_ascii=False) if any(sign in text for sign in ",:\n") else text
-
-
-def _as_drawn(settings: controls.FormValues, plan: Plan) -> controls.FormValues:
-    """With the seeds that chance gave, so that the grid can be drawn again."""
+def _as_drawn(edits: Edits, plan: Plan) -> controls.FormValues:
+    """With the seeds that chance gave and the texts of styles, so that the grid can be drawn again."""
+    told = [edits.told(place, line.weights) for place, line in enumerate(edits.lines)]
+    settings = edits.settings if edits.unstyled else {**edits.settings, "edits": "\n".join(told), "blend": edits.told_blend()}
     if plan.seeds is None:
         return settings
     return {**settings, **{f"{name}_values": ", ".join(map(str, plan.seeds)) for name in "xy" if settings[name] == SEED}}

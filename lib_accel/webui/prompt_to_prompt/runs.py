@@ -15,7 +15,7 @@ from ...settings.job import Settings
 from ..host import facts, generators
 from ..jobs import job, started
 from ..jobs.account import Account
-from . import controls, values
+from . import controls, host_text, values
 from .batch import EditedBatch
 from .checking import Edits
 from .grid import Cell, Plan
@@ -107,21 +107,28 @@ def job_for(p: Any, edits: Edits, plan: Plan, cells: Sequence[Cell]) -> Any:
         mine.init_images = list(mine.init_images[:1])
     # Pictures are saved here: the host would save each source as often as it is drawn.
     mine.do_not_save_grid = mine.do_not_save_samples = True
-    told = [{}, *(controls.to_infotext(settings_of(edits, cell), edits.source, False) if cell.control else {} for cell in cells)]
+    told = [{}, *(_told(p, edits, cell) if cell.control else {} for cell in cells)]
     keys = dict.fromkeys(key for one in told for key in one)
     mine.extra_generation_params = {**(p.extra_generation_params or {}), **{key: [one.get(key) for one in told] for key in keys}}
     return mine
 
 
+def _told(p: Any, edits: Edits, cell: Cell) -> dict[str, Any]:
+    """PNG info of a cell's picture."""
+    negative = host_text.taken_apart(edits.full_prompts[cell.line], p.negative_prompt, getattr(p, "styles", None))
+    return controls.to_infotext(settings_of(edits, cell), edits.full_source, False, negative)
+
+
 def settings_of(edits: Edits, cell: Cell) -> controls.FormValues:
     """The settings with which the script draws this cell alone."""
     line = edits.lines[cell.line]
-    own = {"edits": line.weighing(cell.weights_on(line.weights)), "cross": cell.cross, "self": cell.self_, "threshold": cell.threshold}
+    own = {"edits": edits.told(cell.line, cell.weights_on(line.weights)), "cross": cell.cross}
+    own |= {"self": cell.self_, "threshold": cell.threshold, "blend": edits.settings["blend"]}
     if edits.streams:
         # Words of other lines are in no prompt of this one, and would be refused.
         source, stream = edits.streams[0], edits.streams[1 + cell.line]
         own["cross"] = values.windows_left(cell.cross, stream.has)
-        own["blend"] = values.blend_words_left(edits.settings["blend"], stream.has)
+        own["blend"] = values.blend_words_left(edits.told_blend(cell.line), stream.has)
         for name in ("subtract", "heat"):
             own[name] = ", ".join(word for word in values.words(edits.settings[name]) if source.has(word) or stream.has(word))
     return {**edits.settings, **own}

@@ -8,6 +8,8 @@ from typing import Any
 import modules.scripts as scripts
 from modules import processing
 
+from ...core.fields import SettingError
+from ..host import requests
 from . import checking, controls, result, runs, ui
 
 
@@ -27,10 +29,16 @@ class PromptToPromptScript(scripts.Script):
         return built.controls
 
     def run(self, p: Any, *args: Any) -> Any:
-        """The grids. SettingError, before anything is drawn, for what cannot be drawn as asked."""
+        """The grids. SettingError (422 for the API), before anything is drawn, for what cannot be drawn as asked."""
         # Whoever gave us p may run it again (img2img's batch): it stays as it is.
         own = copy.copy(p)
         processing.fix_seed(own)
-        edits, plan = checking.prepared(own, args)
+        try:
+            edits, plan = checking.prepared(own, args)
+        except SettingError as error:
+            raise requests.refusal(p, error) from error
         drawn = runs.draw(own, edits, plan)
-        return result.result(own, edits, plan, drawn)
+        try:
+            return result.result(own, edits, plan, drawn)
+        except RuntimeError as error:
+            raise requests.refusal(p, error, status=500) from error

@@ -9,8 +9,9 @@ from typing import Any
 import gradio as gr
 
 from ..accordion.ui import Built
+from ..host import requests
 from .chips import show as show_words
-from .controls import CONTROLS, SOURCE_KEY, FormControl, from_infotext
+from .controls import CONTROLS, IN_REQUESTS, FormControl, from_infotext
 
 INTRODUCTION = "The prompt box is the source. Each edit below is drawn from the same seed and held to the source's composition."
 BLEND, MORE = "Local blend: confine the change", "Layers, hires pass, heat maps, memory"
@@ -40,8 +41,6 @@ def build(elem_id: Callable[[str], str], tab: str) -> Built:
     # The browser presses it when the prompt or the edits changed, and tells the prompt.
     refresh = gr.Button("Preview", elem_id=elem_id("refresh"), elem_classes=["accel-hidden"])
     prompt = gr.Textbox("", visible=False)
-    # Where pasted PNG info tells the source of; clients of the API get it as their prompt.
-    source = gr.Textbox("", visible=False)
     refresh.click(
         show_words,
         _js=f"(...args) => accel.prompt({tab!r}, args)",
@@ -50,7 +49,7 @@ def build(elem_id: Callable[[str], str], tab: str) -> Built:
         show_progress=False,
     )
     readers = [_reader(name) for name in CONTROLS]
-    fields = [*zip((made[name] for name in CONTROLS), readers), *_source_field(source)]
+    fields = [*zip((made[name] for name in CONTROLS), readers), *requests.infotext_fields(IN_REQUESTS)]
     return Built([made[name] for name in CONTROLS], fields, readers)
 
 
@@ -58,14 +57,6 @@ def build(elem_id: Callable[[str], str], tab: str) -> Built:
 def _reader(name: str) -> Callable[[dict], Any]:
     """One function for both tabs: "Send to" compares them."""
     return partial(from_infotext, name)
-
-
-def _source_field(component: Any) -> list[Any]:
-    try:
-        from modules.infotext_utils import PasteField
-    except ImportError:  # Before 1.8.
-        return []
-    return [PasteField(component, lambda params: params.get(SOURCE_KEY), api="prompt")]
 
 
 def _rows(rows: tuple[tuple[str, ...], ...], made: dict[str, Any], elem_id: Callable[[str], str]) -> None:

@@ -5,6 +5,8 @@ import re
 
 import gradio as gr
 
+from modules import shared
+
 # Keys: letters, digits, _, space, - and /, two at least. Values: up to a comma, or a JSON string.
 PARAMETER = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 TWO_NUMBERS = re.compile(r"(\d+)x(\d+)")
@@ -37,7 +39,8 @@ def parse_generation_parameters(text, skip_fields=None):
     *prompt, last = text.strip().split("\n")
     if len(PARAMETER.findall(last)) < 3:
         prompt, last = [*prompt, last], ""
-    found = {"Prompt": "\n".join(prompt)}
+    whole, _, negative = "\n".join(prompt).partition("Negative prompt: ")
+    found = {"Prompt": whole.strip(), "Negative prompt": negative.strip()}
     for key, raw in PARAMETER.findall(last):
         value = unquote(raw)
         sides = TWO_NUMBERS.fullmatch(value) if isinstance(value, str) else None
@@ -45,6 +48,11 @@ def parse_generation_parameters(text, skip_fields=None):
             found[f"{key}-1"], found[f"{key}-2"] = sides.groups()
         else:
             found[key] = value
+    if shared.opts.infotext_styles != "Ignore":
+        styles, *prompts = shared.prompt_styles.extract_styles_from_prompt(found["Prompt"], found["Negative prompt"])
+        found["Prompt"], found["Negative prompt"] = prompts
+        if shared.opts.infotext_styles == "Apply" or (shared.opts.infotext_styles == "Apply if any" and styles):
+            found["Styles array"] = styles
     return found
 
 

@@ -122,11 +122,12 @@ def ratio_of(p):
 def create_infotext(p, index=0):
     # Lists are for the pictures of a batch, in their order.
     own = {key: value[index] if isinstance(value, list) else value for key, value in p.extra_generation_params.items()}
-    prompt, seed = (p.all_prompts[index], p.all_seeds[index]) if isinstance(p.prompt, list) else (p.prompt, p.seed)
+    prompt, seed = (p.all_prompts[index], p.all_seeds[index]) if isinstance(p.prompt, list) else (p.all_prompts[0], p.seed)
     params = {"Steps": p.steps, "Sampler": p.sampler_name, "CFG scale": p.cfg_scale, "Seed": seed, "Size": f"{p.width}x{p.height}"}
     params |= {key: value for key, value in own.items() if value is not None}
     words = [key if key == value else f"{key}: {infotext_utils.quote(value)}" for key, value in params.items()]
-    return f"{prompt}\n" + ", ".join(words)
+    negative = f"Negative prompt: {p.negative_prompts[0]}\n" if p.negative_prompts[0] else ""
+    return f"{prompt}\n{negative}" + ", ".join(words)
 
 
 def fix_seed(p):
@@ -152,7 +153,8 @@ def process_images_inner(p):
     total = p.batch_size * p.n_iter
     p.all_prompts = [p.prompt] * total if isinstance(p.prompt, str) else list(p.prompt)
     styles = getattr(p, "styles", None) or ()
-    p.all_prompts = [shared.prompt_styles.apply_styles_to_prompt(prompt, styles) for prompt in p.all_prompts]
+    styled = shared.prompt_styles
+    p.all_prompts = [styled.apply_styles_to_prompt(prompt, styles) for prompt in p.all_prompts]
     p.all_seeds = p.seed if isinstance(p.seed, list) else [p.seed + i for i in range(len(p.all_prompts))]
     p.scripts.process(p)
     images, infotexts = [], []
@@ -166,7 +168,7 @@ def process_images_inner(p):
             batch = slice(n * p.batch_size, (n + 1) * p.batch_size)
             p.prompts, p.seeds = p.all_prompts[batch], p.all_seeds[batch]
             p.prompts = [extra_networks.parse_prompt(prompt)[0] for prompt in p.prompts]
-            p.negative_prompts = [p.negative_prompt] * len(p.prompts)
+            p.negative_prompts = [styled.apply_negative_styles_to_prompt(p.negative_prompt, styles)] * len(p.prompts)
             told = {"batch_number": n, "prompts": p.prompts, "seeds": p.seeds, "subseeds": p.seeds}
             p.scripts.before_process_batch(p, **told)
             p.scripts.process_batch(p, **told)

@@ -59,13 +59,54 @@ opts = Options(
         "upcast_attn": False,
         "sd_unet": "Automatic",
         "img2img_fix_steps": False,
+        "infotext_styles": "Apply if any",
     }
 )
 state = State()
 cmd_opts = types.SimpleNamespace(api_auth=None, gradio_auth=None)
 loaded_hypernetworks = []
-# A style is what stands before its name in the prompt.
-prompt_styles = types.SimpleNamespace(apply_styles_to_prompt=lambda prompt, styles: ", ".join([prompt, *styles]))
+
+
+class Styles:
+    """name -> (text, negative text). A text goes behind a prompt, or takes it in where it says {prompt}."""
+
+    def __init__(self):
+        self.styles = {"oil": ("oil", "")}
+
+    def apply_styles_to_prompt(self, prompt, styles):
+        return self._applied(prompt, styles, 0)
+
+    def apply_negative_styles_to_prompt(self, prompt, styles):
+        return self._applied(prompt, styles, 1)
+
+    def _applied(self, prompt, styles, which):
+        for text in (self.styles.get(name, ("", ""))[which] for name in styles):
+            prompt = text.replace("{prompt}", prompt) if "{prompt}" in text else ", ".join(filter(None, (prompt.strip(), text.strip())))
+        return prompt
+
+    def extract_styles_from_prompt(self, prompt, negative):
+        """Whatever looks like a style is taken out, the outermost first; of a style that takes the prompt in twice, nothing."""
+        found, left = [], dict(self.styles)
+        while True:
+            for style, texts in left.items():  # noqa: B007 - used behind the loop
+                inner = [self._inner(text, whole) for text, whole in zip(texts, (prompt, negative))]
+                if any(texts) and None not in inner:
+                    break
+            else:
+                return found[::-1], prompt, negative
+            prompt, negative = inner
+            found.append(style)
+            del left[style]
+
+    def _inner(self, text, whole):
+        left, marked, right = text.strip().partition("{prompt}")
+        if not marked:
+            return whole.strip().removesuffix(left).removesuffix(", ") if whole.strip().endswith(left) else None
+        whole = whole.strip()
+        return whole[len(left) : len(whole) - len(right)] if whole.startswith(left) and whole.endswith(right) else None
+
+
+prompt_styles = Styles()
 
 
 class _Shared(types.ModuleType):
