@@ -56,7 +56,7 @@ def _stream(pipe: Any, tokenizer: Any, prompt: str) -> PromptTokens:
         return tokenizer.convert_tokens_to_ids(tokenizer.tokenize(text))  # Calling it would warn about long texts.
 
     specials = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
-    return tokenize(prompt, encode, specials, tokenizer.model_max_length)
+    return tokenize(prompt, encode, specials, tokenizer.model_max_length, tokenizer.convert_ids_to_tokens)
 
 
 def _encode(pipe: Any, encoder: Any, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from unicodedata import category
 
 from ..core.fields import SettingError
+from . import blankless
 
 CHUNK = 77
 # Words and marks that may be one piece for a tokenizer.
@@ -28,8 +30,8 @@ def split_words(text: str) -> list[str]:
 
 
 def is_word(piece: str) -> bool:
-    """Whether ``piece`` is a word rather than punctuation."""
-    return any(letter.isalnum() for letter in piece)
+    """Whether ``piece`` is a word rather than punctuation. The marks of Thai and its like stand apart from their letters."""
+    return any(letter.isalnum() or category(letter)[0] == "M" for letter in piece)
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class PromptTokens:
     text: the prompt as written. ids: the token id at every position, ``chunk`` positions per chunk: a begin token, content, an end token,
     padding. owners: the number of the piece in ``pieces`` that a position belongs to, -1 for begin, end and padding. pieces: words and
     punctuation, in order. A WebUI builds it from its own chunks with `from_chunks`, so that emphasis, BREAK, textual inversion and moved
-    commas are as they really are; `tokenize` builds it from a text and a tokenizer.
+    commas are as they really are; `tokenize` builds it from a text and a tokenizer. joined: the pieces that go on with the word before
+    them, in scripts without blanks.
     """
 
     text: str
@@ -47,6 +50,7 @@ class PromptTokens:
     owners: tuple[int, ...]
     pieces: tuple[str, ...]
     chunk: int = CHUNK
+    joined: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.owners) or not self.ids or len(self.ids) % self.chunk:
@@ -62,6 +66,7 @@ class PromptTokens:
         pieces: Sequence[str],
         specials: tuple[int, int, int],
         chunk: int = CHUNK,
+        joined: Iterable[int] = (),
     ) -> PromptTokens:
         """From the content of every chunk.
 
@@ -80,7 +85,7 @@ class PromptTokens:
             rest = chunk - 2 - len(content)
             ids += [begin, *(token for token, _ in content), end, *[padding] * rest]
             owners += [-1, *(owner for _, owner in content), -1, *[-1] * rest]
-        return cls(text, tuple(ids), tuple(owners), tuple(pieces), chunk)
+        return cls(text, tuple(ids), tuple(owners), tuple(pieces), chunk, frozenset(joined))
 
     @property
     def chunks(self) -> int:
@@ -117,13 +122,14 @@ class PromptTokens:
             return self
         begin, end, padding = self.ids[0], self.ids[self.end_of(0)], self.ids[-1]
         empty = (begin, end, *[padding] * (self.chunk - 2))
-        return PromptTokens(self.text, self.ids + empty * missing, self.owners + (-1,) * self.chunk * missing, self.pieces, self.chunk)
+        return replace(self, ids=self.ids + empty * missing, owners=self.owners + (-1,) * self.chunk * missing)
 
     def find(self, word: str | int) -> list[int]:
         """The positions of all occurrences of a word or phrase, or of the word with that number (from 0). WordError when there is none.
 
         Case, punctuation and blanks around words are forgiven: ``red car`` finds "Red car,", and ``toy`` finds "<toy>" where no piece is
-        just that word.
+        just that word. In scripts without blanks a stretch of a word is found, too, where it ends with tokens; WordError where there
+        are several.
         """
         places = self.word_pieces
         if isinstance(word, int) and not isinstance(word, bool):
@@ -133,10 +139,45 @@ class PromptTokens:
             return self.of_piece(places[word])
         as_written = [(_normal(self.pieces[piece]), piece) for piece in places]
         by_words = [(inner, piece) for piece in places for inner in _words_in(self.pieces[piece])]
-        found = _occurrences(as_written, [_normal(piece) for piece in str(word).split()]) or _occurrences(by_words, _words_in(str(word)))
+        by_letters = [(unit, piece) for inner, piece in by_words for unit in blankless.units(inner)]
+        letters = [unit for inner in _words_in(str(word)) for unit in blankless.units(inner)]
+        stretches = [pieces for pieces in _occurrences(by_letters, letters) if self._is_all_of(pieces, by_letters, letters)]
+        asked = (as_written, [_normal(piece) for piece in str(word).split()]), (by_words, _words_in(str(word)))
+        found = next(filter(None, map(self._uncut, [*(_occurrences(*each) for each in asked), stretches])), stretches)
         if not found:
-            raise WordError(f"word is {word!r}; the prompt {self.text!r} has the words {', '.join(self.words) or '(none)'}.")
-        return sorted({position for piece in found for position in self.of_piece(piece)})
+            raise WordError(f"word is {word!r}; the prompt {self.text!r} has the words {', '.join(self._uncut_words()) or '(none)'}.")
+        if len(found) > 1 and not self._uncut(found):
+            shown = ", ".join(map(self._shown, found))
+            raise WordError(f"word is {word!r}; the prompt has it {len(found)} times: {shown}. Write more of the one that is meant.")
+        return sorted({position for pieces in found for piece in pieces for position in self.of_piece(piece)})
+
+    def _uncut(self, found: Sequence[Sequence[int]]) -> list[Sequence[int]]:
+        """Those of ``found``, lists of pieces, that neither begin nor end inside a word."""
+        return [pieces for pieces in found if pieces[0] not in self.joined and pieces[-1] + 1 not in self.joined]
+
+    def _is_all_of(self, pieces: Sequence[int], by_letters: Sequence[tuple[str, int]], letters: Sequence[str]) -> bool:
+        """Whether these pieces have no other letters than ``letters``."""
+        return sum(piece in pieces for _, piece in by_letters) == len(letters)
+
+    def _uncut_words(self) -> list[str]:
+        """The words, those of scripts without blanks as they were written."""
+        words: list[str] = []
+        for piece in self.word_pieces:
+            if piece in self.joined:
+                words[-1] += self.pieces[piece]
+            else:
+                words.append(self.pieces[piece])
+        return words
+
+    def _shown(self, pieces: Sequence[int]) -> str:
+        """These pieces in brackets, with a little of what is joined to them."""
+        first, last = pieces[0], pieces[-1]
+        begin, end = first, last + 1
+        while begin in self.joined and first - begin < 2:
+            begin -= 1
+        while end in self.joined and end - last <= 2:
+            end += 1
+        return "{}[{}]{}".format(*("".join(self.pieces[a:b]) for a, b in ((begin, first), (first, last + 1), (last + 1, end))))
 
     def has(self, word: str | int) -> bool:
         """Whether `find` finds it."""
@@ -146,14 +187,22 @@ class PromptTokens:
             return False
 
 
-def tokenize(text: str, encode: Callable[[str], Sequence[int]], specials: tuple[int, int, int], chunk: int = CHUNK) -> PromptTokens:
+def tokenize(
+    text: str,
+    encode: Callable[[str], Sequence[int]],
+    specials: tuple[int, int, int],
+    chunk: int = CHUNK,
+    spell: blankless.Speller | None = None,
+) -> PromptTokens:
     """``text`` in chunks of ``chunk - 2`` tokens. encode: token ids of a text, without begin and end. specials: begin, end, padding.
+    spell: a token's spelling in the vocabulary, for words of scripts without blanks; None: they stay whole.
 
     Words are told apart by `segmented`; where that cannot be, every token is a word of its own.
     """
-    pieces, tokens = segmented(text, encode)
+    pieces, tokens, joined = blankless.cut(*segmented(text, encode), spell)
     size = chunk - 2
-    return PromptTokens.from_chunks(text, [tokens[at : at + size] for at in range(0, len(tokens), size)], pieces, specials, chunk)
+    chunks = [tokens[at : at + size] for at in range(0, len(tokens), size)]
+    return PromptTokens.from_chunks(text, chunks, pieces, specials, chunk, joined)
 
 
 def segmented(text: str, encode: Callable[[str], Sequence[int]]) -> tuple[list[str], list[tuple[int, int]]]:
@@ -217,10 +266,10 @@ def _words_in(piece: str) -> list[str]:
     return [_normal(word) for word in split_words(piece) if is_word(word)]
 
 
-def _occurrences(have: Sequence[tuple[str, int]], wanted: Sequence[str]) -> list[int]:
-    """The numbers of the pieces in ``have``, (word, number) in order, where the words ``wanted`` follow each other."""
-    found: list[int] = []
+def _occurrences(have: Sequence[tuple[str, int]], wanted: Sequence[str]) -> list[list[int]]:
+    """Where the words ``wanted`` follow each other in ``have``, (word, number of its piece) in order: each time these pieces."""
+    found: list[list[int]] = []
     for at in range(len(have) - len(wanted) + 1 if wanted else 0):
         if [word for word, _ in have[at : at + len(wanted)]] == list(wanted):
-            found += [number for _, number in have[at : at + len(wanted)]]
+            found.append([number for _, number in have[at : at + len(wanted)]])
     return found

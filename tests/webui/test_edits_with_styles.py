@@ -33,11 +33,12 @@ def pasted(host, text):
     return fields, [values.get(control, control.value) for control in script.controls]
 
 
-def prompts_of(host, fields, args):
+def prompts_of(p, fields, args):
     """What a job would draw: the source and its edits, with styles."""
     from lib_accel.webui.prompt_to_prompt import checking
 
-    edits, _ = checking.prepared(host.p(**fields), tuple(args))
+    vars(p).update(fields)
+    edits, _ = checking.prepared(p, tuple(args))
     return edits.full_source, *edits.full_prompts
 
 
@@ -45,12 +46,13 @@ def prompts_of(host, fields, args):
 def test_every_picture_pastes_back(styled, styles):
     done = draw(styled, {"edits": "\n".join(EDITS), "blend": "cat", "at_once": 8}, negative_prompt="blue", styles=styles, steps=2)
     source, *prompts = [text.split("\n")[0] for text in done.infotexts[1:]]
+    p = styled.p()
     for option in ("Ignore", "Apply if any", "Apply", "Discard"):
         styled.shared.opts.data["infotext_styles"] = option
         for place, prompt in enumerate(prompts):
-            assert prompts_of(styled, *pasted(styled, done.infotexts[2 + place])) == (source, prompt)
+            assert prompts_of(p, *pasted(styled, done.infotexts[2 + place])) == (source, prompt)
         fields, args = pasted(styled, done.infotexts[0])
-        assert prompts_of(styled, fields, args) == (source, *prompts)
+        assert prompts_of(p, fields, args) == (source, *prompts)
         whole = styled.shared.prompt_styles.apply_negative_styles_to_prompt(fields["negative_prompt"], fields["styles"])
         assert whole == styled.shared.prompt_styles.apply_negative_styles_to_prompt("blue", styles)
     # The sheet shows the lines as they are told.

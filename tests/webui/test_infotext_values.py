@@ -53,16 +53,6 @@ def test_every_reader_has_every_value(host):
             assert {key for key in parsed(text) if key.startswith(("Accel", "P2P"))} <= set(found)
 
 
-def test_presets_of_any_name(host):
-    from lib_accel.webui.accordion import user_presets
-    from lib_accel.webui.accordion.filling import reader
-
-    user_presets.save("2x2", {"merging.on": True, "merging.ratio": 0.3})
-    done = host.job(accel={"enabled": True, "preset": "2x2"})
-    assert read_by_others(done.infotexts[0])[1] == []
-    assert reader("preset")(parsed(done.infotexts[0]))["value"] == "2x2"
-
-
 def test_what_was_written_before_still_pastes():
     old = {controls.OLD_SOURCE_KEY: "a red cat, 50%2C", "P2P edits": "cat -> dog\n+ 50%2C, hat", "P2P cross window": "0.8; dog 0.4"}
     assert controls.from_infotext("edits", old) == "cat -> dog\n+ 50%2C, hat"

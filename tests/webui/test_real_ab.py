@@ -25,7 +25,11 @@ def webui(tmp_path_factory):
 def compare(webui, accel=ON, repeats=1, warm_up=False, tab="txt2img", scripts=None, **fields):
     """(pictures with the sheet first, what the sheet tells, the infotexts) of a comparison."""
     alwayson = {"accel": {"args": [accel]}} | {name: {"args": args} for name, args in (scripts or {}).items()}
-    body = FIELDS | {"script_name": "Accel A/B", "script_args": [repeats, warm_up, 4], "alwayson_scripts": alwayson} | fields
+    body = (
+        FIELDS
+        | {"script_name": "Accel A/B", "script_args": [{"repeats": repeats, "warm_up": warm_up}], "alwayson_scripts": alwayson}
+        | fields
+    )
     status, answer = webui.post(f"/sdapi/v1/{tab}", body)
     assert status == 200, answer
     told = json.loads(answer["info"])["infotexts"]

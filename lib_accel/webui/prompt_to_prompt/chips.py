@@ -12,7 +12,7 @@ from typing import Any
 from modules import sd_models
 
 from ...core.fields import SettingError
-from ...prompt_to_prompt import Edit, Mixing, PromptTokens, kind_of, mix, split_words, tokenize
+from ...prompt_to_prompt import Edit, Mixing, PromptTokens, blankless, kind_of, mix, split_words, tokenize
 from . import host_text
 from .controls import CONTROLS
 from .lines import Line, parse_lines
@@ -60,8 +60,16 @@ def _stream(prompt: str) -> PromptTokens:
     model = getattr(getattr(sd_models, "model_data", None), "sd_model", None)
     if model is not None:
         return host_text.tokens_of(model, text)
-    # No checkpoint yet: words stand for tokens.
-    return tokenize(text, lambda words: [zlib.crc32(word.casefold().encode()) for word in split_words(words)], (-1, -2, -3))
+    # No checkpoint yet: words stand for tokens, and letters in scripts without blanks.
+    spelled: dict[int, str] = {}
+
+    def encode(words: str) -> list[int]:
+        units = [unit for word in split_words(words) for unit in blankless.units(word)]
+        tokens = [zlib.crc32(unit.casefold().encode()) for unit in units]
+        spelled.update(zip(tokens, (unit.lower().encode().decode("latin-1") for unit in units)))
+        return tokens
+
+    return tokenize(text, encode, (-1, -2, -3), spell=spelled.get)
 
 
 def _chip(number: int, ours: PromptTokens, theirs: PromptTokens, mixing: Mixing, line: Line) -> str:

@@ -6,13 +6,14 @@ Nothing is encoded here; only tokenizers run.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 from modules import extra_networks, prompt_parser, shared
 
 from ...core.fields import SettingError
-from ...prompt_to_prompt import PromptTokens, segmented
+from ...prompt_to_prompt import PromptTokens, blankless, segmented
 from ..host import facts
 
 _AND = re.compile(r"\bAND\b")
@@ -81,16 +82,16 @@ def tokens_of(sd_model: Any, prompt: str) -> PromptTokens:
         raise SettingError("Prompt-to-Prompt does not know the words' places with the option 'Use old emphasis implementation'.")
     model = text_model(sd_model)
     chunks = [(list(chunk.tokens)[1:-1], chunk.fixes) for chunk in model.tokenize_line(prompt)[0]]
-    pieces, stream = _pieces(model, prompt)
+    pieces, stream, joined = blankless.cut(*_pieces(model, prompt), _speller(model))
     owned = _owned(model, [(_content(tokens, model.id_end), fixes) for tokens, fixes in chunks], pieces, stream)
     if owned is None:
         # Something moved tokens in a way that we do not know: each is a word of its own.
         flat = [token for tokens, _ in chunks for token in _content(tokens, model.id_end)]
         numbers = iter(range(len(flat)))
-        pieces = [f"#{number}" for number in range(len(flat))]
+        pieces, joined = [f"#{number}" for number in range(len(flat))], set()
         owned = [[(token, next(numbers)) for token in _content(tokens, model.id_end)] for tokens, _ in chunks]
     padding = model.id_end if getattr(model, "id_pad", None) is None else model.id_pad
-    return PromptTokens.from_chunks(prompt, owned, pieces, (model.id_start, model.id_end, padding), model.chunk_length + 2)
+    return PromptTokens.from_chunks(prompt, owned, pieces, (model.id_start, model.id_end, padding), model.chunk_length + 2, joined)
 
 
 def padded(prompts: Sequence[str], sd_model: Any) -> list[str]:
@@ -128,6 +129,16 @@ def _pieces(model: Any, prompt: str) -> tuple[list[str], list[tuple[int, int]]]:
         stream += [(token, len(pieces) + number) for token, number in tokens]
         pieces += found
     return pieces, stream
+
+
+def _speller(model: Any) -> Any:
+    """How the vocabulary of ``model`` spells a token; None where it cannot be asked."""
+    for tokenizer in (getattr(getattr(model, "wrapped", None), "tokenizer", None), getattr(model, "tokenizer", None)):
+        if hasattr(tokenizer, "convert_ids_to_tokens"):
+            return tokenizer.convert_ids_to_tokens
+    # OpenCLIP's belongs to the module.
+    tokenizer = getattr(sys.modules.get(type(model).__module__), "tokenizer", None)
+    return getattr(getattr(tokenizer, "decoder", None), "get", None)
 
 
 def _owned(

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from ...core.fields import SettingError
-from ...prompt_to_prompt import split_words
+from ...prompt_to_prompt import blankless, split_words
 
 _ARROW = re.compile(r"\s*(?:->|→)\s*")
 NUMBER = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)"
@@ -184,12 +184,8 @@ def _swapped(source: str, swaps: tuple[tuple[str, str], ...], number: int) -> st
     """All swaps at once, so that two words can change places."""
     if not swaps:
         return source
-    patterns = [_pattern(old) for old, _ in swaps]
-    tagless = "".join(_TAG.split(source)[::2])
-    for (old, _), pattern in zip(swaps, patterns):
-        if not re.search(pattern, tagless, re.IGNORECASE):
-            words = ", ".join(dict.fromkeys(word for word in split_words(tagless) if any(c.isalnum() for c in word)))
-            raise SettingError(f"Line {number}: {old!r} is not in the prompt; its words are {words or '(none)'}.")
+    tagless = "\n".join(_TAG.split(source)[::2])
+    patterns = [_found(old, tagless, number) for old, _ in swaps]
     # The longest first: "red car" before "car".
     order = sorted(range(len(swaps)), key=lambda place: -len(swaps[place][0]))
     whole = re.compile("|".join(f"(?P<swap{place}>{patterns[place]})" for place in order), re.IGNORECASE)
@@ -201,8 +197,23 @@ def _swapped(source: str, swaps: tuple[tuple[str, str], ...], number: int) -> st
     return text
 
 
+def _found(old: str, prompt: str, number: int) -> str:
+    """A pattern for ``old``: whole words wherever they stand, else one stretch in a script without blanks. SettingError."""
+    if re.search(_pattern(old), prompt, re.IGNORECASE):
+        return _pattern(old)
+    pattern = blankless.stretch(old)
+    places = [found.span() for found in re.finditer(pattern, prompt, re.IGNORECASE)]
+    if not places:
+        words = ", ".join(dict.fromkeys(word for word in split_words(prompt) if any(c.isalnum() for c in word)))
+        raise SettingError(f"Line {number}: {old!r} is not in the prompt; its words are {words or '(none)'}.")
+    if len(places) > 1:
+        shown = ", ".join(f"{prompt[max(0, a - 2) : a]}[{prompt[a:b]}]{prompt[b : b + 2]}" for a, b in places)
+        raise SettingError(f"Line {number}: {old!r} is in the prompt {len(places)} times: {shown}. Write more of the one that is meant.")
+    return pattern
+
+
 def _pattern(words: str) -> str:
     """Finds ``words`` as whole words, with any blanks between them. Marks around a word are none of its letters, nor is an underscore."""
     inner = r"\s+".join(re.escape(word) for word in words.split())
     before = r"(?<![^\W_])(?<![^\W_]_)" if re.match(r"[^\W_]", words) else ""
-    return before + inner + (r"(?!_?[^\W_])" if re.search(r"[^\W_]$", words) else "")
+    return before + inner + (r"(?!_?[^\W_])" if re.search(r"[^\W_]$", words) else "") + blankless.UNMARKED

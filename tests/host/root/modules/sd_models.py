@@ -30,12 +30,28 @@ class Wrapper(nn.Module):
 
 
 class TextModel:
-    """Words as tokens, in chunks of three between a begin and an end."""
+    """Words as tokens, in chunks of three between a begin and an end. Chinese: letters as tokens, the last of a word another one."""
 
     chunk_length, id_start, id_end, id_pad = WORD_LENGTH - 2, 1, 2, 2
 
+    def __init__(self):
+        self.tokenizer, self.spelled = self, {}
+
     def tokenize(self, texts):
-        return [[3 + zlib.crc32(word.lower().encode()) % 9999 for word in re.findall(r"\w+|[^\w\s]+", text)] for text in texts]
+        return [[self._token(part) for word in re.findall(r"\w+|[^\w\s]+", text) for part in self._parts(word)] for text in texts]
+
+    def _parts(self, word):
+        parts = re.findall("[\u3041-\u9fff]|[^\u3041-\u9fff]+", word.lower())
+        return [*parts[:-1], f"{parts[-1]}</w>"]
+
+    def _token(self, part):
+        token = 3 + zlib.crc32(part.removesuffix("</w>" if part.isascii() else "").encode()) % 9999
+        # A sign for each byte, as in CLIP's vocabulary.
+        self.spelled[token] = part.encode().decode("latin-1")
+        return token
+
+    def convert_ids_to_tokens(self, token):
+        return self.spelled.get(token)
 
     def tokenize_line(self, line):
         chunks, current = [], []
