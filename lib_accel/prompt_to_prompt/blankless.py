@@ -21,7 +21,7 @@ _UNITS = re.compile(f"[{_LETTERS}]|[^{_LETTERS}]+")
 _MARKS = "".join(letter for letter in map(chr, (*range(0xE00, 0x1800), 0x3099, 0x309A)) if category(letter)[0] == "M")
 UNMARKED = f"(?![{_MARKS}])"
 # Inside a word of a script with blanks.
-_BEFORE, _AFTER = rf"(?<![^\W_{_LETTERS}])", rf"(?![^\W_{_LETTERS}])"
+_BEFORE, _AFTER = rf"(?<![^\W_{_LETTERS}])(?<![^\W_{_LETTERS}]_)", rf"(?!_?[^\W_{_LETTERS}])"
 
 # The spelling of a token in its tokenizer's vocabulary, a sign for each byte; None where it is not known.
 Speller = Callable[[int], "str | None"]

@@ -58,7 +58,7 @@ def schema() -> dict[str, Any]:
     }
 
 
-def _of_control(control: controls.Control) -> dict[str, Any]:
+def _of_control(control: controls.FormControl) -> dict[str, Any]:
     more = {"minimum": control.low, "maximum": control.high, "choices": list(control.choices) or None, "infotext": control.key}
     return {"name": control.name, "kind": control.kind, "label": control.label, "hint": control.hint, "default": control.default} | more
 

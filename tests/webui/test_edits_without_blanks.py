@@ -21,9 +21,9 @@ def test_what_cannot_be_told_apart_is_refused_with_the_places(host):
 
 @pytest.mark.parametrize("loaded", [False, True])
 def test_chips_show_where_it_was_found(host, loaded):
-    from lib_accel.webui.prompt_to_prompt import preview
+    from lib_accel.webui.prompt_to_prompt import chips
 
     if loaded:
         assert host.shared.sd_model is not None
-    html = preview.show(SOURCE, "猫 -> 狗; 红色*2", "auto").replace("&#8288;", "")
+    html = chips.show(SOURCE, "猫 -> 狗; 红色*2", "auto").replace("&#8288;", "")
     assert "<s>猫</s> → 狗" in html and html.count("&times;2") == 2 and "accel-wrong" not in html
