@@ -11,20 +11,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...core.errors import in_words, strict
-from ...core.method import ROWS, TOKENS, Method
 from ...core.sites import UnsupportedModelError, held_unet, is_compiled
 from ...engine.accelerator import Accelerator
 from ...settings.job import thresholds_of
 from ...settings.passes import methods_for
-from ..host import facts, neighbours
+from ..host import facts
 from ..host.steps import Steps
+from .circumstances import adapted
 from .job import Job, family_for, job_of, write
 from .unguided import shield_from_host
 
 INSIDE = "ended early: another job was run inside"
-NO_FIXED_STEPS = "guidance is kept in every step: this sampler takes as many as it likes"
-OFF_WITHOUT_STEPS = "{} is off: this sampler takes as many steps as it likes"
-OFF_BEHIND_SWITCH = "{} is off: the model was changed in the middle of the pass"
 
 
 @dataclass
@@ -154,7 +151,7 @@ class Session:
         if now.job.edits is not None:
             edited, why_unedited = now.job.edits.methods(p, now.place)
             methods, whys = methods + edited, [*whys, why_unedited]
-        methods, more = _adapted(methods, p, now.unet, switched)
+        methods, more = adapted(methods, p, now.unet, switched)
         for why in filter(None, [*whys, *more]):
             account.note(now.place, why)
         if not methods:
@@ -239,41 +236,6 @@ class Session:
                 now.job.account.note(now.place, f"everything stood down after an error: {in_words(error)}")
         if strict():
             raise error
-
-
-def _adapted(methods: tuple[Method, ...], p: Any, unet: Any, switched: bool) -> tuple[tuple[Method, ...], list[str]]:
-    """What ``methods`` become in the circumstances of ``p``, and what is to be told of that."""
-    told: list[str] = []
-    if facts.merges_tokens(p) and any(method.declaration.acts_on == TOKENS for method in methods):
-        methods = tuple(method for method in methods if method.declaration.acts_on != TOKENS)
-        told.append(f"methods on tokens off: {facts.TOKEN_MERGING}")
-    changes = [(Method.without_fixed_steps.__name__, _without_steps)] if facts.takes_steps_as_it_likes(p) else []
-    changes += [(Method.behind_switch.__name__, _behind_switch)] if switched else []
-    for change, said in changes:
-        becomes = [(method, getattr(method, change)()) for method in methods]
-        told += filter(None, (said(method, after) for method, after in becomes))
-        methods = tuple(after for _, after in becomes if after is not None)
-    neighbour = neighbours.counting_rows(p, unet) if any(method.declaration.known_rows for method in methods) else None
-    if neighbour:
-        methods = tuple(method for method in methods if not method.declaration.known_rows)
-        told.append(f"every row is run, and no cross-attention kept: {neighbour} is at work")
-    if facts.spares_memory(p):
-        methods = tuple(method.sparing_memory() for method in methods)
-    return methods, told
-
-
-def _without_steps(method: Method, after: Method | None) -> str | None:
-    if method.declaration.acts_on == ROWS:
-        return NO_FIXED_STEPS if after != method else None
-    return OFF_WITHOUT_STEPS.format(_title(method)) if after is None else None
-
-
-def _behind_switch(method: Method, after: Method | None) -> str | None:
-    return OFF_BEHIND_SWITCH.format(_title(method)) if after is None else None
-
-
-def _title(method: Method) -> str:
-    return method.declaration.title or type(method).__name__
 
 
 SESSION = Session()
