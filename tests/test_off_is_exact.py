@@ -85,7 +85,7 @@ def test_two_functions(kind):
     assert is_patched(holder)
     assert is_patched(unet)
     assert not torch.equal(models.call(unet), plain)
-    assert "agents on 3" in str(patch_report(holder))
+    assert patch_report(holder).as_dict()["methods"][0]["layers_by_effect"]["agents"] == 3
     assert remove_patch(holder) is holder
     assert not is_patched(unet)
     assert patch_report(unet) is None
@@ -100,5 +100,5 @@ def test_published_defaults_never_use_agents_and_the_report_says_so(kind):
     apply_patch(unet)
     assert torch.equal(models.call(unet), merged)
     report = patch_report(unet)
-    assert "no agents: 64 would not be fewer than half of 128 tokens (3 layers)" in str(report)
+    assert report.as_dict()["methods"][0]["stood_down"] == {"no agents: 64 would not be fewer than half of 128 tokens": 3}
     assert report.as_dict()["methods"][0]["layers_by_effect"] == {"merging": 3}

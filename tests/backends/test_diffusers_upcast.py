@@ -9,7 +9,7 @@ from lib_accel import AgentAttention, accelerated
 def prediction(unet, **settings):
     with accelerated(unet, AgentAttention(window=(0, 1), **settings), auto=False) as accelerator:
         out = models.call(unet, models.inputs(dtype=torch.bfloat16))
-    assert "agents on" in str(accelerator.report())
+    assert accelerator.report().as_dict()["methods"][0]["layers_by_effect"]["agents"]
     return out
 
 

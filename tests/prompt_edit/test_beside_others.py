@@ -78,7 +78,8 @@ def test_the_account_is_plain_data(unet):
     entry = json.loads(json.dumps(report.as_dict()))["methods"][0]
     assert entry["settings"]["self_source"] == "map"
     assert entry["changed"] == {"self_layers": "all"}
-    assert "PromptToPrompt: cross-attention on 7, self-attention on 7 of 7 layers for 2 of 4 steps" in str(report)
+    assert entry["layers_by_effect"] == {"cross-attention": 7, "self-attention": 7}
+    assert (entry["steps"], report.as_dict()["steps"]) == (2, 4)
 
 
 @pytest.mark.parametrize(
@@ -92,12 +93,12 @@ def test_the_account_is_plain_data(unet):
 def test_an_edit_of_nothing_says_why(unet, cross, self_replace, layers, why):
     mixing = mix(TOKENS("a cat on sand"), TOKENS("a dog on sand"), Edit(), cross)
     _, report = run(unet, PromptToPrompt([ImageEdit(1, 0, (mixing,), self_replace)], **layers))
-    assert f"PromptToPrompt: 0 of 7 layers [nothing edited: {why}];" in str(report)
+    assert report.as_dict()["methods"][0]["idle"] == f"nothing edited: {why}"
     # A window that opens late is no reason.
     late = mix(TOKENS("a cat on sand"), TOKENS("a dog on sand"), Edit(), (0.5, 1))
     _, report = run(unet, PromptToPrompt([ImageEdit(1, 0, (late,), 0.0)]))
-    assert "nothing edited" not in str(report)
-    assert "for 2 of 4 steps" in str(report)
+    assert report.as_dict()["methods"][0]["idle"] is None
+    assert report.as_dict()["methods"][0]["steps"] == 2
 
 
 def test_nothing_is_left_behind(unet):
@@ -116,7 +117,7 @@ def test_an_error_of_ours_leaves_the_picture_plain(unet, monkeypatch):
 
     monkeypatch.setattr(attention_edits, "_mixed", fail)
     made, report = run(unet, method(self_source=None))
-    assert "switched off after an error: RuntimeError: out of luck" in str(report)
+    assert report.as_dict()["methods"][0]["failed"].startswith("RuntimeError: out of luck")
     with accelerated(unet):
         plain = torch.stack([models.call(unet, inputs(index)) for index in range(4)])
     torch.testing.assert_close(made, plain)

@@ -1,6 +1,7 @@
 """The script "Accel A/B": runs that are interrupted or skipped, and jobs inside of its runs."""
 
 import pytest
+from acting import did
 from comparing import ON, compare, during
 from inner import detail
 
@@ -51,7 +52,7 @@ def test_a_skipped_picture_of_several_makes_a_run_uncounted(host, monkeypatch, s
 def test_the_account_is_of_the_run_that_made_the_picture(host, monkeypatch):
     during(host, monkeypatch, 3, lambda state: state.interrupt() if state.sampling_step >= 2 else None)
     done = compare(host, repeats=1)
-    assert "merging on 3 of 7 layers for 5 of 5 steps" in done.comments
+    assert did(done, "merging", 3, (5, 5))
 
 
 def test_jobs_inside_of_the_plain_job_are_plain(host):
@@ -59,9 +60,9 @@ def test_jobs_inside_of_the_plain_job_are_plain(host):
     results = detail(host, kept=("Accel",))
     compare(host, repeats=1, warm_up=False, accel=ON | {"enabled": False})
     plain, fast = results
-    assert "Accel" not in plain.infotexts[0] and "merging on 3 of 7 layers" in fast.comments
+    assert "Accel" not in plain.infotexts[0] and did(fast, "merging", 3)
     compare(host, repeats=1, warm_up=False)
-    assert ["merging on 3 of 7 layers" in inner.comments for inner in results[2:]] == [False, True]
+    assert [did(inner, "merging", 3) for inner in results[2:]] == [False, True]
     del results[:]
     host.job(accel=ON)
-    assert "merging on 3 of 7 layers" in results[0].comments, "afterwards jobs are as they are asked"
+    assert did(results[0], "merging", 3), "afterwards jobs are as they are asked"

@@ -4,7 +4,7 @@ import json
 
 import adding
 import pytest
-from acting import DONE
+from acting import did
 from harness import Host, same
 
 
@@ -22,7 +22,6 @@ def host(toy, tmp_path_factory):
 
 
 TOY = {"enabled": True, "preset": "Custom", "auto": False, "toy.x": 2}
-COUNTED = DONE.replace("merging on 3", "counted on 7")
 
 
 def test_the_accordion(host):
@@ -34,7 +33,11 @@ def test_the_accordion(host):
 
 def test_a_job_runs_it_and_says_so(host):
     done = host.job(accel=TOY)
-    assert f"Toy: {COUNTED}" in done.comments and "Accel toy count by: 2" in done.infotexts[0]
+    assert (
+        did(done, "counted", 7, (5, 5), method="Toy")
+        and "Toy: counted on 7" in done.comments
+        and "Accel toy count by: 2" in done.infotexts[0]
+    )
     assert same(done, host.job())
 
 

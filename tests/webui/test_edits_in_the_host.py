@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from acting import did, evaluations_saved
 from editing import SOURCE, SWAP, draw, prepare, told
 from harness import pixels, same
 
@@ -19,18 +20,18 @@ def test_kinds_of_models_and_of_batching(host, kind, together):
 
 @pytest.mark.parametrize("fields", [{"sampler_name": "Heun"}, {"sampler_name": "DDIM", "steps": 5}, {"width": 136, "height": 72}])
 def test_samplers_and_sizes(host, fields):
-    assert "cross-attention on 7" in draw(host, SWAP, **fields).comments
+    assert did(draw(host, SWAP, **fields), "cross-attention", 7)
 
 
 def test_emphasis_alone_is_an_edit(host):
     done = draw(host, {"edits": "= a (red:1.9) cat"})
     _, source, edited = pixels(done)
-    assert not np.array_equal(source, edited) and "cross-attention on 7" in done.comments
+    assert not np.array_equal(source, edited) and did(done, "cross-attention", 7)
 
 
 def test_img2img(host):
     done = draw(host, SWAP, tab="img2img", steps=6, denoising_strength=0.6)
-    assert "cross-attention on 7" in done.comments and len(done.images) == 3
+    assert did(done, "cross-attention", 7) and len(done.images) == 3
 
 
 def test_in_the_hires_pass_only_weights_and_the_blend_go_on(host):
@@ -38,9 +39,9 @@ def test_in_the_hires_pass_only_weights_and_the_blend_go_on(host):
     done = draw(host, SWAP, **fields)
     assert "hires pass: Prompt-to-Prompt: nothing is re-weighted here" in done.comments
     done = draw(host, {"edits": "red*3"}, **fields)
-    assert "hires pass: PromptToPrompt: cross-attention on 7 of 7 layers" in done.comments
+    assert did(done, "cross-attention", 7, method="PromptToPrompt", place="hires pass")
     whole = draw(host, {**SWAP, "hires": True}, **fields)
-    assert "hires pass: PromptToPrompt: cross-attention on 7, self-attention on 1 of 7" in whole.comments
+    assert all(did(whole, effect, layers, place="hires pass") for effect, layers in (("cross-attention", 7), ("self-attention", 1)))
     kept = draw(host, {**SWAP, "blend": "cat", "threshold": 1, "start": 0}, **fields)
     assert np.array_equal(pixels(kept)[1], pixels(kept)[2])
 
@@ -48,7 +49,7 @@ def test_in_the_hires_pass_only_weights_and_the_blend_go_on(host):
 def test_the_accordion_goes_on_where_nothing_is_edited_and_says_so(host):
     done = draw(host, {**SWAP, "self_layers": "all"}, accel=ON)
     assert "Accel Custom: " in done.comments and "PromptToPrompt edits this layer" in done.comments
-    assert "cross-attention on 7" in done.comments
+    assert did(done, "cross-attention", 7)
     assert told(done.infotexts[2])["Accel"] == "Custom"
     assert "Accel" not in told(draw(host, SWAP).infotexts[2])
 
@@ -58,13 +59,13 @@ def test_the_accordion_goes_on_where_nothing_is_edited_and_says_so(host):
 )
 def test_guidance_may_be_left_out_beside_it(host, gated):
     done = draw(host, {**SWAP, "blend": "cat"}, accel={"enabled": True, "preset": "Custom", "auto": False, **gated}, steps=6)
-    assert "cross-attention on 7" in done.comments and "evaluations saved" in done.comments and "[local blend]" in done.comments
+    assert did(done, "cross-attention", 7) and evaluations_saved(done) > 0 and "[local blend]" in done.comments
 
 
 def test_bad_values_of_the_accordion_cost_no_edit(host):
     done = draw(host, SWAP, accel={"enabled": True, "merging.ratio": 7})
     assert "Accel is off for this job: merging.ratio is 7" in done.comments
-    assert "cross-attention on 7" in done.comments
+    assert did(done, "cross-attention", 7)
 
 
 def test_without_our_script_in_the_jobs_it_says_that_nothing_was_edited(host):

@@ -3,11 +3,12 @@
 import copy
 
 import pytest
+from acting import DONE, did
 from harness import same
 from inner import detail
 
 ON = {"enabled": True, "preset": "Custom", "auto": False, "merging.ratio": 0.4}
-DONE = "merging on 3 of 7 layers for 5 of 5 steps"
+LINE = "merging on 3 of 7 layers for 5 of 5 steps"
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -30,7 +31,7 @@ def test_inner_jobs_that_take_our_script_along_run_by_its_settings(start):
     results = detail(host, kept=("Accel",))
     done = host.job(accel=ON)
     assert same(results[0], alone)
-    assert DONE in done.infotexts[0].split("Accel report: ")[1] and DONE in done.comments
+    assert LINE in done.infotexts[0].split("Accel report: ")[1] and did(done, *DONE)
     from lib_accel.webui.jobs.session import SESSION
 
     # The account that the routes tell is the outer job's.

@@ -1,6 +1,7 @@
 """What a job does in its passes, batches and models, what stands down and what is told."""
 
 import pytest
+from acting import did
 from harness import same
 
 from lib_accel.settings.infotext import unquoted
@@ -20,7 +21,7 @@ def test_every_version_of_the_host(start, version, tab):
     host = start(version=version)
     done = host.job(tab, ON, n_iter=2)
     steps = 4 if tab == "img2img" else 5
-    assert f"merging on 3 of 7 layers for {2 * steps} of {2 * steps} steps" in done.comments
+    assert did(done, "merging", 3, (2 * steps, 2 * steps))
     assert not host.errors.reports
 
 
@@ -58,13 +59,13 @@ def test_the_hires_passs_own_ratio_is_used(host):
 def test_stages_follow_the_step_of_the_host(host):
     stages = {"agents.on": True, "agents.end": 0.4, "merging.start": 0, "merging.end": 1}
     done = host.job(accel=ON | stages, steps=10)
-    assert "agents on 3, merging on 3 of 7 layers for 4 of 10 steps" in done.comments
-    assert "TokenMerging: merging on 3 of 7 layers for 6 of 10 steps" in done.comments
+    assert did(done, "agents", 3, (4, 10)) and did(done, "merging", 3, (4, 10))
+    assert did(done, "merging", 3, (6, 10), method="TokenMerging")
 
 
 def test_second_order_samplers_count_evaluations(host):
     done = host.job(accel=ON | {"merging.end": 0.5}, steps=6, sampler_name="Heun")
-    assert "merging on 3 of 7 layers for 6 of 11 steps" in done.comments
+    assert did(done, "merging", 3, (6, 11))
 
 
 BATCHINGS = {
@@ -114,12 +115,12 @@ def test_every_row_is_labelled_whatever_the_batching(host, batching):
 def test_pictures_edited_by_instruction_have_a_third_row(host):
     host.sd_models.switch_to(host.model(conditioning_key="edit"))
     done = host.job("img2img", ON, image_cfg_scale=1.5)
-    assert "merging on 3 of 7 layers for 4 of 4 steps" in done.comments
+    assert did(done, "merging", 3, (4, 4))
 
 
 def test_inpainting_models(host):
     host.sd_models.switch_to(host.model(conditioning_key="hybrid"))
-    assert "merging on 3 of 7" in host.job("img2img", ON).comments
+    assert did(host.job("img2img", ON), "merging", 3)
 
 
 def test_a_batch_that_somebody_else_changes_is_left_unlabelled(host):
@@ -129,7 +130,7 @@ def test_a_batch_that_somebody_else_changes_is_left_unlabelled(host):
         params.text_uncond = params.text_cond[:0]
 
     host.callbacks.callbacks["cfg_denoiser"].insert(0, ("foreign", cut))
-    assert "merging on 3 of 7 layers for 5 of 5 steps" in host.job(accel=ON).comments
+    assert did(host.job(accel=ON), "merging", 3, (5, 5))
 
 
 def test_a_batch_that_is_changed_after_us_is_noticed(host):
@@ -150,7 +151,7 @@ def test_refiner_in_the_middle_of_a_pass(start):
     host.sd_models.switch_to(first)
     done = host.job(accel=ON, **fields)
     assert "another model from step 4 on" in done.comments
-    assert "merging on 3 of 7 layers for 5 of 5 steps" in done.comments
+    assert did(done, "merging", 3, (5, 5))
     assert not first.model.diffusion_model._forward_pre_hooks and not other.model.diffusion_model._forward_pre_hooks
     host.sd_models.switch_to(first)
     assert same(host.job(**fields), off)
@@ -180,7 +181,7 @@ def test_built_in_token_merging_wins(start):
     assert "methods on tokens off: the WebUI's own token merging is on" in done.comments
     assert same(done, plain)
     only_hires = host.job(accel=ON, enable_hr=True, token_merging_ratio_hr=0.5)
-    assert "first pass: TokenMerging: merging on 3" in only_hires.comments
+    assert did(only_hires, "merging", 3, method="TokenMerging", place="first pass")
     assert "hires pass: methods on tokens off: the WebUI's own token merging" in only_hires.comments
 
 
@@ -200,7 +201,7 @@ def test_hypertile_keeps_its_layers(host):
     setattr(unet.input_blocks[1][1].transformer_blocks[0].attn1, "__webui_hypertile_params", SimpleNamespace(enabled=True))
     done = host.job(accel=ON)
     assert "hypertile is at work there (1 layers)" in done.comments
-    assert "merging on 2 of 7 layers" in done.comments
+    assert did(done, "merging", 2)
 
 
 def test_a_job_inside_a_job(start):

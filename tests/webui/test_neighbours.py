@@ -3,13 +3,13 @@
 from types import SimpleNamespace
 
 import pytest
-from acting import DONE, ON, blocks
+from acting import DONE, ON, blocks, did, without_guidance
 from harness import same
 
 
 def test_as_many_parts_of_a_prompt_as_each_picture_has(host):
     done = host.job(accel=ON | {"merging.plan_every": 3}, prompt=["a AND b AND c", "d"], batch_size=2)
-    assert DONE in done.comments and "another extension" not in done.comments
+    assert did(done, *DONE) and "another extension" not in done.comments
 
 
 @pytest.mark.parametrize(("sampler", "calls"), [("Euler a", 10), ("LCM", 10), ("PLMS", 10), ("UniPC", 10), ("DDIM", 9), ("Heun", 19)])
@@ -79,8 +79,8 @@ def test_the_hosts_token_merging_keeps_nothing_but_tokens_from_methods(start):
     host = start()
     done = host.job(accel=ON | OF_ROWS, **fields)
     assert "methods on tokens off: the WebUI's own token merging is on" in done.comments and "TokenMerging" not in done.comments
-    assert "TGate: cross-attention served on 7 of 7 layers for 2 of 5 steps" in done.comments
-    assert "GuidanceSkip: no guidance for 3 of 5 steps" in done.comments
+    assert did(done, "cross-attention served", 7, (2, 5), method="TGate")
+    assert without_guidance(done) == (3, 5)
     assert not same(done, without)
     assert same(host.job(**fields), without)
 

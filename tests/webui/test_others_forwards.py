@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from acting import AGENTS, DONE, ON, blocks, unet_of
+from acting import AGENTS, DONE, ON, blocks, did, evaluations_saved, unet_of
 from harness import pixels, same
 from torch import nn
 from traces import differences, fingerprint
@@ -32,7 +32,7 @@ def test_the_users_kernel_runs_wherever_we_do_not_replace_the_computation(host):
     host.job()
     plain = list(seen)
     seen.clear()
-    assert DONE in host.job(accel=ON).comments
+    assert did(host.job(accel=ON), *DONE)
     assert len(seen) == len(plain) and sum(seen) < sum(plain)
     seen.clear()
     host.job(accel=AGENTS)
@@ -58,7 +58,7 @@ def test_attention_forwards_of_others_come_and_go(start):
 
     neighbour.process_batch = leave_one
     plain = host.job(accel=ON)
-    assert DONE in plain.comments
+    assert did(plain, *DONE)
     assert same(host.job(), without)
     neighbour.postprocess_batch = take_away
     assert same(host.job(accel=ON), plain)
@@ -111,7 +111,7 @@ def test_controlnets_reference_runs_blocks_twice_through_forwards_that_it_keeps(
     assert "error" not in on.comments
     assert same(host.job(), without)
     end(host)
-    assert DONE in host.job(accel=ON).comments
+    assert did(host.job(accel=ON), *DONE)
 
 
 def test_controlnets_reference_keeps_every_row(host):
@@ -122,16 +122,16 @@ def test_controlnets_reference_keeps_every_row(host):
     rows = []
     unet_of(host).register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
     gate = ON | {"tgate.on": True, "tgate.gate": 0.4}
-    assert "evaluations saved" in host.job(accel=gate).comments and rows == [2, 2, 1, 1, 1]
+    assert evaluations_saved(host.job(accel=gate)) > 0 and rows == [2, 2, 1, 1, 1]
     rows.clear()
     for block in blocks(host):
         block._forward = made["hacked"].__get__(block)
-    comments = host.job(accel=gate).comments
-    assert "every row is run, and no cross-attention kept: ControlNet's reference is at work" in comments and DONE in comments
+    done = host.job(accel=gate)
+    assert "every row is run, and no cross-attention kept: ControlNet's reference is at work" in done.comments and did(done, *DONE)
     assert rows == [2] * 5
     for block in blocks(host):
         block._forward = type(block)._forward.__get__(block)
-    assert "evaluations saved" in host.job(accel=gate).comments
+    assert evaluations_saved(host.job(accel=gate)) > 0
 
 
 def test_a_token_more_between_the_sampler_and_the_unet(start):
@@ -153,7 +153,7 @@ def test_a_token_more_between_the_sampler_and_the_unet(start):
     host = marked(start())
     assert same(host.job(), without)
     done = host.job(accel=ON | {"merging.plan_every": 2})
-    assert DONE in done.comments and "another extension" not in done.comments
+    assert did(done, *DONE) and "another extension" not in done.comments
 
 
 def test_hooks_that_rewrite_what_attention_is_given(host):
@@ -188,7 +188,7 @@ def test_lora_by_the_class_of_linear_layers(start):
         by_class = host.job(accel=AGENTS)
     finally:
         nn.Linear.forward = plain
-    assert "agents on 3, merging on 3 of 7 layers for 5 of 5 steps" in by_class.comments
+    assert did(by_class, "agents", 3, (5, 5)) and did(by_class, "merging", 3, (5, 5))
     host = start()
     in_weights(unet_of(host))
     merged = host.job(accel=AGENTS)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from acting import did, evaluations_saved, without_guidance
 from harness import pixels, same
 from stepping import SKIP, TGATE, methods_of, rows_by_step
 
@@ -32,8 +33,8 @@ def test_rows_before_and_after_the_gate(host, situation, change):
     host.shared.opts.data.update(options)
     steps, done = rows_by_step(host, TGATE | change, batch_size=2, **fields)
     assert steps == [guided] * 2 + [unguided] * 3
-    assert "cross-attention served on 7 of 7 layers for 3 of 5 steps" in done.comments
-    assert f"no guidance for 3 of 5 steps, {3 * (sum(guided) - sum(unguided))} evaluations saved" in done.comments
+    assert did(done, "cross-attention served", 7, (3, 5))
+    assert without_guidance(done) == (3, 5) and evaluations_saved(done) == 3 * (sum(guided) - sum(unguided))
     assert "MiB kept" in done.comments
     assert not host.errors.reports
 
@@ -65,7 +66,7 @@ def test_samplers(host, sampler, batch_size):
     evaluations, before = SAMPLERS[sampler]
     steps, done = rows_by_step(host, TGATE, steps=6, sampler_name=sampler, batch_size=batch_size)
     assert steps == [[2 * batch_size]] * before + [[batch_size]] * (evaluations - before)
-    assert f"{(evaluations - before) * batch_size} evaluations saved" in done.comments
+    assert evaluations_saved(done) == (evaluations - before) * batch_size
 
 
 @pytest.mark.parametrize("tab", ["txt2img", "img2img"])
@@ -118,7 +119,7 @@ def test_inpainting_models_and_pictures(host, kind):
 def test_the_cache_alone(host):
     steps, done = rows_by_step(host, TGATE | {"tgate.drop_guidance": False})
     assert steps == [[2]] * 5
-    assert "cross-attention served on 7 of 7 layers for 3 of 5 steps" in done.comments and "no guidance" not in done.comments
+    assert did(done, "cross-attention served", 7, (3, 5)) and without_guidance(done) is None
 
 
 # -- guidance at scale 1 ---------------------------------------------------------------------------------------------------------
@@ -133,7 +134,7 @@ def test_at_scale_one_half_the_work_gives_the_same_picture(start, situation):
     nothing = {"enabled": True, "preset": "Custom", "auto": False}
     steps, done = rows_by_step(host, nothing, cfg_scale=1, batch_size=2, **fields)
     assert steps == [unguided] * 5
-    assert "no guidance for 5 of 5 steps" in done.comments and "at guidance scale 1, where it changes nothing" in done.comments
+    assert without_guidance(done) == (5, 5) and "at guidance scale 1, where it changes nothing" in done.comments
     for one, other in zip(pixels(done), pixels(plain)):
         assert np.abs(one.astype(int) - other.astype(int)).max() <= 1
     assert rows_by_step(host, nothing | {"drop_at_one": False}, cfg_scale=1, batch_size=2, **fields)[0] == [guided] * 5

@@ -1,0 +1,47 @@
+"""What a job's methods become in its circumstances: the host's token merging, samplers without fixed steps, refiners, neighbours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...core.method import ROWS, TOKENS, Method
+from ..host import facts, neighbours
+
+NO_FIXED_STEPS = "guidance is kept in every step: this sampler takes as many as it likes"
+OFF_WITHOUT_STEPS = "{} is off: this sampler takes as many steps as it likes"
+OFF_BEHIND_SWITCH = "{} is off: the model was changed in the middle of the pass"
+
+
+def adapted(methods: tuple[Method, ...], p: Any, unet: Any, switched: bool) -> tuple[tuple[Method, ...], list[str]]:
+    """What ``methods`` become in the circumstances of ``p``, and what is to be told of that."""
+    told: list[str] = []
+    if facts.merges_tokens(p) and any(method.declaration.acts_on == TOKENS for method in methods):
+        methods = tuple(method for method in methods if method.declaration.acts_on != TOKENS)
+        told.append(f"methods on tokens off: {facts.TOKEN_MERGING}")
+    changes = [(Method.without_fixed_steps.__name__, _without_steps)] if facts.takes_steps_as_it_likes(p) else []
+    changes += [(Method.behind_switch.__name__, _behind_switch)] if switched else []
+    for change, said in changes:
+        becomes = [(method, getattr(method, change)()) for method in methods]
+        told += filter(None, (said(method, after) for method, after in becomes))
+        methods = tuple(after for _, after in becomes if after is not None)
+    neighbour = neighbours.counting_rows(p, unet) if any(method.declaration.known_rows for method in methods) else None
+    if neighbour:
+        methods = tuple(method for method in methods if not method.declaration.known_rows)
+        told.append(f"every row is run, and no cross-attention kept: {neighbour} is at work")
+    if facts.spares_memory(p):
+        methods = tuple(method.sparing_memory() for method in methods)
+    return methods, told
+
+
+def _without_steps(method: Method, after: Method | None) -> str | None:
+    if method.declaration.acts_on == ROWS:
+        return NO_FIXED_STEPS if after != method else None
+    return OFF_WITHOUT_STEPS.format(_title(method)) if after is None else None
+
+
+def _behind_switch(method: Method, after: Method | None) -> str | None:
+    return OFF_BEHIND_SWITCH.format(_title(method)) if after is None else None
+
+
+def _title(method: Method) -> str:
+    return method.declaration.title or type(method).__name__
