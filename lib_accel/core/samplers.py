@@ -19,7 +19,7 @@ LEAST_WARM_UP = 5
 
 @dataclass(frozen=True)
 class Control:
-    """Error control. tolerance: what the errors of calls forecast in a row may add up to. largest_gap: how many in a row may be forecast."""
+    """Error control. tolerance: what the errors of calls forecast in a row may add up to. largest_gap: how many of them there may be."""
 
     tolerance: float
     largest_gap: int

@@ -27,8 +27,8 @@ from .tokens import PromptTokens, streams
 class HeatMaps(Method):
     """Settings of watching. SettingError when one cannot be.
 
-    tokens: the prompts' tokens, one for every picture of the batch, or one for all; see `prompt_edit.text.tokens_for`.
-    layers: blocks that are watched, see `prompt_edit.layers`; 1024 are those with at most so many tokens, of larger pictures at least the
+    tokens: the prompts' tokens, one for every picture of the batch, or one for all; see `image_editing.text.tokens_for`.
+    layers: blocks that are watched, see `Layers`; 1024 are those with at most so many tokens, of larger pictures at least the
     coarsest.
     every_step: the maps of each layer and step are kept, too (`MapSums.by_step`): more memory, 0.3 MB for each at 32x32 tokens.
     """

@@ -54,10 +54,10 @@ class PromptToPrompt(Method):
 
     edits: one `ImageEdit` for every edited picture, at least one. blend: words whose maps are summed for `PromptToPromptRunner.masks`, or
     None.
-    cross_layers, self_layers: blocks on which either acts; see `prompt_edit.layers`. Published: all, and 256 (tokens, at 512x512), which
+    cross_layers, self_layers: blocks on which either acts; see `Layers`. Published: all, and 256 (tokens, at 512x512), which
     is a quarter of the latents' side.
     self_source: what self-attention takes from the source: ``map`` (its queries and keys, as published), ``value``, ``keys_values``,
-    or None for nothing. window_rule: how windows are counted, ``fraction``, ``published`` or ``noise``; see `prompt_edit.windows`.
+    or None for nothing. window_rule: how windows are counted, ``fraction``, ``published`` or ``noise``; see `prompt_to_prompt.windows`.
     tokens: prompts by image; with them the maps of all words are kept for `Accelerator.heat_maps`, as edited. every_step: each layer's and
     step's, too.
     """

@@ -9,7 +9,7 @@ from golden import Golden
 from models import need
 
 from lib_accel import AgentAttention, HostTraits, accelerated
-from lib_accel.methods.planning import Cut, Plan
+from lib_accel.methods.planning import Cut, TokenPlan
 from lib_accel.ops.agents import agents_pay
 
 GOLDEN = Golden("agent_attention/cross_attention")
@@ -42,7 +42,7 @@ class _GivenPlans:
     def plan_for(self, call, site):
         h, w = call.grids[site]
         pays = self.agents is not None and agents_pay(self.agents.shape[1], h * w)
-        return Plan(Cut(h * w, 0, 0 if pays else None), agents=_Given(self.agents) if pays else None)
+        return TokenPlan(Cut(h * w, 0, 0 if pays else None), agents=_Given(self.agents) if pays else None)
 
 
 @dataclass(frozen=True)

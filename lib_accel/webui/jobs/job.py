@@ -20,7 +20,7 @@ from .account import Account
 
 # Attributes of the host's processing objects. Copies of such an object take them along, so a job knows whose it is.
 JOB, AXES = "accel_job", "accel_axes"
-# Set by the script Prompt-to-Prompt on its own jobs: a `prompt_edit.batch.EditedBatch`.
+# Set by the script Prompt-to-Prompt on its own jobs: a `prompt_to_prompt.batch.EditedBatch`.
 EDITS = "accel_prompt_edit"
 
 GROUP_NAMES = tuple(group.name for group in GROUPS if group.name)
