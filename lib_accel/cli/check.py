@@ -23,6 +23,10 @@ from .inputs import UNetInputs
 from .models import open_pipeline
 
 
+# Of the noise schedules that these models were trained with.
+LAST_TIMESTEP = 999.0
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", type=Path, nargs="?", metavar="MODEL", help="a diffusers folder or a .safetensors checkpoint (default: sample model)"
@@ -41,8 +45,8 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
-def inspect(unet: nn.Module, call: Callable[[], torch.Tensor]) -> int:
-    """Print a line for each check of ``unet``, which ``call`` runs once; returns how many failed."""
+def inspect(unet: nn.Module, call: Callable[..., torch.Tensor]) -> int:
+    """Print a line for each check of ``unet``, which ``call`` runs once (at ``timestep``, if given); returns how many failed."""
     failures = 0
 
     def line(good: bool, text: str) -> None:
@@ -55,7 +59,7 @@ def inspect(unet: nn.Module, call: Callable[[], torch.Tensor]) -> int:
         line(bool(plain.isfinite().all()), "a plain U-Net call gives finite numbers")
         before = traces(unet)
         for method in METHODS:
-            line(*method_line(unet, call, method.example(), plain))
+            line(*method_line(unet, call, method.example()))
         accelerator = accelerated(unet)
         line(levels_line(accelerator), f"layers by level: {describe_levels(accelerator)}")
         line(
@@ -69,14 +73,17 @@ def inspect(unet: nn.Module, call: Callable[[], torch.Tensor]) -> int:
     return failures
 
 
-def method_line(unet: nn.Module, call: Callable[[], torch.Tensor], method: Method, plain: torch.Tensor) -> tuple[bool, str]:
+def method_line(unet: nn.Module, call: Callable[..., torch.Tensor], method: Method) -> tuple[bool, str]:
     """Whether ``method`` acts as it declares for this, gives finite numbers, and changes what it should; and that in words."""
     declared = method.declaration
     told, total = declared.check_steps
+    # Every step is another: what is served from the last one is not what would have been computed.
+    timesteps = [LAST_TIMESTEP * (1 - index / total) / 2 for index in range(told)]
+    plain = call(timestep=timesteps[-1])
     with accelerated(unet, method, auto=False) as accelerator:
-        for index in range(told):
+        for index, timestep in enumerate(timesteps):
             accelerator.step(index, total, declared.check_rows or Layout.guided(2))
-            out = call()
+            out = call(timestep=timestep)
     account = accelerator.report().as_dict()["methods"][0]
     good = bool(out.isfinite().all()) and torch.equal(out, plain) == declared.watches
     acted = ", ".join(f"{effect} on {n}" for effect, n in account["layers_by_effect"].items()) or "0"
