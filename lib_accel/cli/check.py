@@ -22,7 +22,6 @@ from ..methods.registry import METHODS
 from .inputs import UNetInputs
 from .models import open_pipeline
 
-
 # Of the noise schedules that these models were trained with.
 LAST_TIMESTEP = 999.0
 
@@ -60,8 +59,8 @@ def inspect(unet: nn.Module, call: Callable[..., torch.Tensor]) -> int:
         before = traces(unet)
         for method in METHODS:
             line(*method_line(unet, call, method.example()))
-        accelerator = accelerated(unet)
-        line(levels_line(accelerator), f"layers by level: {describe_levels(accelerator)}")
+        with accelerated(unet) as accelerator:
+            line(levels_line(accelerator), f"layers by level: {describe_levels(accelerator)}")
         line(
             torch.equal(call(), plain) and traces(unet) == before,
             "after removal the output is bit-identical and no hook or attribute is left",
