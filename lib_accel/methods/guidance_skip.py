@@ -41,7 +41,7 @@ class GuidanceSkip(Method):
     Higher: later. 0.99 to 1 is sensible.
     after: for ``after``: fraction of the pass, above 0 and up to 1 (never).
     sigma_low, sigma_high: for ``outside``: guidance at noise levels above the first and up to the second; 0 or more.
-    reuse: unguided steps keep the direction of the last guided one, so that contrast and colour stay.
+    reuse: unguided steps keep the direction of the last guided one, so that contrast and colour stay. The first step is guided then.
     decay: by how much that direction fades with every step, 0 (at once) to 1 (never).
     every: after a guided step, guide again in every such step; 0 never, 1 guides always. With ``reuse``, how often the direction is
     refreshed.
@@ -100,8 +100,13 @@ class GuidanceSkip(Method):
         return GuidanceSkipRunner(self)
 
     def looks_up(self, step: int, last_guided: int | None) -> bool:
-        """Whether ``step`` (from 0) is guided after all. last_guided: the last guided step before it; None: there was none."""
-        return self.every > 0 and last_guided is not None and step - last_guided >= self.every
+        """Whether ``step`` (from 0) is guided after all. last_guided: the last guided step before it; None: there was none.
+
+        Without one there is no direction to keep: a pass, a new model and a cleared history begin guided where one is to be kept.
+        """
+        if last_guided is None:
+            return self.reuse
+        return self.every > 0 and step - last_guided >= self.every
 
     def guided_steps(self, steps: int, run: Iterable[int] | None = None) -> list[bool]:
         """For ``when="after"``, where it is known in advance: which steps of a pass of ``steps`` are guided. run: those of them, in order,
@@ -212,7 +217,8 @@ class GuidanceSkipRunner(Runner):
 
     def _is_time(self, moment: Moment) -> bool:
         settings = self.config
-        if settings.looks_up(moment.step.index, self._last_guided):
+        can_learn = self._last_guided is not None or any(row.role == "uncond" for row in moment.rows)
+        if can_learn and settings.looks_up(moment.step.index, self._last_guided):
             return False
         if settings.when == "after":
             return settings.after < 1 and moment.step.within((settings.after, 1.0))
