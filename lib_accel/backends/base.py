@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..core.row_slicing import cut_rows
-from ..core.sites import Site
+from ..core.sites import PARTS, Site
 from ..core.stages import Stage
 from . import known
 
@@ -147,6 +147,10 @@ class Backend:
             if reason:
                 return reason
         return self.plain_obstacle(layer) if ability == known.PLAIN else None
+
+    def must_run(self, sites: Iterable[Site]) -> str | None:
+        """Why a call that leaves ``sites`` out would miss something (a clause), or None: they only return."""
+        return next(filter(None, (self.obstacle(site, part, known.SERVED) for site in sites for part in PARTS)), None)
 
     def plain_obstacle(self, attn: nn.Module) -> str | None:
         """Why ``attn`` cannot be computed in another way (a clause), or None."""

@@ -19,6 +19,7 @@ from ..core.placeholder import Placeholder
 from ..core.report import Report
 from ..core.row_slicing import prediction_of
 from ..core.sites import PARTS, Site, find_unet, held_unet, is_compiled
+from ..core.stages import Stage
 from ..core.threads import is_inside
 from .auto import AutoChoice
 from .call_forward import CallForward
@@ -200,9 +201,18 @@ class Accelerator(HostSide):
             self._where.tiles,
             self._forward is not None and self._forward.is_on(),
             self._stages,
-            lambda stages: next(filter(None, (stage.out_of_reach(unet) for stage in stages)), None),
+            self._must_run,
             lambda: self._backend.together(unet, forward, args, kwargs),
         )
+
+    def _must_run(self, stages: Sequence[Stage] | None = None) -> str | None:
+        """Why ``stages``, or the whole U-Net, cannot be left out of a call (a clause), or None."""
+        unet, sites = self._unet(), self._sites
+        if stages is not None:
+            below = tuple(f"{name}." for stage in stages for name in stage.names)
+            sites = [site for site in sites if site.name.startswith(below)]
+        reasons = (stage.out_of_reach(unet) for stage in stages or ())
+        return next(filter(None, reasons), None) or self._backend.must_run(sites)
 
     def _serve(self, args: tuple, kwargs: dict) -> Any:
         """The output of the call under way when all of its rows are served."""
@@ -253,7 +263,7 @@ class Accelerator(HostSide):
         if grid is not None:
             call.grids.update(dict.fromkeys(self._sites, grid))
         self._arming = Arming(call, self._unet())
-        if self._stages and (wanted := stage_runs(self._arming, self._stages, active, plan)):
+        if self._stages and (wanted := stage_runs(self._arming, self._stages, active, plan, self._must_run)):
             self._arming.arm_stages(wanted)
         self._arming.arm(wanted_sites(self._unet(), self._sites, active, self._finest, self._backend, self._traits, self._auto, sample))
         return given

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -114,14 +114,14 @@ class Means:
     """What a U-Net call allows.
 
     tiles: whether calls hold parts of pictures, of which some would be guided and others not. serves: whether whole rows can be served.
-    stages: the U-Net's stages; empty where none can be. unreachable: asks why one of some stages cannot be served (a clause).
+    stages: the U-Net's stages; empty where none can be. must_run: asks why some stages, or the whole U-Net, cannot be served (a clause).
     together: asks why the deep stages must run on all rows or on none.
     """
 
     tiles: bool = False
     serves: bool = False
     stages: tuple[Stage, ...] = ()
-    unreachable: Callable[[Sequence[Stage]], str | None] = lambda stages: None
+    must_run: Callable[..., str | None] = lambda stages=None: None
     together: Callable[[], str | None] = lambda: None
 
 
@@ -141,21 +141,22 @@ def plan_call(runners: list[Runner], moment: Moment, means: Means) -> CallPlan:
     for runner in serving:
         with guarded([runner]):
             if runner.serves_calls and means.serves and plan.keep:
-                plan = _with_output(plan, runner, moment)
+                plan = _with_output(plan, runner, moment, means)
             if runner.serves_stages and means.stages and plan.keep and plan.stages is None:
                 plan = _with_cut(plan, runner, moment, means)
     return plan
 
 
-def _with_output(plan: CallPlan, runner: Runner, moment: Moment) -> CallPlan:
+def _with_output(plan: CallPlan, runner: Runner, moment: Moment, means: Means) -> CallPlan:
     output = runner.serve_output(moment, plan.keep)
     if not output:
         return plan
     if not output.keys() <= set(plan.keep):
         raise ValueError(f"{runner.account.name} served the rows {sorted(output)} of {list(plan.keep)}.")
-    obstacle = moment.obstacle() if len(output) < len(plan.keep) else None
+    alone = len(output) < len(plan.keep)
+    obstacle = moment.obstacle() if alone else means.must_run()
     if obstacle:
-        runner.account.note(f"no row was served alone: {obstacle}")
+        runner.account.note(f"{'no row was served alone' if alone else 'every call was run'}: {obstacle}")
         return plan
     return replace(plan, output={**plan.output, **output})
 
@@ -167,7 +168,7 @@ def _with_cut(plan: CallPlan, runner: Runner, moment: Moment, means: Means) -> C
     deep = deep_stages(means.stages, cut.before) if cut.before.place == "up" else ()
     if not deep or len(cut.hidden) != len(cut.rows) or not set(cut.rows) <= set(plan.keep):
         raise ValueError(f"{runner.account.name} cut the stages before {cut.before} for the rows {cut.rows} of {plan.keep}.")
-    obstacle = means.unreachable(deep)
+    obstacle = means.must_run(deep)
     if obstacle is None and len(cut.rows) < len(plan.keep):
         obstacle = moment.obstacle() or means.together()
     if obstacle:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -146,8 +146,10 @@ def _seen_as(arming: Arming, call: UNetCall) -> Iterator[None]:
             arming.call = whole
 
 
-def stage_runs(arming: Arming, stages: Sequence[Stage], runners: Sequence[Runner], plan: CallPlan) -> list[StageRun]:
-    """The stages on which something of ours is wanted in a call that runs by ``plan``."""
+def stage_runs(
+    arming: Arming, stages: Sequence[Stage], runners: Sequence[Runner], plan: CallPlan, must_run: Callable[[Sequence[Stage]], str | None]
+) -> list[StageRun]:
+    """The stages on which something of ours is wanted in a call that runs by ``plan``. must_run: see `Means`."""
     cut, wanted = plan.stages, []
     inside: Sequence[Stage] = ()
     deep = None
@@ -163,5 +165,8 @@ def stage_runs(arming: Arming, stages: Sequence[Stage], runners: Sequence[Runner
         if stage in inside:
             wanted.append(StageRun(arming, stage, watching, deep, stage is inside[-1], plan.in_full))
         elif watching:
-            wanted.append(StageRun(arming, stage, watching, None, False, plan.in_full))
+            obstacle = must_run([stage])
+            for runner in watching if obstacle else ():
+                runner.account.stood_down(obstacle, stage.name)
+            wanted.append(StageRun(arming, stage, watching, None, False, plan.in_full or bool(obstacle)))
     return wanted

@@ -3,13 +3,15 @@
 import collections
 
 import diffusers
+import guided
 import models
 import pytest
 import torch
 from diffusers.models.attention_processor import Attention, IPAdapterAttnProcessor2_0
+from serving import ServeCalls, ServeStage, Shallow
 from traces import differences, fingerprint
 
-from lib_accel import AgentAttention, TGate, TokenDownsampling, TokenMerging, accelerated
+from lib_accel import AgentAttention, Row, TGate, TokenDownsampling, TokenMerging, accelerated
 from lib_accel.backends import known
 
 SERVING = TGate(gate_step=1, drop_guidance=False)
@@ -79,6 +81,20 @@ def test_processors_that_must_be_called_are():
     assert len(store.maps["words"]) == calls == 21
     assert account(accelerator)["layers"] == 0
     assert account(accelerator)["stood_down"] == {"attention processor Store": 7}
+
+
+@pytest.mark.parametrize("method", [ServeCalls(), ServeStage(6), Shallow(2), Shallow(2, images=(1,))], ids=["call", "stage", "deep", "one"])
+def test_what_must_be_called_is_not_left_out_with_its_stage_or_call(method):
+    store = Store()
+    unet = processed("mid_block.attentions.0.transformer_blocks.0.attn2", store)
+    two = [Row(role, image) for role in ("uncond", "cond") for image in range(2)]
+    with accelerated(unet, method) as accelerator:
+        guided.passes(unet, accelerator, 4, (two,))
+    assert len(store.maps["words"]) == 4
+    told = account(accelerator)
+    assert any("attention processor Store" in reason for reason in [*told["notes"], *told["stood_down"]])
+    report = accelerator.report().as_dict()
+    assert (report["calls_served"], report["stages_served"], report["rows_served"]) == (0, 0, 0)
 
 
 def test_known_layers_beside_unknown_ones_are_served():
