@@ -18,6 +18,7 @@ from ..core.errors import in_words, strict
 from ..core.placeholder import Placeholder
 from ..core.report import Report
 from ..core.row_slicing import prediction_of
+from ..core.rows import Row, RowPlan
 from ..core.sites import PARTS, Site, find_unet, held_unet, is_compiled
 from ..core.stages import Stage
 from ..core.threads import is_inside
@@ -46,7 +47,7 @@ def accelerator_of(unet: nn.Module) -> Accelerator | None:
     return _ACCELERATORS.get(unet)
 
 
-class Accelerator(HostSide):
+class Accelerator:
     """Methods applied to one U-Net, from its making until `remove`. At most one per U-Net: a new one replaces the old.
 
     model: see `find_unet`. methods: settings objects such as `TokenMerging`. traits: what the host does inside its attention layers.
@@ -67,7 +68,9 @@ class Accelerator(HostSide):
         for runner in runners:
             runner.stages = self._stages
             runner.coarsest = max((site.level for site in self._sites), default=0)
-        super().__init__(model, runners)
+        self._runners = runners
+        self._host = HostSide(model, runners)
+        self._where, self._course = self._host.where, self._host.course
         self._auto = AutoChoice(_auto_default() if auto is None else auto, self._traits.fused_kernel())
         self._watch = Stopwatch()
         self._calls = self._calls_served = self._rows = self._rows_run = self._rows_served = self._stages_served = 0
@@ -97,6 +100,33 @@ class Accelerator(HostSide):
             self._forward = CallForward(unet, self._serve)
             self._forward.put()
         _ACCELERATORS[unet] = self
+
+    # -- what a host tells and asks ------------------------------------------------------------------------------------------
+
+    def step(self, index: int, total: int, rows: Sequence[Row] | None = None, *told: Any, **more: Any) -> None:
+        """The U-Net calls that follow belong to step ``index`` (from 0) of ``total``. See `HostSide.step` for what else may be told."""
+        self._host.step(index, total, rows, *told, **more)
+
+    def row_plan(self, adds_direction: bool = False) -> RowPlan | None:
+        """Which rows of the step told last are to run, None for all; see `HostSide.row_plan`."""
+        return self._host.row_plan(adds_direction)
+
+    def direction(self, image: int) -> torch.Tensor | None:
+        """What picture ``image`` is guided by in a step whose rows a host dropped; see `HostSide.direction`."""
+        return self._host.direction(image)
+
+    def switch_off(self, methods: tuple[type, ...], why: str) -> None:
+        """Methods whose settings are of these types do nothing more; see `HostSide.switch_off`."""
+        self._host.switch_off(methods, why)
+
+    def new_pass(self) -> None:
+        """The next U-Net call begins a pass, whatever its step. What was kept for the last is freed."""
+        self._host.new_pass()
+
+    @property
+    def rows_taken(self) -> int:
+        """How many rows the U-Net calls of the step told last held so far."""
+        return self._host.rows_taken
 
     # -- its end --------------------------------------------------------------------------------------------------------------
 

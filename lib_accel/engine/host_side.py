@@ -15,12 +15,15 @@ from .course import Course
 
 
 class HostSide:
-    """The host's side of an accelerator of ``model``, with its methods at work. The model is held weakly."""
+    """The host's side of an accelerator of ``model``, with its methods at work. The model is held weakly.
+
+    where: the steps, rows and noise levels of its calls. course: what methods are told of passes and steps.
+    """
 
     def __init__(self, model: Any, runners: list[Runner]) -> None:
         self._runners = runners
-        self._where = Whereabouts(model)
-        self._course = Course(runners)
+        self.where = Whereabouts(model)
+        self.course = Course(runners)
         # The plan that a host was given, and whether it told the rows that it runs.
         self._planned: tuple[Owners, Moment | None] = ((), None)
         self._uncounted = False
@@ -45,7 +48,7 @@ class HostSide:
         prompts stay as they are. guided_because: why no row may be dropped in this step (a clause). dropped: `row_plan` was carried out.
         evaluation: 1 in the second evaluation of a sampler that evaluates twice in a step.
         """
-        self._where.tell(index, total, rows, Told(guidance, sigma, settled, guided_because, dropped, evaluation))
+        self.where.tell(index, total, rows, Told(guidance, sigma, settled, guided_because, dropped, evaluation))
         if self._uncounted and rows is not None:
             owners, moment = self._planned
             # A host may run more rows than the plan asks for.
@@ -64,10 +67,10 @@ class HostSide:
         adds_direction: such a host also guides by `direction`. Hosts that do not ask need not: the U-Net's own hooks cut and fill
         whatever a single call can do without.
         """
-        moment = self._where.at_step()
+        moment = self.where.at_step()
         if moment is None:
             return None
-        plan, owners = plan_rows(self._course.at(moment), moment, True, self._where.tiles, adds_direction)
+        plan, owners = plan_rows(self.course.at(moment), moment, True, self.where.tiles, adds_direction)
         self._planned, self._uncounted = (owners, moment), plan is not None
         return plan
 
@@ -90,10 +93,10 @@ class HostSide:
 
     def new_pass(self) -> None:
         """The next U-Net call begins a pass (a new picture, a hires pass), whatever its step. What was kept for the last is freed."""
-        self._course.forget()
-        self._where.new_pass()
+        self.course.forget()
+        self.where.new_pass()
 
     @property
     def rows_taken(self) -> int:
         """How many rows the U-Net calls of the step told last held so far."""
-        return self._where.rows_taken
+        return self.where.rows_taken
