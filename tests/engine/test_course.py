@@ -197,7 +197,7 @@ class Drops:
 def composed(*runners):
     from types import SimpleNamespace
 
-    moment = SimpleNamespace(rows=TWO, dropped=False, guided_because=None)
+    moment = SimpleNamespace(rows=TWO, dropped=False, guided_because=None, obstacle=lambda: None)
     forward, backward = plan_rows(runners, moment), plan_rows(runners[::-1], moment)
     assert forward == backward
     return forward
