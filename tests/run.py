@@ -29,7 +29,17 @@ def main() -> int:
     style = subprocess.call([sys.executable, "-m", "ruff", "check", "."]) | subprocess.call(
         [sys.executable, "-m", "ruff", "format", "--check", "--quiet", "."]
     )
-    return subprocess.call([sys.executable, "-m", "pytest", *sys.argv[1:]]) or style
+    return subprocess.call([sys.executable, "-m", "pytest", *_side_by_side(), *sys.argv[1:]]) or style
+
+
+def _side_by_side() -> list[str]:
+    """pytest's options for one process per processor, of one thread each: threads of several processes wait for each other."""
+    if any(option.startswith(("-n", "--numprocesses", "--collect-only", "--co")) for option in sys.argv[1:]):
+        return []
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # All processes have to collect the same tests in the same order.
+    os.environ.setdefault("PYTHONHASHSEED", "0")
+    return ["-n", str(os.cpu_count() or 1), "--dist", "worksteal"]
 
 
 def _installed(package: str) -> bool:
