@@ -10,7 +10,18 @@ from .core.sites import UnsupportedModelError
 from .engine.accelerator import Accelerator
 from .engine.thresholds import Thresholds
 from .image_editing.editing import edit_images
-from .methods import AgentAttention, GuidanceSkip, HeatMaps, HostTraits, ImageEdit, PromptToPrompt, TGate, TokenDownsampling, TokenMerging
+from .methods import (
+    AgentAttention,
+    Forecast,
+    GuidanceSkip,
+    HeatMaps,
+    HostTraits,
+    ImageEdit,
+    PromptToPrompt,
+    TGate,
+    TokenDownsampling,
+    TokenMerging,
+)
 from .prompt_to_prompt import Edit, LocalBlend, Refine, Replace, Reweight
 
 __version__ = "0.1.0"
@@ -19,6 +30,7 @@ __all__ = [
     "Accelerator",
     "AgentAttention",
     "Edit",
+    "Forecast",
     "GuidanceSkip",
     "HeatMaps",
     "HostTraits",

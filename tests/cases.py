@@ -8,6 +8,7 @@ import models
 import torch
 
 from lib_accel import AgentAttention, TokenDownsampling, TokenMerging
+from lib_accel.core.method import CALL
 from lib_accel.core.rows import Layout
 from lib_accel.methods import METHODS as REGISTERED
 
@@ -26,11 +27,13 @@ TIMESTEPS = (999, 399)
 def one_pass(unet: Any, name: str, accelerator: Any = None) -> torch.Tensor:
     """[calls, rows, 4, h, w]: the predictions of a pass of two rows under the case ``name``, which its accelerator is told."""
     declared = EVERY[name][0].declaration
-    total = max(declared.check_steps[1], len(TIMESTEPS))
+    told, total = declared.check_steps[0], max(declared.check_steps[1], len(TIMESTEPS))
+    timesteps = TIMESTEPS if told <= len(TIMESTEPS) else [TIMESTEPS[0] - 100 * index for index in range(told)]
     made = []
-    for index, timestep in enumerate(TIMESTEPS):
+    for index, timestep in enumerate(timesteps):
         if accelerator is not None:
-            accelerator.step(index, total, declared.check_rows or Layout.guided(2))
+            rows = declared.check_rows or Layout.guided(2)
+            accelerator.step(index, total, rows, sampler="Euler", sigmas=range(total, -1, -1))
         made.append(models.call(unet, models.inputs(timestep=timestep)))
     return torch.stack(made)
 
@@ -38,3 +41,8 @@ def one_pass(unet: Any, name: str, accelerator: Any = None) -> torch.Tensor:
 def watches(name: str) -> bool:
     """Whether the case changes nothing of what the U-Net returns."""
     return EVERY[name][0].declaration.watches
+
+
+def serves_calls(name: str) -> bool:
+    """Whether the case may serve whole U-Net calls."""
+    return EVERY[name][0].declaration.acts_on == CALL

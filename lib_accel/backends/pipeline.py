@@ -9,9 +9,11 @@ import torch
 
 from ..core.noise import NoiseView
 from ..core.rows import Layout
+from ..core.samplers import Sampler
 from ..core.schedule import Step, StepClock, timestep_value
 from .evaluations import steps_of_places
 from .loops import Loop
+from .noise_levels import SchedulerLevels
 
 TOO_MANY_CALLS = "the U-Net runs more often than was said"
 
@@ -29,6 +31,7 @@ class PipelineView:
         self._values: list[float] = []
         self._steps: list[int] = []
         self._last = 0
+        self._levels = SchedulerLevels()
         self._place: int | None = None
         self._calls_here = 0
         self._more_calls_than_scheduled = False
@@ -71,6 +74,18 @@ class PipelineView:
             if place is not None:
                 return self._values[place]
         return timestep_value(timestep)
+
+    def sampling(self, clock: StepClock) -> tuple[Sampler | None, tuple[float, ...] | None, tuple[float, float | None] | None]:
+        """The sampler, the noise levels from the pass's first step on and where they end, and the guidance scale as `Moment.scales` has it;
+        None for what cannot be known."""
+        pipeline = self._pipeline()
+        scheduler, begin = getattr(pipeline, "scheduler", None), clock.begin
+        sampler, levels = self._levels.at(scheduler)
+        # A loop may go through a list of its own, of which the scheduler's levels say nothing.
+        known = levels is not None and begin is not None and self._schedule is getattr(scheduler, "timesteps", None)
+        levels = levels[begin:] if known else None
+        scale = getattr(pipeline, "_guidance_scale", None)
+        return sampler, levels, (float(scale), None) if isinstance(scale, (int, float)) else None
 
     def rows(self, count: int, loop: Loop | None) -> Layout | str:
         """The rows of a U-Net call of ``count`` rows, or a clause that says why they are not known.

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ..api import accelerated, is_patched
-from ..core.method import ROWS, TOKENS, Method
+from ..core.method import CALL, ROWS, TOKENS, Method
 from ..core.rows import Layout
 from ..core.sites import find_unet
 from ..engine.accelerator import Accelerator
@@ -81,13 +81,16 @@ def method_line(unet: nn.Module, call: Callable[..., torch.Tensor], method: Meth
     plain = call(timestep=timesteps[-1])
     with accelerated(unet, method, auto=False) as accelerator:
         for index, timestep in enumerate(timesteps):
-            accelerator.step(index, total, declared.check_rows or Layout.guided(2))
+            accelerator.step(index, total, declared.check_rows or Layout.guided(2), sampler="Euler", sigmas=range(total, -1, -1))
             out = call(timestep=timestep)
     account = accelerator.report().as_dict()["methods"][0]
     good = bool(out.isfinite().all()) and torch.equal(out, plain) == declared.watches
     acted = ", ".join(f"{effect} on {n}" for effect, n in account["layers_by_effect"].items()) or "0"
     text = f"{account['method']}: {acted} of {len(accelerator.sites)} layers"
-    if declared.acts_on == ROWS:
+    if declared.acts_on == CALL:
+        good &= bool(account["served"])
+        text = f"{account['method']}: a whole step left out"
+    elif declared.acts_on == ROWS:
         good &= account["evaluations_saved"] == 1
         text += f", {account['evaluations_saved']} of 2 rows left out"
     elif declared.acts_on == TOKENS:

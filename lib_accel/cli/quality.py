@@ -145,8 +145,8 @@ def compare(drawings: dict[str, list[TimedPicture]], prompts: list[str], autoenc
         row: dict[str, Any] = {
             "name": name,
             # An identical picture has no finite PSNR; 100 dB stands for it in the mean.
-            "psnr": statistics.fmean(min(a.psnr, 100.0) for a in apart),
-            "ssim": statistics.fmean(a.ssim for a in apart),
+            **_spread("psnr", [min(a.psnr, 100.0) for a in apart]),
+            **_spread("ssim", [a.ssim for a in apart]),
             "luminance_shift": statistics.fmean(tone[0] for tone in tones),
             "saturation_shift": statistics.fmean(tone[1] for tone in tones),
             "detail": statistics.fmean(metrics.detail_ratio(p, r) for p, r in zip(pictures, plain)),
@@ -170,10 +170,16 @@ def _verdicts(pictures: list[np.ndarray], prompts: list[str]) -> list[bool]:
     return [checker.judge(picture, captions.parse(prompt)).right for picture, prompt in zip(pictures, prompts)]
 
 
+def _spread(name: str, values: list[float]) -> dict[str, float]:
+    """Mean, median and worst of what is the better the higher it is."""
+    return {name: statistics.fmean(values), f"{name}_median": statistics.median(values), f"{name}_worst": min(values)}
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as a Markdown table."""
     lines = [
-        "| variant | PSNR dB | SSIM | luminance | saturation | detail | FD | shows the prompt | change (95 %) | s | ratio |",
+        "| variant | PSNR dB (mean / median / worst) | SSIM | luminance | saturation | detail | FD | shows the prompt | change (95 %) "
+        "| s | ratio |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
@@ -187,12 +193,17 @@ def table(rows: list[dict[str, Any]]) -> str:
         if "shown" in row and not plain:
             change = "{:+.1%} ({:+.1%} to {:+.1%})".format(row["shown_change"], *row["shown_interval"])
         fd = "-" if row["fd"] is None or plain else f"{row['fd']:.4f}"
-        psnr, ssim = ("same", "1") if plain else (f"{row['psnr']:.1f}", f"{row['ssim']:.3f}")
+        psnr, ssim = ("same", "1") if plain else (_shown_spread(row, "psnr", 1), _shown_spread(row, "ssim", 3))
         lines.append(
             f"| {row['name']} | {psnr} | {ssim} | {row['luminance_shift']:+.2f} | {row['saturation_shift']:+.2f} | {row['detail']:.2f} "
             f"| {fd} | {shown} | {change} | {row['seconds']:.2f} | {row['ratio']:.2f} |"
         )
     return "\n".join(lines)
+
+
+def _shown_spread(row: dict[str, Any], name: str, digits: int) -> str:
+    """Mean / median / worst."""
+    return " / ".join(f"{row[key]:.{digits}f}" for key in (name, f"{name}_median", f"{name}_worst"))
 
 
 def grid(drawings: dict[str, list[TimedPicture]], rows: list[dict[str, Any]]) -> Image.Image:

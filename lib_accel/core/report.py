@@ -28,6 +28,8 @@ class MethodAccount:
         self.dropped_steps: set[tuple[int, int]] = set()
         self.kept_steps: set[tuple[int, int]] = set()
         self.rows_dropped = 0
+        # Steps in which a picture's call was served, by (number of the pass, picture).
+        self.served_steps: dict[tuple[int, int], set[int]] = {}
         self.cache_bytes = 0
 
     def is_idle(self, why: str | None) -> None:
@@ -42,6 +44,18 @@ class MethodAccount:
         """``rows`` rows of a U-Net call in this step were not run. kept: guidance goes on there in the direction known last."""
         (self.kept_steps if kept else self.dropped_steps).add(pass_and_step)
         self.rows_dropped += rows
+
+    def served(self, pass_and_step: tuple[int, int], picture: int, ran: bool = False) -> None:
+        """The whole U-Net call of ``picture`` (from 0) was served in this step; or it ran."""
+        number, step = pass_and_step
+        steps = self.served_steps.setdefault((number, picture), set())
+        if not ran:
+            steps.add(step)
+
+    def _served(self) -> list[dict[str, Any]]:
+        """For every pass and picture the steps in which its call was served; empty where none was."""
+        pictures = sorted(self.served_steps.items()) if any(self.served_steps.values()) else []
+        return [{"pass": number, "picture": picture, "steps": sorted(steps)} for (number, picture), steps in pictures]
 
     def keeps(self, nbytes: int) -> None:
         """Caches take up ``nbytes`` now; the most counts."""
@@ -84,6 +98,7 @@ class MethodAccount:
             "unguided_steps": len(self.dropped_steps),
             "kept_direction_steps": len(self.kept_steps),
             "evaluations_saved": self.rows_dropped,
+            "served": self._served(),
             "cache_bytes": self.cache_bytes,
         }
 
@@ -120,7 +135,7 @@ def _method_clause(method: dict[str, Any], whole: dict[str, Any]) -> str:
     effects = ", ".join(f"{effect} on {count}" for effect, count in method["layers_by_effect"].items())
     if effects:
         clause = f"{method['method']}: {effects} of {whole['sites']} layers for {method['steps']} of {whole['steps']} steps"
-    elif not method["evaluations_saved"]:
+    elif not (method["evaluations_saved"] or method["served"]):
         clause = f"{method['method']}: 0 of {whole['sites']} layers"
     else:
         clause = f"{method['method']}:"
@@ -128,6 +143,8 @@ def _method_clause(method: dict[str, Any], whole: dict[str, Any]) -> str:
     for words, steps in (("no guidance", method["unguided_steps"]), ("guidance direction kept", method["kept_direction_steps"])):
         if steps:
             more.append(f"{words} for {steps} of {whole['steps']} steps")
+    if method["served"]:
+        more.append(_forecast_words(method["served"], whole))
     if method["evaluations_saved"]:
         more.append(f"{method['evaluations_saved']} evaluations saved")
     if method["cache_bytes"]:
@@ -139,3 +156,11 @@ def _method_clause(method: dict[str, Any], whole: dict[str, Any]) -> str:
     if method["failed"]:
         notes.append(f"switched off after an error: {method['failed']}")
     return clause + (f" [{'; '.join(notes)}]" if notes else "")
+
+
+def _forecast_words(served: list[dict[str, Any]], whole: dict[str, Any]) -> str:
+    """How many steps were forecast, by picture where they differ."""
+    counts = [len(one["steps"]) for one in served]
+    least, most = min(counts), max(counts)
+    steps = whole["steps"] // max(whole["passes"], 1)
+    return f"{most} of {steps} steps forecast" if least == most else f"{least} to {most} of {steps} steps forecast, by picture"

@@ -159,6 +159,11 @@ class StepClock:
         self._fresh, self._begin, self._index, self._direction, self._stride = True, place, -1, 0, 0.0
 
     @property
+    def begin(self) -> int | None:
+        """The place in the pipeline's schedule at which the pass began; None where no schedule was read."""
+        return int(self._begin) if self._last is not None and self._last[0] == "schedule" else None
+
+    @property
     def rows_taken(self) -> int:
         """Rows handed out since the step was told."""
         return self._offset

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from ..backends.loops import Loop, calling_loop
 from ..backends.pipeline import PipelineView
 from ..core.noise import Noise, NoiseView
 from ..core.rows import Layout, Row
+from ..core.samplers import Sampler
 from ..core.schedule import Step, StepClock, timestep_value
 from ..core.sites import held_unet
 from .contract import Moment
@@ -27,6 +28,11 @@ class Told:
     guided_because: str | None = None
     dropped: bool = False
     evaluation: int = 0
+    sampler: Sampler | None = None
+    sigmas: tuple[float, ...] | None = None
+    scales: tuple[float, float | None] | None = None
+    state: Hashable = None
+    whole_because: str | None = None
 
 
 class Whereabouts:
@@ -104,5 +110,9 @@ class Whereabouts:
 
         place = (self.passes, step.index)
         evaluation = told.evaluation if self._clock.told or self._pipeline is None else self._pipeline.evaluation
-        more = (told.settled, told.guided_because, told.dropped, evaluation)
-        return Moment(step, layout, place, told.guidance, self._noise.kind, noise, sample, *more)
+        sampler, sigmas, scales = told.sampler, told.sigmas, told.scales
+        if not self._clock.told and self._pipeline is not None:
+            sampler, sigmas, scales = self._pipeline.sampling(self._clock)
+        more = (told.settled, told.guided_because, told.dropped, evaluation, sigmas)
+        moment = Moment(step, layout, place, told.guidance, self._noise.kind, noise, sample, *more)
+        return replace(moment, sampler=sampler, scales=scales, state=told.state, whole_because=told.whole_because)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ from ..backends.known import TOKENS
 from ..core.noise import Noise
 from ..core.report import MethodAccount
 from ..core.rows import Layout, RowPlan
+from ..core.samplers import Sampler
 from ..core.schedule import Step, Window
 from ..core.sites import Site
 from ..core.stages import Stage
@@ -46,8 +47,11 @@ class Moment:
     waited for. sample: the latents [rows, channels, h, w]; None when a host asks before its calls. settled: the step from which on the
     prompts stay as they are. guided_because: why no row may be dropped now (a clause); None: they may. dropped: the host has dropped what
     it was told to. evaluation: 1 in the second evaluation that a two-evaluation sampler (Heun, DPM2) makes for a step, otherwise 0.
-    sigmas: the noise level of every step of the pass, and after them where it ends (0 as a rule); None when nobody tells.
     obstacle: asks why the rows of this call may not be cut (a clause), for which the whole U-Net is looked through; None: they may.
+    sigmas: the noise level of every step of the pass, and after them where it ends (0 as a rule); None when nobody tells. sampler: what
+    goes through them; None when nobody tells. scales: (guidance scale, scale of the picture in InstructPix2Pix) by which rows are combined,
+    weight by weight; None: as ``guidance`` says. state: of whatever else predictions depend on (which ControlNet units are on); what was
+    kept under another is not continued. whole_because: why no call may be left out as a whole (a clause); None: they may.
     """
 
     step: Step
@@ -63,6 +67,10 @@ class Moment:
     evaluation: int = 0
     sigmas: tuple[float, ...] | None = None
     obstacle: Callable[[], str | None] = lambda: None
+    sampler: Sampler | None = None
+    scales: tuple[float, float | None] | None = None
+    state: Hashable = None
+    whole_because: str | None = None
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import torch
 
 from ..core.rows import Row, RowPlan
+from ..core.samplers import Sampler, sampler_named
 from .call_plan import Owners, plan_rows
 from .clock import Told, Whereabouts
 from .contract import Moment, Runner
@@ -40,6 +41,11 @@ class HostSide:
         guided_because: str | None = None,
         dropped: bool = False,
         evaluation: int = 0,
+        sampler: Sampler | str | None = None,
+        sigmas: Sequence[float] | None = None,
+        scales: tuple[float, float | None] | None = None,
+        state: Hashable = None,
+        whole_because: str | None = None,
     ) -> None:
         """The U-Net calls that follow belong to step ``index`` (from 0) of ``total``. ValueError when out of range.
 
@@ -47,8 +53,17 @@ class HostSide:
         guidance: the guidance scale. sigma: the noise level, relative to the picture. None: unknown. settled: the step from which on the
         prompts stay as they are. guided_because: why no row may be dropped in this step (a clause). dropped: `row_plan` was carried out.
         evaluation: 1 in the second evaluation of a sampler that evaluates twice in a step.
+
+        For methods that leave out whole steps: sampler: its name, as the WebUI lists it. sigmas: the noise level of every step of the pass,
+        and after them where the last one ends. scales: (guidance scale, InstructPix2Pix's scale of the picture) by which rows are combined,
+        where ``guidance`` does not say so. state: of whatever else predictions depend on; what was learnt under another is forgotten.
+        whole_because: why no step may be left out as a whole (a clause).
         """
-        self.where.tell(index, total, rows, Told(guidance, sigma, settled, guided_because, dropped, evaluation))
+        if isinstance(sampler, str):
+            sampler = sampler_named(sampler) or Sampler(sampler, known=False)
+        levels = None if sigmas is None else tuple(float(level) for level in sigmas)
+        more = (sampler, levels, scales, state, whole_because)
+        self.where.tell(index, total, rows, Told(guidance, sigma, settled, guided_because, dropped, evaluation, *more))
         if self._uncounted and rows is not None:
             owners, moment = self._planned
             # A host may run more rows than the plan asks for.

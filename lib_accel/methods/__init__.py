@@ -4,6 +4,7 @@ from ..engine.contract import HostTraits
 from ..prompt_to_prompt.heat_maps import HeatMaps
 from ..prompt_to_prompt.method import ImageEdit, PromptToPrompt
 from .agent_attention import AgentAttention
+from .forecast import Forecast
 from .guidance_skip import GuidanceSkip
 from .registry import METHODS
 from .tgate import TGate
@@ -13,6 +14,7 @@ from .token_merging import TokenMerging
 __all__ = [
     "METHODS",
     "AgentAttention",
+    "Forecast",
     "GuidanceSkip",
     "HeatMaps",
     "HostTraits",

@@ -22,6 +22,7 @@ from ..core.schedule import first_step, waiting_for_prompts
 from ..core.work import StepWork
 from ..engine.contract import Moment, Runner
 
+BY_SAMPLER = "by sampler"
 # Why a whole job was guided.
 IDLE = {
     "similar": "both predictions were never so alike",
@@ -43,6 +44,8 @@ class GuidanceSkip(Method):
     sigma_low, sigma_high: for ``outside``: guidance at noise levels above the first and up to the second; 0 or more.
     reuse: unguided steps keep the direction of the last guided one, so that contrast and colour stay. The first step is guided then.
     decay: by how much that direction fades with every step, 0 (at once) to 1 (never).
+    order: 0 keeps the direction of the last guided step, 1 continues it from the last two along the noise level; ``by sampler`` (default)
+    is 1 with samplers of the first order that add no noise (Euler, DDIM), where sampler and noise levels are known, else 0.
     every: after a guided step, guide again in every such step; 0 never, 1 guides always. With ``reuse``, how often the direction is
     refreshed.
 
@@ -64,7 +67,7 @@ class GuidanceSkip(Method):
         settings=("when", "threshold", "after", "sigma_low", "sigma_high", "reuse", "every"),
         at_scale_one=lambda: GuidanceSkip(when="after", after=1.0),
         known_rows=True,
-        sigma=lambda config: config.when == "outside",
+        sigma=lambda config: config.when == "outside" or config.reuse,
         check_steps=(2, 2),
     )
 
@@ -80,7 +83,14 @@ class GuidanceSkip(Method):
     sigma_low: float = setting(0.28, "number", "Lowest guided sigma", "higher: guidance ends earlier", 0)
     sigma_high: float = setting(5.42, "number", "Highest guided sigma", "lower: guidance begins later", 0)
     reuse: bool = setting(False, "flag", "Keep the direction", "on: contrast and colour stay, artefacts may too")
-    decay: float = setting(0.9, "number", "Direction kept per step", "lower: fades faster", 0, 1)
+    decay: float = setting(1.0, "number", "Direction kept per step", "lower: fades faster", 0, 1)
+    order: str | int = setting(
+        BY_SAMPLER,
+        "choice",
+        "Order of the direction",
+        "1: continued along a line, 0: as it was; by sampler is best",
+        choices=(BY_SAMPLER, 0, 1),
+    )
     every: int = setting(0, "integer", "Guide again every", "steps; lower: slower, closer to full guidance; 0: never", 0, 1000)
 
     def __post_init__(self) -> None:
@@ -158,7 +168,7 @@ class GuidanceSkipRunner(Runner):
         self._skips = False
         self._last_guided: int | None = None
         self._predictions = RowHistory()
-        self._directions = RowHistory()
+        self._directions = RowHistory(depth=2)
         self._cosines: dict[int, torch.Tensor] = {}
         self._passed: set[int] = set()
         self._units_unknown = False
@@ -188,7 +198,7 @@ class GuidanceSkipRunner(Runner):
             self._compare(moment, moment.rows[row].image)
 
     def direction(self, moment: Moment, image: int) -> torch.Tensor | None:
-        kept = self._directions.at("direction", [Row("uncond", image)]) if self.changes_fill else None
+        kept = self._direction(moment, Row("uncond", image)) if self.changes_fill else None
         return None if kept is None else self._fading(moment) * kept[0]
 
     # -- when --------------------------------------------------------------------------------------------------------------
@@ -259,15 +269,29 @@ class GuidanceSkipRunner(Runner):
         if self.config.when == "similar" and not self._units_unknown:
             self._cosines[image] = F.cosine_similarity(cond.flatten(), uncond.flatten(), dim=0)
         if self.config.reuse:
-            self._directions.put("direction", unconds, (cond - uncond)[None])
+            self._directions.put("direction", unconds, (cond - uncond)[None], self._level(moment) or float(moment.step.index))
 
     def fill_dropped(self, moment: Moment, prediction: torch.Tensor, rows: tuple[int, ...]) -> None:
         """Such that a host's u + w * (c - u) gives c + (w - 1) * fading * direction for every w."""
         fading = self._fading(moment) * (_noise_of(moment).per_epsilon or 1.0)
         for index in rows:
-            direction = self._directions.at("direction", [moment.rows[index]]) if moment.rows[index].role == "uncond" else None
+            direction = self._direction(moment, moment.rows[index]) if moment.rows[index].role == "uncond" else None
             if direction is not None and direction.shape[2:] == prediction.shape[2:]:
                 prediction[index, : direction.shape[1]] -= (fading * direction[0]).to(prediction)
+
+    def _direction(self, moment: Moment, row: Row) -> torch.Tensor | None:
+        """[1, channels, h, w] the direction of ``row``'s picture, continued to this step."""
+        level = self._level(moment)
+        return self._directions.at("direction", [row], level or 0.0, 0 if level is None else 1)
+
+    def _level(self, moment: Moment) -> float | None:
+        """The noise level along which directions are continued; None: they are kept as they were."""
+        sampler, order = moment.sampler, self.config.order
+        if order == BY_SAMPLER:
+            order = int(sampler is not None and sampler.order == 1 and not (sampler.adds_noise or sampler.multistep or sampler.distilled))
+        if not order:
+            return None
+        return moment.noise().sigma if moment.sigmas is None else moment.sigmas[min(moment.step.index, len(moment.sigmas) - 1)]
 
     def _fading(self, moment: Moment) -> float:
         return self.config.decay ** (moment.step.index - self._last_guided)

@@ -49,13 +49,14 @@ def test_removed(kind, method):
 @every_kind
 @every_method
 def test_between_calls_only_two_hooks_and_the_copy_helper_on_the_unet(kind, method):
+    """And one forward that passes on, where whole calls may be served: hooks cannot keep a module from running."""
     unet = models.ALL[kind]()
     before = fingerprint(unet)
     attributes = set(vars(unet))
     with accelerated(unet, *cases.EVERY[method]) as accelerator:
         for _ in range(2):
             assert differences(before, fingerprint(unet)) == {""}
-            assert set(vars(unet)) - attributes == {"__getstate__"}
+            assert set(vars(unet)) - attributes == {"__getstate__", *(["forward"] if cases.serves_calls(method) else [])}
             assert (len(unet._forward_pre_hooks), len(unet._forward_hooks)) == (1, 1)
             cases.one_pass(unet, method, accelerator)
     assert not differences(before, fingerprint(unet))

@@ -18,10 +18,11 @@ def test_enabled_differs_and_disabled_equals_plain(kind, method):
     disabled = cases.one_pass(unet, method)
 
     assert torch.isfinite(enabled).all()
-    # Methods on rows begin behind the first step.
-    assert torch.equal(enabled, plain) if cases.watches(method) else not torch.allclose(enabled[-1], plain[-1], atol=1e-3)
+    # Methods on rows begin behind the first step. Calls that differ by their timestep alone are forecast well.
+    close = torch.allclose(enabled[-1], plain[-1], atol=1e-7 if cases.serves_calls(method) else 1e-3, rtol=1e-5)
+    assert torch.equal(enabled, plain) if cases.watches(method) else not close
     acted = accelerator.report().as_dict()["methods"]
-    assert all(one["layers"] or one["evaluations_saved"] for one in acted) and not any(one["failed"] for one in acted)
+    assert all(one["layers"] or one["evaluations_saved"] or one["served"] for one in acted) and not any(one["failed"] for one in acted)
     assert torch.equal(disabled, plain)
 
 

@@ -137,6 +137,21 @@ def test_the_last_direction_is_used_again(kind, scale, rows):
             torch.testing.assert_close(guided_by_host, wanted, atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("sampler", "order", "continued"), [("Euler", "by sampler", True), ("Euler a", "by sampler", False), ("Euler a", 1, True)]
+)
+def test_a_direction_is_continued_along_the_noise_level(sampler, order, continued):
+    """From the last two guided steps, where that is better; without fading."""
+    unet, levels = models.ldm_unet(), (14.0, 9.0, 5.0, 2.0, 1.0, 0.0)
+    with accelerated(unet, GuidanceSkip(when="after", after=0.4, reuse=True, order=order)) as accelerator:
+        steps = guided.passes(unet, accelerator, 5, [PAIR], sampler=sampler, sigmas=levels)
+    before, last = (steps[index][COND.key] - steps[index][UNCOND.key] for index in (0, 1))
+    for index in (2, 3, 4):
+        share = (levels[index] - levels[1]) / (levels[1] - levels[0]) if continued else 0.0
+        kept = steps[index][COND.key] - steps[index][UNCOND.key]
+        torch.testing.assert_close(kept, last + share * (last - before), atol=1e-4, rtol=1e-3)
+
+
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_cosine_and_direction_are_those_of_the_noise(prediction):
     """A pipeline whose U-Net predicts v: the direction is kept as one of noise, and comes back as one of v."""
@@ -148,7 +163,7 @@ def test_cosine_and_direction_are_those_of_the_noise(prediction):
     def before(module, args, kwargs):
         originals.append((args[0].clone(), float(args[1])))
 
-    with accelerated(pipe, GuidanceSkip(when="after", after=0.4, reuse=True, decay=1.0)):
+    with accelerated(pipe, GuidanceSkip(when="after", after=0.4, reuse=True, order=0)):
         pipe.unet.register_forward_pre_hook(before, with_kwargs=True, prepend=True)
         pipe.unet.register_forward_hook(lambda module, args, out: seen.append((out[0] if isinstance(out, tuple) else out.sample).clone()))
         models.picture(pipe, 5)

@@ -48,6 +48,16 @@ def takes_steps_as_it_likes(p: Any) -> bool:
     return "adaptive" in str(name or "").lower()
 
 
+def steps_of_schedule(p: Any, from_picture: bool) -> int:
+    """How many steps the schedule of the pass at hand has. from_picture: it begins with a picture, so late in that schedule."""
+    if not from_picture:
+        return p.steps
+    from modules import sd_samplers_common
+
+    asked = (getattr(p, "hr_second_pass_steps", 0) or p.steps) if getattr(p, "is_hr_pass", False) else None
+    return sd_samplers_common.setup_img2img_steps(p, asked)[0]
+
+
 def _loaded_model() -> Any:
     from modules import sd_models
 

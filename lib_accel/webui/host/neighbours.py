@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from torch import nn
 
 TITLE = "regional prompter"
 OFF = ("", "0", "false", "none")
+_BY_STEP = re.compile(r"<(?:lora|lyco):[^>]*@[^>]*>")
 
 
 def counting_rows(p: Any, unet: nn.Module) -> str | None:
@@ -26,6 +28,24 @@ def regional_prompter(p: Any, unet: nn.Module) -> bool:
 def controlnet_reference(unet: nn.Module) -> bool:
     """Whether ControlNet's reference modes (or its style align) are at work: they run blocks on as many rows as the first step had."""
     return any(_comes_from("controlnet", module, "_forward") for module in unet.modules())
+
+
+def controlnet_units(p: Any, params: Any) -> tuple[bool, ...]:
+    """Which of ControlNet's units act in the step of these callback parameters, as its own window says."""
+    done = params.sampling_step / max(params.total_sampling_steps, 1)
+    units: list[bool] = []
+    for script in getattr(getattr(p, "scripts", None), "alwayson_scripts", None) or ():
+        for unit in getattr(getattr(script, "latest_network", None), "control_params", None) or ():
+            begin, end = getattr(unit, "start_guidance_percent", 0.0), getattr(unit, "stop_guidance_percent", 1.0)
+            units.append(begin <= done <= end)
+    return tuple(units)
+
+
+def changing_loras(p: Any) -> str | None:
+    """Why steps are not like each other (a clause), or None: a prompt asks for weights of a LoRA by step, as LoRA Control has it."""
+    prompts = getattr(p, "all_prompts", None) or p.prompt
+    prompts = [prompts] if isinstance(prompts, str) else prompts or ()
+    return "a LoRA's weight changes from step to step" if any(_BY_STEP.search(str(prompt)) for prompt in prompts) else None
 
 
 def _is_asked_for(p: Any) -> bool:

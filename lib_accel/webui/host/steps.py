@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ...core.method import Method
+from ...core.method import CALL, ROWS, Method
 from ...core.rows import Row
 from ...engine.accelerator import Accelerator
 from ...methods.registry import of_known_rows
 from ..jobs.unguided import Unguided, why_guided
-from .rows import guidance_of, parts_of, rows_of, settled_from, sigma_of
+from .levels import Levels, scales_of
+from .neighbours import changing_loras, controlnet_units
+from .rows import guidance_of, parts_of, rows_of, settled_from
 
 LEFT_TO_HOST = "guidance was left to the WebUI where it skips the negative prompt itself (NGMS, Skip Early CFG)"
 AND_WEIGHTS = "guidance at scale 1 was kept: the weights of the AND prompts do not add up to 1"
@@ -23,7 +25,10 @@ class Steps:
     def __init__(self, accelerator: Accelerator, methods: Sequence[Method], drops_at_one: bool) -> None:
         self._accelerator, self._drops_at_one = accelerator, drops_at_one
         self._drops = any(method.declaration.known_rows for method in methods)
+        self._leaves_out = any(method.declaration.acts_on == ROWS for method in methods)
         self._asks_sigma = any(method.declaration.sigma(method) for method in methods)
+        self._levels = Levels() if self._asks_sigma else None
+        self._may_skip = any(method.declaration.acts_on == CALL for method in methods)
         self._unguided: Unguided | None = None
         self._expected: int | None = None
         self._trusts_rows = True
@@ -43,15 +48,17 @@ class Steps:
         parts = parts_of(denoiser)
         told = {
             "guidance": guidance_of(denoiser) if self._drops_at_one else None,
-            "sigma": sigma_of(denoiser, params) if self._asks_sigma else None,
             "settled": settled_from(denoiser, total),
             "guided_because": why_guided(denoiser, parts),
         }
+        if self._levels is not None:
+            told |= self._of_sampler(denoiser, params)
         if told["guidance"] is None and self._drops_at_one and denoiser.p.cfg_scale == 1:
             self.notes.add(AND_WEIGHTS)
         self._accelerator.step(index, total, rows, **told)
         if not any(row.role == "uncond" for row in rows):
-            self.notes.add(LEFT_TO_HOST)
+            if self._leaves_out:
+                self.notes.add(LEFT_TO_HOST)
             return
         plan = self._accelerator.row_plan(adds_direction=True)
         if plan is None:
@@ -61,6 +68,18 @@ class Steps:
         rows = rows[: sum(parts)] if branch == "cond" else [Row("uncond", i) for i, count in enumerate(parts) for _ in range(count)]
         self._expected = len(rows)
         self._accelerator.step(index, total, rows, dropped=True, **told)
+
+    def _of_sampler(self, denoiser: Any, params: Any) -> dict[str, Any]:
+        """What is told for methods that go by noise levels, or leave out whole steps; see `Accelerator.step`."""
+        sampler, sigma, sigmas = self._levels.at(denoiser, params)
+        told = {"sampler": sampler, "sigma": sigma, "sigmas": sigmas}
+        if not self._may_skip:
+            return told
+        return told | {
+            "scales": scales_of(denoiser),
+            "state": controlnet_units(denoiser.p, params),
+            "whole_because": changing_loras(denoiser.p),
+        }
 
     def end(self) -> str | None:
         """The step's U-Net calls are over. A clause when they were not as they were expected to be."""

@@ -14,7 +14,7 @@ class CFGDenoiser(nn.Module):
 
     def __init__(self, sampler):
         super().__init__()
-        self.sampler, self.p, self.step = sampler, None, 0
+        self.sampler, self.p, self.step, self.init_latent = sampler, None, 0, None
         self.steps = self.total_steps = self.image_cfg_scale = None
 
     def predict(self, x, sigma, cond):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import torch
 
 from modules import shared
@@ -11,6 +13,7 @@ SAMPLERS = {
     "Euler": lambda n: [1] * n,
     "Euler a": lambda n: [1] * n,
     # In the host as many as it likes.
+    "DPM++ 2M": lambda n: [1] * n,
     "DPM adaptive": lambda n: [1] * n,
     "LCM": lambda n: [1] * n,
     "Heun": lambda n: [2] * (n - 1) + [1],
@@ -60,7 +63,13 @@ class Sampler:
         from modules.sd_samplers_cfg_denoiser import CFGDenoiser
 
         self.name, self.last_latent, self.sampler_extra_args = name, None, {}
+        self.config, self.eta = SimpleNamespace(name=name, options={}), 0.0 if name in TIMESTEPS else 1.0
         self.model_wrap_cfg = CFGDenoiser(self)
+
+    def get_sigmas(self, p, steps):
+        # The host writes the schedule's name into PNG info here.
+        p.extra_generation_params["Schedule type"] = "Uniform"
+        return sigmas_of(len(range(0, 1000, 1000 // steps)) if self.name in TIMESTEPS else steps)
 
     def sample(self, p, x, conditioning, unconditional, image_conditioning=None):
         count = len(range(0, 1000, 1000 // p.steps)) if self.name in TIMESTEPS else p.steps
@@ -69,6 +78,7 @@ class Sampler:
 
     def sample_img2img(self, p, x, noise, conditioning, unconditional, steps=None, image_conditioning=None):
         steps, begin = setup_img2img_steps(p, steps)
+        self.model_wrap_cfg.init_latent = x
         sigmas = sigmas_of(steps)[steps - begin - (self.name not in TIMESTEPS) :]
         return self._run(p, x + noise * sigmas[0], sigmas, begin + 1, conditioning, unconditional, image_conditioning)
 

@@ -1,0 +1,53 @@
+"""The sampler of a diffusers pipeline and the noise levels that its scheduler goes through."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..core.samplers import Sampler
+from ..core.scheduler_classes import sampler_of_class
+
+
+class SchedulerLevels:
+    """Reads a scheduler once for every list of timesteps that it makes."""
+
+    def __init__(self) -> None:
+        self._of: tuple[Any, torch.Tensor | None] = (None, None)
+        self._read: tuple[Sampler | None, tuple[float, ...] | None] = (None, None)
+
+    def at(self, scheduler: Any) -> tuple[Sampler | None, tuple[float, ...] | None]:
+        """(the sampler, the noise level of each of its timesteps and where the last step ends); None for what cannot be known."""
+        timesteps = getattr(scheduler, "timesteps", None)
+        if scheduler is None or not isinstance(timesteps, torch.Tensor):
+            return None, None
+        if self._of[0] is not scheduler or self._of[1] is not timesteps:
+            self._of, self._read = (scheduler, timesteps), (sampler_of(scheduler), levels_of(scheduler))
+        return self._read
+
+
+def sampler_of(scheduler: Any) -> Sampler:
+    """What sampler a scheduler is. Classes that are not diffusers' own are not known, whatever their names are."""
+    made = type(scheduler)
+    config = getattr(scheduler, "config", None)
+    known = sampler_of_class(made.__name__, config) if made.__module__.startswith("diffusers.") else None
+    return known or Sampler(made.__name__, known=False)
+
+
+def levels_of(scheduler: Any) -> tuple[float, ...] | None:
+    """The noise level of each timestep, and where the last step ends: noise / signal, for flow matching the noise. None: not known."""
+    timesteps = scheduler.timesteps
+    sigmas = getattr(scheduler, "sigmas", None)
+    if isinstance(sigmas, torch.Tensor):
+        return tuple(sigmas.double().tolist()) if sigmas.ndim == 1 and len(sigmas) == len(timesteps) + 1 else None
+    table, steps = getattr(scheduler, "alphas_cumprod", None), getattr(scheduler, "num_inference_steps", None)
+    if not isinstance(table, torch.Tensor) or not steps or timesteps.is_floating_point() or not len(timesteps):
+        return None
+    # DDIM: the last step goes one stride further down, or to where the scheduler says that it ends.
+    before = int(timesteps[-1]) - len(table) // int(steps)
+    end = table[before] if before >= 0 else getattr(scheduler, "final_alpha_cumprod", None)
+    if end is None:
+        return None
+    squares = torch.cat([table[timesteps.cpu()].double(), torch.as_tensor(end).double().cpu().reshape(1)])
+    return tuple(((1 - squares) / squares).sqrt().tolist())

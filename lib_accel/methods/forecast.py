@@ -1,0 +1,131 @@
+"""Forecast: whole steps that need not run. What the U-Net would have predicted is continued from the calls before.
+
+Which calls run is decided for every picture while it is drawn (`core/error_control.py`), or by a fixed plan. Relatives: Spectrum
+(arXiv 2603.01623), TaylorSeer (arXiv 2503.06923), SADA (Jiang et al., arXiv 2507.17135), AB-Cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..core.fields import check, setting
+from ..core.method import CALL, Declaration, Kind, Method, Schedule
+from ..core.samplers import LEVELS, Control, Sampler, sampler_named
+from ..core.schedule import Window, acts_in
+from ..core.work import StepWork
+from .forecast_runner import ForecastRunner
+
+BY_SAMPLER = "by sampler"
+# Of a fixed plan: until sigma is about 3.
+FIXED_WARM_UP = 0.32
+SERVED = "forecast"
+
+
+@dataclass(frozen=True)
+class Forecast(Method):
+    """Settings of forecasting whole steps. SettingError when one is out of range.
+
+    level: how far a picture may drift, ``careful`` | ``middle`` | ``fast``; what that means in numbers depends on the sampler.
+    every: after the warm-up only every such step runs, whatever the picture; for Euler, DDIM and Euler a. 0 (default): decided for each
+    picture by how far off forecasts of it were so far, which is nearer to the full run.
+
+    Rarely changed:
+    tolerance: the error that steps forecast in a row may add up to, in place of the level's; 0: the level's. Higher: faster.
+    largest_gap: how many steps in a row may be forecast, in place of the level's; 0: the level's. Higher: faster.
+    warm_up: part of the steps that always run first, at least 5 steps; 0: by the sampler. Lower: faster.
+    warm_sigma: all steps run until the noise level is down to this; 0: does not count.
+    last: steps that always run at the end; -1: by the sampler.
+    order: 1 continues along the line through the last two predictions, 0 holds the last, 0.5 is half way; ``by sampler`` is best.
+    window: (start, end) in fractions of the pass in which steps may be forecast.
+
+    It takes the sampler and its noise levels to act: diffusers' schedulers and the WebUI tell them, for a bare U-Net whoever calls
+    `Accelerator.step` does. With samplers for which no forecast was found to be better than fewer steps all steps run.
+    """
+
+    declaration = Declaration(
+        acts_on=CALL,
+        kinds=(Kind(SERVED, "step forecast", "#4a7fb5"),),
+        later="which steps are forecast is decided for each picture while it is drawn; shown is what is typical",
+        group="forecast",
+        title="Forecast",
+        hint="on: whole steps are forecast where the picture allows it",
+        settings=("level", "every", "tolerance", "largest_gap", "warm_up", "warm_sigma", "last", "order"),
+        rare=("tolerance", "largest_gap", "warm_up", "warm_sigma", "last", "order"),
+        known_rows=True,
+        sigma=lambda config: True,
+        check_steps=(8, 10),
+    )
+
+    level: str = setting("middle", "choice", "Level", "careful: nearest to the full picture; fast: fewest steps", choices=LEVELS)
+    every: int = setting(0, "integer", "Run every", "steps, whatever the picture; higher: faster; 0: decided for each picture", 0, 10)
+    tolerance: float = setting(0.0, "number", "Tolerance", "higher: faster, further from full; 0: the level's", 0, 1000, step=0.0025)
+    largest_gap: int = setting(0, "integer", "Largest gap", "steps forecast in a row; higher: faster; 0: the level's", 0, 10)
+    warm_up: float = setting(0.0, "number", "Warm-up", "part of the steps that always run first; 0: by the sampler", 0, 1)
+    warm_sigma: float = setting(0.0, "number", "Warm-up sigma", "all steps run until the noise is down to this; 0: does not count", 0)
+    last: int = setting(-1, "integer", "Last steps", "that always run; higher: slower; -1: by the sampler", -1, 1000)
+    order: str | float = setting(
+        BY_SAMPLER, "choice", "Order", "1: along a line, 0: the last again; by sampler is best", choices=(BY_SAMPLER, 0, 0.5, 1)
+    )
+    window: Window = setting((0.0, 1.0), "window", "Forecast window", "part of the pass in which steps may be forecast")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def runner(self) -> ForecastRunner:
+        return ForecastRunner(self)
+
+    def control(self, sampler: Sampler) -> Control:
+        """Tolerance and largest gap with ``sampler``, which can be forecast."""
+        level = sampler.forecasting.levels[self.level]
+        return Control(self.tolerance or level.tolerance, self.largest_gap or level.largest_gap, level.calls)
+
+    def order_of(self, sampler: Sampler) -> float:
+        """Of the forecast with ``sampler``, which can be forecast."""
+        return sampler.forecasting.order if self.order == BY_SAMPLER else float(self.order)
+
+    def is_fixed(self, sampler: Sampler) -> bool:
+        """Whether which steps run is a fixed plan."""
+        return self.every > 0 and sampler.forecasting.fixed
+
+    def steps_between(self, sampler: Sampler, steps: int, sigmas: Sequence[float] | None = None) -> range:
+        """The steps of a pass of ``steps`` that need not always run. sigmas: its noise levels, where they are known."""
+        rules = sampler.forecasting
+        part = self.warm_up or (FIXED_WARM_UP if self.is_fixed(sampler) else None)
+        first = rules.first(steps, part)
+        if sigmas is not None and self.warm_sigma:
+            first = max(first, sum(sigma > self.warm_sigma for sigma in sigmas[:steps]))
+        last = 1 if self.is_fixed(sampler) else rules.last if sigmas is None else rules.last_of(sigmas)
+        last = self.last if self.last >= 0 else last
+        return range(first, max(steps - last, first))
+
+    def schedule(self, steps: int, scale: float | None = None, sampler: str = "", run: Sequence[int] | None = None) -> Schedule:
+        told = range(steps) if run is None else run
+        known = sampler_named(sampler)
+        served: set[int] = set()
+        if known is not None and known.forecasting is not None:
+            between = self.steps_between(known, steps)
+            if self.is_fixed(known):
+                served = {step for step in between if (step - between.start) % self.every != self.every - 1}
+            else:
+                served = _spread(between, steps - round(self.control(known).calls * steps / 25))
+        served = {step for step in served if acts_in(self.window, step, steps)}
+        fixed = known is not None and known.forecasting is not None and self.is_fixed(known)
+        return Schedule(tuple((SERVED,) if step in served else () for step in told), later=not fixed and bool(served))
+
+    def spare_step(self, work: StepWork, kinds: tuple[str, ...]) -> None:
+        if SERVED in kinds:
+            work.rows = 0.0
+
+    def without_fixed_steps(self) -> None:
+        """Such samplers choose their noise levels themselves."""
+
+    @classmethod
+    def example(cls) -> Forecast:
+        return cls(every=2)
+
+
+def _spread(between: range, count: int) -> set[int]:
+    """About ``count`` of these steps, evenly."""
+    count = min(max(count, 0), len(between))
+    return {between[int((place + 0.5) * len(between) / count)] for place in range(count)}

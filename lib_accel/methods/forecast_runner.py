@@ -1,0 +1,263 @@
+"""Forecasting at work on one U-Net: what is kept of each row, what is served, and one decision per picture and step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ..core.error_control import ErrorControl
+from ..core.noise import Noise
+from ..core.row_history import RowHistory
+from ..core.rows import Layout, Row
+from ..core.schedule import waiting_for_prompts
+from ..engine.contract import Moment, Runner
+from .guided_error import GuidedError, picture_of
+
+# The U-Net's whole output, as a place of `RowHistory`.
+OUTPUT = "output"
+NO_SAMPLER = "nobody told the sampler"
+NO_SIGMA = "nobody told the noise levels"
+
+
+class ForecastRunner(Runner):
+    """Forecasting at work. One pass: its sampler, its noise levels, what rows predicted, and how far off forecasts of pictures were."""
+
+    # Windows say where steps may be forecast; what went before is learnt from all the same.
+    window = (0.0, 1.0)
+    serves_calls = True
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.reset()
+
+    def reset(self) -> None:
+        self._history = RowHistory(depth=2)
+        self._pictures: dict[int, ErrorControl] = {}
+        # The step that the pass, or what is known of it, began with.
+        self._begin: int | None = None
+        self._sigma: float | None = None
+        # The prompts of the step before, and of this one so far.
+        self._prompts_before: frozenset[tuple] | None = None
+        self._prompts: set[tuple] = set()
+        # Of the step at hand: whether something may be served or learnt, who is served, and what was.
+        self._may_serve = self._learns = False
+        self._decided: dict[int, bool] = {}
+        self._handed: set[int] = set()
+        self._served: set[int] = set()
+        self._ran = GuidedError(0)
+        # What the step ran in whole because its rows could not be cut.
+        self._uncut: str | None = None
+
+    # -- steps -------------------------------------------------------------------------------------------------------------
+
+    def begin_step(self, moment: Moment) -> None:
+        self._decided, self._served, self._prompts, self._uncut = {}, set(), set(), None
+        self._ran = GuidedError(moment.step.index)
+        self._may_serve = self._learns = False
+        reason = self._why_not(moment)
+        if reason is not None:
+            self.account.note(f"no step was forecast: {reason}")
+            self._forget()
+            return
+        index, sigma = moment.step.index, self._level(moment)
+        if index < moment.settled:
+            self.account.note(waiting_for_prompts("forecasting", moment.settled, moment.step.total))
+            self._forget()
+            return
+        if self._sigma is not None and sigma >= self._sigma and not moment.evaluation:
+            self._forget()
+        if self._begin is None:
+            self._begin = index
+        self._sigma, self._learns = sigma, True
+        between = self._between(moment)
+        self._may_serve = index in between and moment.step.within(self.config.window)
+        if not between:
+            self.account.is_idle(f"a pass of {self._steps(moment)} steps is too short: its first {between.start} and last steps always run")
+
+    def end_step(self) -> None:
+        for image in self._served:
+            control = self._pictures.get(image)
+            if control is not None:
+                control.served(self._ran.step)
+        for image in self._ran.pictures - self._served:
+            control = self._pictures.get(image)
+            if control is not None:
+                control.ran(self._ran.step, self._ran.of(image))
+        if self._uncut and self._ran.pictures:
+            self.account.note(f"pictures that needed no call were run with the others: {self._uncut}")
+        prompts = frozenset(self._prompts)
+        if prompts and self._prompts_before is not None and prompts != self._prompts_before:
+            self._forget()
+        self._prompts_before = prompts or self._prompts_before
+
+    def end_pass(self) -> None:
+        if not any(self.account.served_steps.values()) and not self.account.idle:
+            self.account.is_idle("forecasts were too far off in every step")
+        self._forget()
+
+    # -- calls -------------------------------------------------------------------------------------------------------------
+
+    def begin_call(self, moment: Moment) -> None:
+        self._prompts |= {(row.key, row.weight) for row in moment.rows if row.role == "cond"}
+        key = (moment.sample.shape[1:], moment.predicts, moment.guidance, moment.state)
+        if self._history.under(key):
+            self._forget()
+            self._begin, self._may_serve = moment.step.index, False
+
+    def serve_output(self, moment: Moment, rows: tuple[int, ...]) -> Mapping[int, torch.Tensor] | None:
+        self._handed = set()
+        if _is_beside(moment):
+            return None
+        if not self._may_serve or moment.evaluation or moment.whole_because:
+            if moment.whole_because:
+                self.account.note(f"no step was forecast: {moment.whole_because}")
+            return None
+        wanted = tuple(index for index in rows if self._serves(moment, moment.rows[index]))
+        if wanted and wanted != rows:
+            self._uncut = moment.obstacle()
+            if self._uncut:
+                return None
+        served: dict[int, torch.Tensor] = {}
+        noise = self._noise(moment)
+        for index in wanted:
+            kept = self._history.at(OUTPUT, [moment.rows[index]], self._level(moment), self._order(moment))
+            served[index] = self._given_back(moment, kept, noise, moment.sample[index : index + 1])[0]
+        self._handed = set(served)
+        return served
+
+    def end_call(self, moment: Moment, prediction: torch.Tensor, ran: tuple[int, ...]) -> None:
+        if not self._learns or moment.evaluation or _is_beside(moment):
+            return
+        for index in self._handed - set(ran):
+            image = picture_of(moment.rows[index])
+            self._served.add(image)
+            self.account.served(moment.pass_and_step, max(image, 0))
+        if not ran:
+            return
+        rows = Layout(moment.rows[index] for index in ran)
+        for row in rows:
+            self.account.served(moment.pass_and_step, max(picture_of(row), 0), ran=True)
+        taken = list(ran)
+        values = self._kept(moment, prediction[taken], self._noise(moment), moment.sample[taken])
+        if values is None:
+            self._learns = self._may_serve = False
+            self.account.note(f"no step was forecast: {NO_SIGMA}")
+            return
+        level = self._level(moment)
+        errors = self._errors(moment, rows, values, level)
+        self._ran.add(moment, rows, errors)
+        self._history.put(OUTPUT, rows, values, level)
+        for row in rows:
+            self._pictures.setdefault(picture_of(row), self._new_control(moment))
+        self.account.keeps(self._history.nbytes)
+
+    # -- decisions ---------------------------------------------------------------------------------------------------------
+
+    def _why_not(self, moment: Moment) -> str | None:
+        """Why nothing of this pass may be forecast (a clause), or None."""
+        sampler = moment.sampler
+        if sampler is None:
+            return NO_SAMPLER
+        if sampler.off:
+            return sampler.off
+        if self._steps(moment) is None:
+            return "nobody told how many steps there are"
+        if not self.config.is_fixed(sampler):
+            if self.config.every:
+                self.account.note(f"{sampler.name} is decided for each picture: fixed plans are for samplers of the first order")
+            if moment.sigmas is None:
+                return NO_SIGMA
+            if not moment.rows.known and moment.guidance is None:
+                return "nobody told whose rows these are"
+        if moment.sigmas is not None and not 0 <= moment.step.index < len(moment.sigmas) - 1:
+            return "the pass has more steps than noise levels were told"
+        if self._level(moment) is None:
+            return NO_SIGMA
+        return None
+
+    def _serves(self, moment: Moment, row: Row) -> bool:
+        """Whether ``row`` is served: its picture needs no call, and it ran whenever its picture did last."""
+        image = picture_of(row)
+        if image not in self._decided:
+            self._decided[image] = self._needs_no_call(moment, image)
+        if not self._decided[image]:
+            return False
+        kept = self._history.newest(OUTPUT, row, 2)
+        needed = 2 if self._order(moment) else 1
+        return len(kept) >= needed and kept[0].coordinate == self._newest_level(image)
+
+    def _needs_no_call(self, moment: Moment, image: int) -> bool:
+        sampler, index = moment.sampler, moment.step.index
+        if self.config.is_fixed(sampler):
+            return (index - self._between(moment).start) % self.config.every != self.config.every - 1
+        control = self._pictures.get(image)
+        return control is not None and control.may_serve(index)
+
+    def _newest_level(self, image: int) -> float | None:
+        rows = (row for row in self._history.rows(OUTPUT) if picture_of(row) == image)
+        return min((self._history.newest(OUTPUT, row)[0].coordinate for row in rows), default=None)
+
+    def _errors(self, moment: Moment, rows: Layout, values: torch.Tensor, level: float) -> torch.Tensor | None:
+        """How far off forecasts of ``rows`` were [rows, channels, h, w]; None where it takes more calls to tell, or decides nothing."""
+        index, order = moment.step.index, self._order(moment)
+        if self.config.is_fixed(moment.sampler) or index + 1 not in self._between(moment):
+            return None
+        if any(len(self._history.newest(OUTPUT, row, 2)) < (2 if order else 1) for row in rows):
+            return None
+        forecast = self._history.at(OUTPUT, rows, level, order)
+        return None if forecast is None or forecast.shape != values.shape else forecast - values
+
+    def _new_control(self, moment: Moment) -> ErrorControl:
+        sampler = moment.sampler
+        sigmas = moment.sigmas or ()
+        return ErrorControl(sampler, sigmas, self.config.control(sampler), self._order(moment))
+
+    # -- the pass ----------------------------------------------------------------------------------------------------------
+
+    def _forget(self) -> None:
+        self._history.clear()
+        self._pictures.clear()
+        self._begin = self._sigma = self._prompts_before = None
+
+    def _steps(self, moment: Moment) -> int | None:
+        return moment.step.total if moment.sigmas is None else len(moment.sigmas) - 1
+
+    def _between(self, moment: Moment) -> range:
+        """The steps that need not always run. What began late in the pass warms up anew."""
+        begin = self._begin or 0
+        left = None if moment.sigmas is None else moment.sigmas[begin:]
+        between = self.config.steps_between(moment.sampler, self._steps(moment) - begin, left)
+        return range(between.start + begin, between.stop + begin)
+
+    def _order(self, moment: Moment) -> float:
+        return self.config.order_of(moment.sampler)
+
+    def _level(self, moment: Moment) -> float | None:
+        """The noise level of the step, from the list that the sampler goes through."""
+        return moment.noise().sigma if moment.sigmas is None else moment.sigmas[moment.step.index]
+
+    # -- what is kept ------------------------------------------------------------------------------------------------------
+
+    def _noise(self, moment: Moment) -> Noise:
+        return Noise(moment.predicts, self._level(moment))
+
+    def _kept(self, moment: Moment, prediction: torch.Tensor, noise: Noise, x: torch.Tensor) -> torch.Tensor | None:
+        """``prediction`` as it is continued. Latents may have more channels (inpainting), and so may predictions (PixArt's variance)."""
+        channels = min(prediction.shape[1], x.shape[1])
+        turn = noise.as_picture if moment.sampler.forecasting.of == "picture" else noise.as_derivative
+        turned = turn(prediction[:, :channels], x[:, :channels])
+        return None if turned is None else torch.cat([turned, prediction[:, channels:].to(turned)], 1)
+
+    def _given_back(self, moment: Moment, kept: torch.Tensor, noise: Noise, x: torch.Tensor) -> torch.Tensor:
+        """What was kept as ``x``'s prediction."""
+        channels = min(kept.shape[1], x.shape[1])
+        turn = noise.from_picture if moment.sampler.forecasting.of == "picture" else noise.from_derivative
+        turned = turn(kept[:, :channels], x[:, :channels])
+        return torch.cat([turned, kept[:, channels:].to(turned)], 1)
+
+
+def _is_beside(moment: Moment) -> bool:
+    """Whether this is a call of unknown rows in a pass whose steps come from a pipeline: somebody's in a callback, or a tile."""
+    return not moment.rows.known and moment.step.source != "host"

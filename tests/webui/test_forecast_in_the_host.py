@@ -1,0 +1,111 @@
+"""Forecast in the host double: what the host tells of its sampler, and which steps run."""
+
+import pytest
+from guided import rows_run
+from harness import same
+from stepping import last_report, methods_of
+
+FORECAST = {"enabled": True, "preset": "Custom", "auto": False, "forecast.on": True}
+PLAN = FORECAST | {"forecast.every": 2}
+FREE = FORECAST | {"forecast.tolerance": 1000, "forecast.largest_gap": 1, "forecast.last": 1}
+STEPS = 10
+
+
+def rows_run_by_step(host, accel, **fields):
+    """How many rows every step of a job really runs."""
+    steps, unet = [], host.shared.sd_model.model.diffusion_model
+    seen = rows_run(unet)
+    host.callbacks.callbacks["cfg_denoiser"].insert(0, ("counting", lambda params: steps.append(len(seen))))
+    try:
+        done = host.job(accel=accel, **({"steps": STEPS} | fields))
+    finally:
+        host.callbacks.callbacks["cfg_denoiser"].pop(0)
+    ends = [*steps[1:], len(seen)]
+    return [sum(seen[begin:end]) for begin, end in zip(steps, ends)], done
+
+
+def notes(host):
+    return " ".join(methods_of(host)[-1]["notes"])
+
+
+@pytest.mark.parametrize("sampler", ["Euler", "Euler a"])
+def test_a_fixed_plan(host, sampler):
+    rows, done = rows_run_by_step(host, PLAN, sampler_name=sampler)
+    assert rows == [2, 2, 2, 2, 2, 0, 2, 0, 2, 2]
+    assert "2 of 10 steps forecast" in done.comments and "MiB kept" in done.comments
+    assert not host.errors.reports
+    assert done.infotexts[0].count("Accel forecast") >= 1
+
+
+@pytest.mark.parametrize("sampler", ["Euler", "DPM++ 2M"])
+@pytest.mark.parametrize("options", [{}, {"batch_cond_uncond": False}], ids=["together", "apart"])
+def test_error_control(host, sampler, options):
+    host.shared.opts.data.update(options)
+    rows, _ = rows_run_by_step(host, FREE, sampler_name=sampler, batch_size=2)
+    assert rows == [4, 4, 4, 4, 4, 0, 4, 0, 4, 4]
+    served = methods_of(host)[0]["served"]
+    assert [(one["picture"], one["steps"]) for one in served] == [(0, [5, 7]), (1, [5, 7])]
+
+
+@pytest.mark.parametrize("prompt", ["a AND b :0.5", ["a AND b", "c"], "a prompt of many words"])
+def test_other_prompts(host, prompt):
+    rows, _ = rows_run_by_step(host, FREE, prompt=prompt, batch_size=2)
+    assert [not count for count in rows] == [step in (5, 7) for step in range(STEPS)]
+
+
+def test_the_hires_pass_has_its_own_warm_up(host):
+    rows, _ = rows_run_by_step(host, PLAN, enable_hr=True, hr_second_pass_steps=8, denoising_strength=0.7)
+    assert rows[:10] == [2, 2, 2, 2, 2, 0, 2, 0, 2, 2] and rows[10:] == [2, 2, 2, 2, 2, 0, 2, 2]
+    assert [len(one["report"]["methods"][0]["served"]) for one in last_report(host)["passes"]] == [1, 1]
+
+
+def test_image_to_image_says_when_there_is_nothing_to_save(host):
+    rows, _ = rows_run_by_step(host, PLAN, tab="img2img", denoising_strength=0.4)
+    assert set(rows) == {2} and "too short" in methods_of(host)[0]["idle"]
+    rows, _ = rows_run_by_step(host, PLAN, tab="img2img", denoising_strength=0.8, steps=12)
+    assert 0 in rows
+
+
+def test_prompts_that_change(host):
+    """Nothing is continued over a change."""
+    rows, _ = rows_run_by_step(host, FREE, prompt="a [b:c:0.3]", steps=14)
+    assert all(rows[:9]) and 0 in rows[9:]
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"sampler_name": "DPM adaptive"}, None),
+        ({"sampler_name": "Heun"}, "2 times a step"),
+        ({"sampler_name": "UniPC"}, "noise levels"),
+        ({"prompt": "a <lora:style:0.2@0,1@0.5>"}, "LoRA's weight changes"),
+    ],
+)
+def test_where_every_step_runs(host, fields, why):
+    plain = host.job(steps=STEPS, **fields)
+    rows, done = rows_run_by_step(host, FREE, **fields)
+    assert all(rows) and same(done, plain)
+    if why is None:
+        assert "Forecast is off" in done.comments
+    else:
+        assert why in notes(host)
+
+
+def test_units_of_controlnet_that_begin_and_end(host):
+    """The steps of a change run, and what went before is not continued."""
+
+    class Unit:
+        start_guidance_percent, stop_guidance_percent = 0.0, 0.45
+
+    script = host.runners["txt2img"].alwayson_scripts[0]
+    script.latest_network = type("Network", (), {"control_params": [Unit()]})()
+    rows, _ = rows_run_by_step(host, FREE, steps=16)
+    assert [step for step, count in enumerate(rows) if not count][:2] == [5, 7]
+    assert all(rows[8:13])
+
+
+def test_off_is_exact_after_it(host):
+    before = host.job(steps=STEPS)
+    host.job(steps=STEPS, accel=PLAN)
+    assert same(host.job(steps=STEPS), before)
+    assert "forward" not in vars(host.shared.sd_model.model.diffusion_model)
