@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..core.conditions import tensors_in
 from ..core.row_slicing import cut_rows
 from ..core.sites import PARTS, Site
 from ..core.stages import Stage
@@ -119,6 +120,11 @@ class Backend:
 
         has_context = context is not None and context is not x
         return LayerCall(x, own, with_tokens, has_context, context if has_context else None)
+
+    def texts_of(self, unet: nn.Module, args: tuple, kwargs: dict) -> tuple[torch.Tensor, ...]:
+        """What a U-Net call is steered by: texts and whatever belongs to them, tensors [rows, ...]."""
+        context = args[2] if len(args) > 2 else kwargs.get(self.context_name)
+        return tensors_in(context, kwargs.get("y"))
 
     def rows_obstacle(self, unet: nn.Module, args: tuple, kwargs: dict, count: int, by_host: bool) -> str | None:
         """Why the ``count`` rows of a U-Net call may not be cut (a clause), or None: all that takes part works row by row.

@@ -87,6 +87,9 @@ class DiffusersBackend(Backend):
             return (prediction,)
         return _output_class(unet)(sample=prediction)
 
+    def texts_of(self, unet: nn.Module, args: tuple, kwargs: dict) -> tuple[torch.Tensor, ...]:
+        return row_safety.texts_of(unet, args, kwargs)
+
     def rows_obstacle(self, unet: nn.Module, args: tuple, kwargs: dict, count: int, by_host: bool) -> str | None:
         return row_safety.obstacle(unet, args, kwargs, count, by_host)
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..core.conditions import tensors_in
 from ..core.row_slicing import cut_rows
 from . import known
 
@@ -46,6 +47,8 @@ ROWS = frozenset(
         "cross_attention_kwargs.gligen.masks",
     }
 )
+# Those of them that say what is drawn.
+TEXTS = frozenset({"encoder_hidden_states", "class_labels", "added_cond_kwargs.text_embeds", "added_cond_kwargs.image_embeds"})
 # Arguments that are the same for all rows.
 WHOLE = frozenset({"return_dict", "cross_attention_kwargs.scale", "cross_attention_kwargs.ip_adapter_masks"})
 _DICTS = ("added_cond_kwargs", "cross_attention_kwargs", "cross_attention_kwargs.gligen")
@@ -68,6 +71,11 @@ def cut(unet: nn.Module, args: tuple, kwargs: dict, count: int, keep: Sequence[i
     names = _positional(type(unet))
     given = tuple(_cut_value(name, value, count, keep) for name, value in zip(names, args))
     return given, {name: _cut_value(name, value, count, keep) for name, value in kwargs.items()}
+
+
+def texts_of(unet: nn.Module, args: tuple, kwargs: dict) -> tuple[torch.Tensor, ...]:
+    """What a call is steered by: texts, pooled texts, image prompts, classes."""
+    return tensors_in(*(value for name, value in _named(unet, args, kwargs) if name in TEXTS))
 
 
 # -- arguments -------------------------------------------------------------------------------------------------------------------

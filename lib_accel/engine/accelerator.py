@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ..backends import backend_for
+from ..core.conditions import Conditions, adapters_of
 from ..core.derivatives import why_derivatives
 from ..core.errors import in_words, strict
 from ..core.placeholder import Placeholder
@@ -25,7 +26,7 @@ from ..core.threads import is_inside
 from .auto import AutoChoice
 from .call_forward import CallForward
 from .call_plan import Means, OpenCall, plan_call
-from .contract import HostTraits, UNetCall
+from .contract import HostTraits, Moment, UNetCall
 from .copying import clean_copies, drop_clean_copies
 from .dispatch import refuse_meetings, runner_of, wanted_sites
 from .guard import guarded
@@ -73,9 +74,11 @@ class Accelerator:
         self._where, self._course = self._host.where, self._host.course
         self._auto = AutoChoice(_auto_default() if auto is None else auto, self._traits.fused_kernel())
         self._watch = Stopwatch()
+        self._conditions = Conditions()
         self._calls = self._calls_served = self._rows = self._rows_run = self._rows_served = self._stages_served = 0
         self._steps: set[tuple[int, int]] = set()
         self._stood_down: set[str] = set()
+        self._removed = False
         self._arming: Arming | None = None
         self._open: OpenCall | None = None
         self._thread: int | None = None
@@ -85,6 +88,7 @@ class Accelerator:
 
         before = accelerator_of(unet)
         if before is not None:
+            before._stood_down.add("another accelerator took this one's place on the U-Net")
             before.remove()
         if self._runners:
             self._handles = [
@@ -142,6 +146,10 @@ class Accelerator:
 
     def remove(self) -> None:
         """Take everything back. The model is then as it was; `report` stays valid. Does nothing the second time."""
+        if self._removed:
+            # Another accelerator may be at work by now; what is on the layers is its own.
+            return
+        self._removed = True
         self.sweep()
         # A call under way that runs on fewer rows still needs its post-hook.
         handles, self._handles = self._handles, self._handles[1:] if self._open is not None and self._open.plan.leaves_rows_out else []
@@ -159,6 +167,7 @@ class Accelerator:
             if _ACCELERATORS.get(unet) is self:
                 del _ACCELERATORS[unet]
         self._course.forget()
+        self._conditions.clear()
 
     def __enter__(self) -> Accelerator:
         return self
@@ -222,6 +231,7 @@ class Accelerator:
         output = opened.finish(output)
         if self._where.ends_pass:
             self._course.end_pass()
+            self._conditions.clear()
         return output
 
     def _means(self, args: tuple, kwargs: dict) -> Means:
@@ -264,6 +274,7 @@ class Accelerator:
         moment = self._where.at_call(self._unet(), sample, self._backend.timestep_of(args, kwargs))
         by_host = moment.step.source == "host"
         moment = replace(moment, obstacle=lambda: self._backend.rows_obstacle(self._unet(), args, kwargs, len(sample), by_host))
+        self._compare_conditions(moment, args, kwargs)
         active = self._course.at(moment)
         self._steps.add(moment.pass_and_step)
         self._calls += 1
@@ -297,6 +308,18 @@ class Accelerator:
             self._arming.arm_stages(wanted)
         self._arming.arm(wanted_sites(self._unet(), self._sites, active, self._finest, self._backend, self._traits, self._auto, sample))
         return given
+
+    def _compare_conditions(self, moment: Moment, args: tuple, kwargs: dict) -> None:
+        """Let go of what was kept under other prompts or adapters. Hosts that tell steps say themselves from when on prompts stay."""
+        if moment.step.new_pass:
+            self._conditions.clear()
+        if moment.step.source == "host":
+            return
+        unet = self._unet()
+        changed = self._conditions.changed(moment.rows, self._backend.texts_of(unet, args, kwargs), adapters_of(unet))
+        if changed:
+            self._course.let_go()
+            self._stood_down.add(f"what was kept was let go when {' and '.join(changed)} changed in mid-pass")
 
     # -- the account -------------------------------------------------------------------------------------------------------
 

@@ -184,6 +184,8 @@ class Runner:
     serves_calls = False
     # Whether cut_stages, serve_stage or observe_stage want anything.
     serves_stages = False
+    # Whether what it keeps outlives a change of the prompts or adapters in mid-pass; otherwise `reset` comes then.
+    outlives_prompts = False
     # Whether it adds something of its own to rows that it dropped; a host that drops rows itself has to ask for it (`direction`).
     changes_fill = False
 

@@ -58,6 +58,13 @@ class Course:
             with guarded([runner]):
                 runner.end_pass()
 
+    def let_go(self) -> None:
+        """What was kept was kept under other prompts or adapters. Before `at`, which decides on what is left."""
+        for runner in self._runners:
+            if not runner.outlives_prompts:
+                with guarded([runner]):
+                    runner.reset()
+
     def forget(self) -> None:
         """Whatever is open is over, and what was kept is freed."""
         self.end_pass()

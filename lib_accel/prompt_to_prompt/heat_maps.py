@@ -60,6 +60,7 @@ class HeatRunner(Runner):
 
     observes = True
     ability = PLAIN
+    outlives_prompts = True
     window = (0.0, 1.0)
 
     def __init__(self, config: HeatMaps) -> None:

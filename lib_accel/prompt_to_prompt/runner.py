@@ -34,6 +34,7 @@ class PromptToPromptRunner(Runner):
     computes = frozenset({"attn1", "attn2"})
     exclusive = True
     ability = PLAIN
+    outlives_prompts = True
     window = (0.0, 1.0)
 
     def __init__(self, config: PromptToPrompt) -> None:

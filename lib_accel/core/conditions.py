@@ -1,0 +1,100 @@
+"""Under what the calls of a pass run, row by row: texts and adapters. What methods keep belongs to it."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from .rows import Layout
+
+# A tensor as it was seen, and its version: tensors may be changed in place.
+Seen = tuple[torch.Tensor, int]
+
+
+class Conditions:
+    """Remembers the last texts of every row and the last adapters, and tells when they changed in mid-pass."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """A pass begins."""
+        self._rows: dict[Hashable, tuple[tuple[Seen, ...], int]] = {}
+        self._adapters: Hashable = None
+        self._empty = True
+
+    def changed(self, rows: Layout, texts: Iterable[torch.Tensor], adapters: Hashable) -> tuple[str, ...]:
+        """What differs from before, in words: ``the prompts``, ``the adapters``.
+
+        rows: those of the call. texts: what steers it, tensors [rows, ...] (others are the same for all rows). adapters: see `adapters_of`.
+        Tensors are compared by identity, and by value only where that differs.
+        """
+        now = tuple((text, _version(text)) for text in texts)
+        told = []
+        for index, row in enumerate(rows):
+            kept = self._rows.get(row.key)
+            if kept is not None and not told and not _same_row(kept, (now, index)):
+                told.append("the prompts")
+            self._rows[row.key] = (now, index)
+        if not self._empty and adapters != self._adapters:
+            told.append("the adapters")
+        self._adapters, self._empty = adapters, False
+        return tuple(told)
+
+
+def adapters_of(unet: nn.Module) -> Hashable:
+    """Which LoRA layers (peft's) and image prompts (IP-Adapter's) act on ``unet``, and how strongly; None where it has none."""
+    lora = getattr(unet, "peft_config", None) is not None
+    image = getattr(unet, "encoder_hid_proj", None) is not None
+    if not (lora or image):
+        return None
+    found: list[Hashable] = []
+    for name, module in unet.named_modules():
+        if lora and isinstance(getattr(module, "scaling", None), dict) and hasattr(module, "active_adapters"):
+            at_work = (str(module.active_adapters), str(getattr(module, "merged_adapters", ())), getattr(module, "disable_adapters", False))
+            found.append((name, at_work, str(module.scaling)))
+        processor = getattr(module, "processor", None) if image else None
+        if processor is not None and "IPAdapter" in type(processor).__name__:
+            found.append((name, str(getattr(processor, "scale", None))))
+    return tuple(found)
+
+
+def tensors_in(*values: Any) -> tuple[torch.Tensor, ...]:
+    """The tensors in ``values``, nested as they come."""
+    found: list[torch.Tensor] = []
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            found.append(value)
+        elif isinstance(value, dict):
+            found += tensors_in(*value.values())
+        elif isinstance(value, (list, tuple)):
+            found += tensors_in(*value)
+    return tuple(found)
+
+
+def _same_row(one: tuple[tuple[Seen, ...], int], other: tuple[tuple[Seen, ...], int]) -> bool:
+    (before, at), (now, index) = one, other
+    if len(before) != len(now):
+        return False
+    for (old, old_version), (new, version) in zip(before, now):
+        if old is new and at == index:
+            if old_version != version:
+                # Changed in place, and what it was is gone.
+                return False
+            continue
+        mine, others = (_row_of(old, at), _row_of(new, index))
+        if mine.shape != others.shape or mine.dtype != others.dtype or mine.device != others.device or not torch.equal(mine, others):
+            return False
+    return True
+
+
+def _row_of(text: torch.Tensor, index: int) -> torch.Tensor:
+    return text[index] if text.ndim and text.shape[0] > index else text
+
+
+def _version(tensor: torch.Tensor) -> int:
+    """Counts changes in place; tensors made in inference mode do not tell."""
+    return -1 if tensor.is_inference() else tensor._version

@@ -1,0 +1,98 @@
+"""Prompts and adapters that change in mid-pass: what was kept under the others is let go, and the report says so."""
+
+import models
+import pytest
+import torch
+
+from lib_accel import TGate, accelerated
+
+GATE = TGate(gate=0.25)
+TOLD = "what was kept was let go when {} changed in mid-pass"
+
+
+def at(index, change):
+    def callback(pipe, step, timestep, tensors):
+        return (change(pipe, tensors) or {}) if step == index else {}
+
+    return {"callback_on_step_end": callback, "callback_on_step_end_tensor_inputs": ["prompt_embeds"]}
+
+
+def stood_down(accelerator):
+    return accelerator.report().as_dict()["stood_down"]
+
+
+def new_texts(pipe, tensors):
+    return {"prompt_embeds": tensors["prompt_embeds"].flip(-1)}
+
+
+def in_place(pipe, tensors):
+    tensors["prompt_embeds"].mul_(-1)
+
+
+def equal_texts(pipe, tensors):
+    return {"prompt_embeds": tensors["prompt_embeds"].clone()}
+
+
+def guidance_off(pipe, tensors):
+    pipe._guidance_scale = 0.0
+    return {"prompt_embeds": tensors["prompt_embeds"].chunk(2)[-1]}
+
+
+@pytest.mark.parametrize("change, acts", [(new_texts, True), (in_place, True), (equal_texts, False), (guidance_off, False)])
+def test_prompts_changed_after_the_gate(change, acts):
+    pipe = models.pipeline()
+    with accelerated(pipe, GATE) as accelerator:
+        gated = models.picture(pipe, 8)
+        changed = models.picture(pipe, 8, **at(4, change))
+    assert torch.equal(changed, gated) is not acts
+    assert stood_down(accelerator) == ([TOLD.format("the prompts")] if acts else [])
+
+
+def test_lora_switched_after_the_gate():
+    peft = pytest.importorskip("peft")
+    pipe = models.pipeline()
+    for seed, name in enumerate(("one", "two")):
+        pipe.unet.add_adapter(peft.LoraConfig(r=2, target_modules=["to_k", "to_v"], init_lora_weights=False), name)
+        generator = torch.Generator().manual_seed(seed)
+        for path, parameter in pipe.unet.named_parameters():
+            if name in path.split("."):
+                parameter.data = torch.randn(parameter.shape, generator=generator)
+    pipe.unet.set_adapters(["one"])
+    switch = at(4, lambda pipe, tensors: pipe.unet.set_adapters(["two"], [0.5]))
+    with torch.no_grad(), accelerated(pipe, GATE) as accelerator:
+        gated = models.picture(pipe, 8)
+        assert stood_down(accelerator) == []
+        switched = models.picture(pipe, 8, **switch)
+    assert not torch.equal(switched, gated)
+    assert stood_down(accelerator) == [TOLD.format("the adapters")]
+
+
+@pytest.mark.parametrize("kind", models.BOTH)
+def test_a_bare_unet_that_is_given_another_text(kind):
+    unet = models.UNETS[kind]()
+    given = [models.inputs(timestep=timestep) for timestep in (999, 600, 400, 200)]
+    with accelerated(unet, TGate(gate=0.3, drop_guidance=False)) as accelerator:
+        for one in given:
+            models.call(unet, one)
+        assert stood_down(accelerator) == []
+        for one in given[:3]:
+            models.call(unet, one)
+        given[3].text = given[3].text.flip(-1)
+        models.call(unet, given[3])
+    assert stood_down(accelerator) == [TOLD.format("the prompts")]
+
+
+def test_a_replaced_accelerator_leaves_the_other_alone():
+    import copy
+
+    unet = models.diffusers_unet()
+    plain = models.one_pass(unet)
+    first = accelerated(unet, GATE)
+    with accelerated(unet, TGate(gate_step=1, drop_guidance=False)) as second:
+        wanted = models.one_pass(unet)
+        first.remove()
+        assert torch.equal(models.one_pass(unet), wanted)
+        assert torch.equal(models.one_pass(copy.deepcopy(unet)), plain)
+        assert second.report().as_dict()["unet_calls"] == 4
+    assert torch.equal(models.one_pass(unet), plain)
+    assert stood_down(first) == ["another accelerator took this one's place on the U-Net"]
