@@ -54,9 +54,9 @@ def test_a_pass_that_goes_on_with_a_new_model_is_as_one_that_begins_there(kind, 
         unet = models.UNETS[kind]()
         with accelerated(unet, method.example(), auto=False) as accelerator:
             for index in range(before):
-                guided.step(unet, accelerator, index, 8, guidance=7.0, sigma=9.0 - index, timestep=300 - index)
+                guided.step(unet, accelerator, index, 4, guidance=7.0, sigma=9.0 - index, timestep=300 - index)
             accelerator.new_pass()
-            outs = [guided.step(unet, accelerator, index, 8, guidance=7.0, sigma=9.0 - index) for index in range(4, 8)]
+            outs = [guided.step(unet, accelerator, index, 4, guidance=7.0, sigma=9.0 - index) for index in (2, 3)]
         return torch.stack([torch.cat([one.flatten() for one in out.values()]) for out in outs])
 
-    assert torch.equal(tail(4), tail(0))
+    assert torch.equal(tail(2), tail(0))
