@@ -26,13 +26,16 @@ KINDS = {
     "flow": "flow",
 }
 
+# The sign of v in the kinds of prediction that are one.
+_V = {"v": 1, "-v": -1}
+
 
 @dataclass(frozen=True)
 class Noise:
     """What a U-Net predicts at one noise level, and how it is turned into something else. Everything returned is float32 or finer.
 
-    kind: what is predicted, ``epsilon`` | ``v`` | ``sample`` | ``flow``. sigma: noise / signal of the latents, above 0; for flow matching
-    the noise itself, its time. None when nobody tells.
+    kind: what is predicted, ``epsilon`` | ``v`` | ``-v`` (EDM's schedulers) | ``sample`` | ``flow``. sigma: noise / signal of the latents,
+    above 0; for flow matching the noise itself, its time. None when nobody tells.
     """
 
     kind: str = "epsilon"
@@ -59,8 +62,8 @@ class Noise:
             return prediction
         if self.sigma is None:
             return None
-        if self.kind == "v":
-            return self.signal * prediction + self.noise * _fine(x)
+        if self.kind in _V:
+            return self.signal * _V[self.kind] * prediction + self.noise * _fine(x)
         if self.kind == "flow":
             return _fine(x) + self.signal * prediction
         return (_fine(x) - self.signal * prediction) / self.noise
@@ -72,7 +75,7 @@ class Noise:
             return 1.0
         if self.sigma is None:
             return None
-        return -self.sigma if self.kind == "sample" else 1 / self.signal
+        return -self.sigma if self.kind == "sample" else _V.get(self.kind, 1) / self.signal
 
     def as_derivative(self, prediction: torch.Tensor, x: torch.Tensor) -> torch.Tensor | None:
         """What the latents change by per sigma: the noise predicted for latents ``x``, for flow matching the velocity. None as above."""
@@ -85,8 +88,8 @@ class Noise:
             return derivative
         if self.sigma is None:
             return None
-        if self.kind == "v":
-            return (derivative - self.noise * _fine(x)) / self.signal
+        if self.kind in _V:
+            return _V[self.kind] * (derivative - self.noise * _fine(x)) / self.signal
         return (_fine(x) - self.noise * derivative) / self.signal
 
     def as_picture(self, prediction: torch.Tensor, x: torch.Tensor) -> torch.Tensor | None:
@@ -96,8 +99,8 @@ class Noise:
             return prediction
         if self.sigma is None:
             return None
-        if self.kind == "v":
-            return self.signal * _fine(x) - self.noise * prediction
+        if self.kind in _V:
+            return self.signal * _fine(x) - self.noise * _V[self.kind] * prediction
         if self.kind == "flow":
             return _fine(x) - self.noise * prediction
         return (_fine(x) - self.noise * prediction) / self.signal
@@ -111,9 +114,15 @@ class Noise:
             return None
         if self.kind == "flow":
             return (_fine(x) - picture) / self.noise
-        if self.kind == "v":
-            return (self.signal * _fine(x) - picture) / self.noise
+        if self.kind in _V:
+            return _V[self.kind] * (self.signal * _fine(x) - picture) / self.noise
         return (_fine(x) - self.signal * picture) / self.noise
+
+
+def _is_edm(scheduler: Any) -> bool:
+    """Whether a scheduler of diffusers scales latents and predictions as EDM does: its timesteps are ln(sigma) / 4."""
+    config = getattr(scheduler, "config", None)
+    return isinstance(getattr(config, "sigma_data", None), (int, float)) and hasattr(scheduler, "precondition_noise")
 
 
 def _fine(tensor: torch.Tensor) -> torch.Tensor:
@@ -141,7 +150,9 @@ class NoiseView:
         if sigma is None and timestep is not None:
             model = self._model()
             scheduler = getattr(model, "scheduler", None)
-            if kind == "flow":
+            if _is_edm(scheduler):
+                sigma = math.exp(4 * timestep) / scheduler.config.sigma_data
+            elif kind == "flow":
                 sigma = timestep / getattr(getattr(scheduler, "config", None), "num_train_timesteps", 1000)
             else:
                 sigma = self._sigma(getattr(scheduler or model, "alphas_cumprod", None), timestep)
@@ -155,6 +166,9 @@ class NoiseView:
         config = getattr(scheduler, "config", None)
         if is_flow(type(scheduler).__name__, config):
             return "flow"
+        if _is_edm(scheduler):
+            # What they call epsilon is v with another sign, at noise levels relative to the data's own spread.
+            return "-v" if config.prediction_type == "epsilon" else "v"
         told = getattr(config, "prediction_type", None) or getattr(model, "parameterization", None)
         return KINDS.get(told, "epsilon") if isinstance(told, str) else "epsilon"
 

@@ -64,8 +64,22 @@ def sites_in(root: nn.Module, prefix: str, level: int, place: str, transformer_c
 
 
 def is_compiled(module: nn.Module | None) -> bool:
-    """Whether ``module`` was compiled in place or is the wrapper that torch.compile returns."""
-    return getattr(module, "_compiled_call_impl", None) is not None or hasattr(module, "_orig_mod")
+    """Whether ``module`` was compiled in place, is the wrapper that torch.compile returns, or has a compiled forward."""
+    if getattr(module, "_compiled_call_impl", None) is not None or hasattr(module, "_orig_mod"):
+        return True
+    return module is not None and (_has_compiled_code(module.__dict__.get("forward")) or _has_compiled_code(type(module).forward))
+
+
+def _has_compiled_code(forward: Any) -> bool:
+    """Whether ``forward``, or something below it, is what torch.compile returned. Functions kept from compiling carry its mark, too."""
+    for _ in range(20):
+        if forward is None:
+            return False
+        if hasattr(forward, "_torchdynamo_orig_callable") and not getattr(forward, "_torchdynamo_disable", False):
+            return True
+        # Ours, a hook's, a decorator's.
+        forward = getattr(forward, "previous", None) or getattr(forward, "func", None) or getattr(forward, "__wrapped__", None)
+    return False
 
 
 def out_of_reach(unet: nn.Module, site: Site) -> str | None:

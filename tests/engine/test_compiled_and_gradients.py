@@ -35,6 +35,31 @@ def test_really_compiled():
 
 @both
 @pytest.mark.parametrize("when", ["before", "after"])
+def test_a_compiled_forward_on_the_unet(kind, when):
+    unet = models.UNETS[kind]()
+    plain = models.call(unet)
+    compiled = torch.compile(unet.forward, backend="eager")
+    if when == "before":
+        unet.forward = compiled
+    with accelerated(unet, AgentAttention(window=(0, 1))) as accelerator, torch.compiler.set_stance("force_eager"):
+        unet.forward = compiled
+        assert torch.equal(models.call(unet), plain)
+        assert accelerator.report().as_dict()["stood_down"] == [COMPILED]
+
+
+@both
+def test_a_compiled_forward_on_a_block(kind):
+    unet = models.UNETS[kind]()
+    with accelerated(unet, AgentAttention(window=(0, 1))) as accelerator, torch.compiler.set_stance("force_eager"):
+        site = accelerator.sites[0]
+        site.block.forward = torch.compile(site.block.forward, backend="eager")
+        models.call(unet)
+    reasons = accelerator.report().as_dict()["methods"][0]["stood_down"]
+    assert reasons == {f"{site.name} is compiled": 1}
+
+
+@both
+@pytest.mark.parametrize("when", ["before", "after"])
 def test_a_unet_compiled_in_place(kind, when, eagerly):
     unet = models.UNETS[kind]()
     plain = models.call(unet)
