@@ -115,7 +115,7 @@ def _holds(holder: Any, unet: nn.Module) -> bool:
 
 
 def _read(pipeline: Any, frame: Any, direct: bool) -> Loop:
-    owner, told = _owner(pipeline, frame.f_code), frame.f_locals
+    owner, told = _owner(pipeline, frame), frame.f_locals
     guided = told.get("do_classifier_free_guidance")
     if guided is None:
         guided = getattr(pipeline, "do_classifier_free_guidance", None)
@@ -128,10 +128,13 @@ def _read(pipeline: Any, frame: Any, direct: bool) -> Loop:
     return Loop(pipeline, (owner or type(pipeline)).__name__, direct, paired, None if guided is None else bool(guided), timesteps)
 
 
-def _owner(pipeline: Any, code: Any) -> type | None:
-    """The class whose ``__call__`` has this code."""
-    for kind in type(pipeline).__mro__:
+def _owner(pipeline: Any, frame: Any) -> type | None:
+    """The class whose ``__call__`` runs in this frame. One that somebody replaced, and calls, is known by where it was written."""
+    kinds = type(pipeline).__mro__
+    for kind in kinds:
         call = kind.__dict__.get("__call__")
-        if call is not None and getattr(inspect.unwrap(call), "__code__", None) is code:
+        if call is not None and getattr(inspect.unwrap(call), "__code__", None) is frame.f_code:
             return kind
-    return None
+    written_in = frame.f_globals.get("__name__")
+    replaced = (kind for kind in kinds if frame.f_code.co_name == "__call__" and kind.__module__ == written_in)
+    return next(replaced, None)

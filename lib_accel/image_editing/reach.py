@@ -29,7 +29,9 @@ def checked_pipeline(pipe: Any) -> Any:
     if lacks or hasattr(pipe, "get_timesteps"):
         raise SettingError(f"pipe is {name}; {KIND}.")
     takes = inspect.signature(type(pipe).__call__).parameters
-    missing = [argument for argument in ARGUMENTS if argument not in takes]
+    # A call that somebody wrapped takes what it passes on, whatever its name.
+    passes_on = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in takes.values())
+    missing = [] if passes_on else [argument for argument in ARGUMENTS if argument not in takes]
     if missing or "num_frames" in takes:
         why = f"its call takes no {', '.join(missing)}" if missing else "it draws frames"
         raise SettingError(f"pipe is {name}; {KIND}, and {why}.")

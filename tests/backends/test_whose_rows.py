@@ -235,3 +235,16 @@ def test_arguments(given, reason):
         args, kwargs = row_safety.cut(unet, (torch.zeros(2, 4, 8, 8), torch.tensor(1)), given, 2, [1])
         assert len(args[0]) == 1 and args[1].ndim == 0
         assert {len(one) for one in kwargs.get("down_block_additional_residuals", ())} <= {1}
+
+
+def test_a_call_that_somebody_replaced_and_passes_on_is_the_pipelines_own_loop(monkeypatch):
+    own = diffusers.StableDiffusionPipeline.__call__
+
+    def replaced(self, *args, **given):
+        return own(self, *args, **given)
+
+    monkeypatch.setattr(diffusers.StableDiffusionPipeline, "__call__", replaced)
+    pipe = models.pipeline()
+    with accelerated(pipe, SKIP) as accelerator:
+        models.picture(pipe, 4)
+    assert guided.account(accelerator)["evaluations_saved"] == 2
