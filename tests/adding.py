@@ -20,8 +20,8 @@ READERS = ("lib_accel.settings", "lib_accel.cost", "lib_accel.cli", "lib_accel.w
 
 
 def blocks() -> list[str]:
-    """The page's Python: the file, the import, the entry, and the use."""
-    return re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
+    """The page's code: the file, the import, the entry (no Python by itself, which formatters would change), and the use."""
+    return re.findall(r"```(?:python|text)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
 
 
 @contextmanager

@@ -77,7 +77,8 @@ def _groups_of(methods: list[type[Method]], profile: Mapping[str, Any]) -> list[
 GROUPS = (
     Group("", "", "", _fields_of(JobFields)),
     *_groups_of(METHODS[:PLACED], {"profile": PROFILE}),
-    *_groups_of(METHODS[PLACED:], {}),
+    # Each with what the hires pass and the token counts have of it behind it, so that none moves another.
+    *(group for method in METHODS[PLACED:] for group in _groups_of([method], {})),
 )
 METHOD_GROUPS = tuple(group.name for group in GROUPS if group.method)
 WINDOWED_GROUPS = tuple(group.name for group in GROUPS if group.windowed)
