@@ -56,7 +56,7 @@ class DeepCache(Method):
         rare=("tolerance", "warm_up", "warm_sigma", "last", "order"),
         known_rows=True,
         sigma=lambda config: config.order != 0 or config.warm_sigma > 0,
-        check_steps=(2, 3),
+        check_steps=(3, 4),
     )
 
     every: int = setting(2, "integer", "Run every", "such step in whole; higher: faster; 1: all", 1, 10)
@@ -114,4 +114,4 @@ class DeepCache(Method):
 
     @classmethod
     def example(cls) -> DeepCache:
-        return cls(warm_up=0, last=0)
+        return cls(warm_up=0.5, last=0)

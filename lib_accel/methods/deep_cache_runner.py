@@ -48,19 +48,20 @@ class DeepCacheRunner(Runner):
 
     # -- steps -------------------------------------------------------------------------------------------------------------
 
-    def begin_pass(self, moment: Moment) -> None:
-        if not self.stages:
-            self.stop("the stages of this U-Net are not known")
-            return
+    def _begin(self, moment: Moment) -> None:
+        """A pass begins, or what was kept of it was let go."""
         self._before = self.config.before(self.stages)
         self._order = self._order_of(moment)
         self._history = RowHistory(2 if self._order else 1, self.config.offload)
 
     def begin_step(self, moment: Moment) -> None:
-        self._index, self._sigma = moment.step.index, self._level(moment)
         self._may_serve = self._keeps = False
-        if self._before is None:
+        if not self.stages:
+            self.stop("the stages of this U-Net are not known")
             return
+        if self._before is None:
+            self._begin(moment)
+        self._index, self._sigma = moment.step.index, self._level(moment)
         if not self._served_any:
             self.account.is_idle("no step came between whole ones")
         if self._index < moment.settled:
@@ -77,7 +78,7 @@ class DeepCacheRunner(Runner):
 
     def begin_call(self, moment: Moment) -> None:
         self._handed = ()
-        if self._history.under((tuple(moment.sample.shape[1:]), moment.sample.dtype)):
+        if self._history.under((tuple(moment.sample.shape[1:]), moment.sample.dtype, moment.state)):
             self._forget()
 
     def cut_stages(self, moment: Moment, rows: tuple[int, ...]) -> StageCut | None:
