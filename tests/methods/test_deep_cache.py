@@ -16,6 +16,7 @@ from traces import differences, fingerprint
 from lib_accel import DeepCache, GuidanceSkip, ImageEdit, PromptToPrompt, Row, TGate, TokenMerging, accelerated
 from lib_accel.backends import backend_for
 from lib_accel.core.fields import SettingError
+from lib_accel.core.rows import Layout
 from lib_accel.core.samplers import sampler_named
 from lib_accel.cost.estimate import SHAPES, step_work
 from lib_accel.methods.deep_cache_runner import DeepCacheRunner
@@ -128,19 +129,15 @@ def test_windows_short_passes_and_every_step(kind):
 
 @both
 def test_a_line_through_the_last_two(kind):
-    """The stage before the cut returns what lies on a line in sigma: order 1 then gives what a whole call gives."""
     unet = models.UNETS[kind]()
-    found = {}
-    for order in (0, 1):
-        with accelerated(unet, DeepCache(every=10, warm_up=0.5, last=0, order=order)) as accelerator:
-            kept = []
-            for index in range(4):
-                guided.step(unet, accelerator, index, 4, sigma=4.0 - index)
-                if index == 1:
-                    history = accelerator._runners[0]._history
-                    kept = [one.tensor for one in history.newest("hidden", COND, 2)]
-            found[order] = history.at("hidden", [COND], 1.0, order)[0]
-    torch.testing.assert_close(found[1], found[0] + 2 * (found[0] - kept[1]), atol=1e-4, rtol=1e-4)
+    with accelerated(unet, DeepCache(warm_up=0.5, last=0, order=1)) as accelerator:
+        for index, sigma in enumerate((4.0, 3.0, 2.5)):
+            guided.step(unet, accelerator, index, 4, sigma=sigma)
+        runner = accelerator.running(DeepCache)
+        newest, before = (one.tensor for one in runner._history.newest("hidden", COND, 2))
+        served = runner._at(Layout([COND]))[0]
+    torch.testing.assert_close(served, newest + 0.5 * (newest - before), atol=1e-4, rtol=1e-4)
+    assert account(accelerator)["shallow_steps"] == 1
 
 
 def test_the_order_goes_by_the_sampler():
@@ -169,7 +166,7 @@ def test_two_evaluations_of_a_step_are_alike(kind):
         for index in range(4):
             for evaluation in range(2):
                 ran.clear()
-                guided.step(unet, accelerator, index, 4, timestep=900 - 100 * (index + evaluation), evaluation=evaluation)
+                guided.step(unet, accelerator, index, 5, timestep=900 - 100 * (index + evaluation), evaluation=evaluation)
                 counts.append(len(ran))
     assert counts[0] == counts[1] == counts[4] == counts[5] > counts[2] == counts[3] == counts[6] == counts[7]
 
