@@ -12,6 +12,7 @@ from .engine.thresholds import Thresholds
 from .image_editing.editing import edit_images
 from .methods import (
     AgentAttention,
+    DeepCache,
     Forecast,
     GuidanceSkip,
     HeatMaps,
@@ -29,6 +30,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Accelerator",
     "AgentAttention",
+    "DeepCache",
     "Edit",
     "Forecast",
     "GuidanceSkip",

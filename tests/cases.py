@@ -8,7 +8,7 @@ import models
 import torch
 
 from lib_accel import AgentAttention, TokenDownsampling, TokenMerging
-from lib_accel.core.method import CALL
+from lib_accel.core.method import CALL, STAGES
 from lib_accel.core.rows import Layout
 from lib_accel.methods import METHODS as REGISTERED
 
@@ -46,3 +46,8 @@ def watches(name: str) -> bool:
 def serves_calls(name: str) -> bool:
     """Whether the case may serve whole U-Net calls."""
     return EVERY[name][0].declaration.acts_on == CALL
+
+
+def needs_stages(name: str) -> bool:
+    """Whether the case acts on stages, which a transformer without skip connections has none of."""
+    return EVERY[name][0].declaration.acts_on == STAGES

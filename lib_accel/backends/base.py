@@ -64,6 +64,13 @@ class Backend:
         """
         return None if forward is None else "another forward may join something of its own to what stages return"
 
+    def joins(self, unet: nn.Module, args: tuple, kwargs: dict) -> str | None:
+        """What may join something of its own to what stages return in this U-Net call (a clause), or None."""
+        forward = known.own_forward(unet)
+        # Offloading runs the U-Net in a forward of its own.
+        made_by = str(getattr(getattr(forward, "func", forward), "__module__", ""))
+        return self.together(unet, None if made_by.startswith("accelerate.") else forward, args, kwargs)
+
     def module_output(self, module: nn.Module, kwargs: dict, out: torch.Tensor) -> Any:
         """What a stage's module returns for ``out`` [rows, C, h, w] when it is called with these arguments."""
         return out

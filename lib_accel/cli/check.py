@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ..api import accelerated, is_patched
-from ..core.method import CALL, ROWS, TOKENS, Method
+from ..core.method import CALL, ROWS, STAGES, TOKENS, Method
 from ..core.rows import Layout
 from ..core.sites import find_unet
 from ..engine.accelerator import Accelerator
@@ -93,6 +93,12 @@ def method_line(unet: nn.Module, call: Callable[..., torch.Tensor], method: Meth
     elif declared.acts_on == ROWS:
         good &= account["evaluations_saved"] == 1
         text += f", {account['evaluations_saved']} of 2 rows left out"
+    elif declared.acts_on == STAGES and account["off"]:
+        # Transformers have none.
+        return bool(out.isfinite().all()) and torch.equal(out, plain), f"{account['method']}: off, {account['off']}"
+    elif declared.acts_on == STAGES:
+        good &= account["shallow_steps"] == 1
+        text += f", deep stages served to {account['rows_shallow']} of {2 * told} rows"
     elif declared.acts_on == TOKENS:
         good &= account["layers"] > 0
     text += "".join(f"; {reason} ({n} layers)" for reason, n in account["stood_down"].items())

@@ -30,6 +30,8 @@ class MethodAccount:
         self.rows_dropped = 0
         # Steps in which a picture's call was served, by (number of the pass, picture).
         self.served_steps: dict[tuple[int, int], set[int]] = {}
+        self.shallow_steps: set[tuple[int, int]] = set()
+        self.rows_shallow = 0
         self.cache_bytes = 0
 
     def is_idle(self, why: str | None) -> None:
@@ -56,6 +58,11 @@ class MethodAccount:
         """For every pass and picture the steps in which its call was served; empty where none was."""
         pictures = sorted(self.served_steps.items()) if any(self.served_steps.values()) else []
         return [{"pass": number, "picture": picture, "steps": sorted(steps)} for (number, picture), steps in pictures]
+
+    def shallow(self, pass_and_step: tuple[int, int], rows: int) -> None:
+        """Deep stages of the U-Net were served to ``rows`` rows of a call in this step."""
+        self.shallow_steps.add(pass_and_step)
+        self.rows_shallow += rows
 
     def keeps(self, nbytes: int) -> None:
         """Caches take up ``nbytes`` now; the most counts."""
@@ -99,6 +106,8 @@ class MethodAccount:
             "kept_direction_steps": len(self.kept_steps),
             "evaluations_saved": self.rows_dropped,
             "served": self._served(),
+            "shallow_steps": len(self.shallow_steps),
+            "rows_shallow": self.rows_shallow,
             "cache_bytes": self.cache_bytes,
         }
 
@@ -135,12 +144,16 @@ def _method_clause(method: dict[str, Any], whole: dict[str, Any]) -> str:
     effects = ", ".join(f"{effect} on {count}" for effect, count in method["layers_by_effect"].items())
     if effects:
         clause = f"{method['method']}: {effects} of {whole['sites']} layers for {method['steps']} of {whole['steps']} steps"
-    elif not (method["evaluations_saved"] or method["served"]):
+    elif not (method["evaluations_saved"] or method["served"] or method["shallow_steps"]):
         clause = f"{method['method']}: 0 of {whole['sites']} layers"
     else:
         clause = f"{method['method']}:"
     more = []
-    for words, steps in (("no guidance", method["unguided_steps"]), ("guidance direction kept", method["kept_direction_steps"])):
+    for words, steps in (
+        ("no guidance", method["unguided_steps"]),
+        ("guidance direction kept", method["kept_direction_steps"]),
+        ("deep stages served", method["shallow_steps"]),
+    ):
         if steps:
             more.append(f"{words} for {steps} of {whole['steps']} steps")
     if method["served"]:

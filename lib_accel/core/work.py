@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -11,11 +12,13 @@ class StepWork:
 
     rows: how many of the two rows run, on average. rest: the part that runs of what lies outside of transformer blocks, 0 to 1.
     blocks: level -> the part of its transformer blocks that run, 0 to 1; all of those that are not listed.
+    shallow: for each up stage, the last one first, what runs where the stages below it are served: (its level, ``rest``, ``blocks``).
     """
 
     rows: float = 2.0
     rest: float = 1.0
     blocks: dict[int, float] = field(default_factory=dict)
+    shallow: Sequence[tuple[int, float, Mapping[int, float]]] = ()
 
 
 @dataclass

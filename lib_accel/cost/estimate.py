@@ -23,17 +23,53 @@ DECODING, DECODING_PAIRS = 302_754_000, 1024
 
 @dataclass(frozen=True)
 class Shape:
-    """A U-Net's. levels: level -> (blocks, channels). rest: multiply-adds by latent pixel outside of blocks. context: width of the text."""
+    """A U-Net's. levels: level -> (blocks, channels). rest: multiply-adds by latent pixel outside of blocks. context: width of the text.
+
+    stages: for each up stage, the last one first, what runs where the stages below it are served: (its level, multiply-adds by latent pixel
+    outside of blocks, blocks by level).
+    """
 
     levels: Mapping[int, tuple[int, int]]
     rest: int
     context: int
+    stages: tuple[tuple[int, int, Mapping[int, int]], ...]
+
+    @property
+    def shallow(self) -> tuple[tuple[int, float, Mapping[int, float]], ...]:
+        """The same as `StepWork` has it."""
+        parts = ({level: run.get(level, 0) / blocks for level, (blocks, _) in self.levels.items()} for _, _, run in self.stages)
+        return tuple((level, rest / self.rest, part) for (level, rest, _), part in zip(self.stages, parts))
 
 
+_SD1_STAGES = (
+    (0, 3_197_440, {0: 1}),
+    (0, 8_419_840, {0: 3}),
+    (0, 14_666_240, {0: 5}),
+    (1, 21_245_440, {0: 5, 1: 1}),
+    (1, 26_058_240, {0: 5, 1: 3}),
+    (1, 32_304_640, {0: 5, 1: 5}),
+    (2, 38_883_840, {0: 5, 1: 5, 2: 1}),
+    (2, 43_696_640, {0: 5, 1: 5, 2: 3}),
+    (2, 48_919_040, {0: 5, 1: 5, 2: 5}),
+    (3, 50_813_440, {0: 5, 1: 5, 2: 5}),
+    (3, 52_016_640, {0: 5, 1: 5, 2: 5}),
+    (3, 53_219_840, {0: 5, 1: 5, 2: 5}),
+)
+_SDXL_STAGES = (
+    (0, 2_992_640, {}),
+    (0, 7_805_440, {}),
+    (0, 13_642_240, {}),
+    (1, 20_221_440, {1: 2}),
+    (1, 25_034_240, {1: 6}),
+    (1, 31_280_640, {1: 10}),
+    (2, 37_859_840, {1: 10, 2: 10}),
+    (2, 42_672_640, {1: 10, 2: 30}),
+    (2, 47_895_040, {1: 10, 2: 50}),
+)
 SHAPES = {
-    "sd1": Shape({0: (5, 320), 1: (5, 640), 2: (5, 1280), 3: (1, 1280)}, 54_192_640, 768),
-    "sd2": Shape({0: (5, 320), 1: (5, 640), 2: (5, 1280), 3: (1, 1280)}, 54_192_640, 1024),
-    "sdxl": Shape({1: (10, 640), 2: (60, 1280)}, 51_786_240, 2048),
+    "sd1": Shape({0: (5, 320), 1: (5, 640), 2: (5, 1280), 3: (1, 1280)}, 54_192_640, 768, _SD1_STAGES),
+    "sd2": Shape({0: (5, 320), 1: (5, 640), 2: (5, 1280), 3: (1, 1280)}, 54_192_640, 1024, _SD1_STAGES),
+    "sdxl": Shape({1: (10, 640), 2: (60, 1280)}, 51_786_240, 2048, _SDXL_STAGES),
 }
 
 
@@ -49,7 +85,7 @@ def step_work(
 
     least: tokens from which a method acts at a level, by its class. rows: how many run where nothing is left out, 2 for a guided picture.
     """
-    step, finest = StepWork(rows), min(shape.levels)
+    step, finest = StepWork(rows, shallow=shape.shallow), min(shape.levels)
     for method, kinds in at_work:
         method.spare_step(step, kinds)
     total = step.rest * shape.rest * h * w

@@ -282,7 +282,11 @@ class Accelerator:
         sample = self._backend.sample_of(args, kwargs)
         moment = self._where.at_call(self._unet(), sample, self._backend.timestep_of(args, kwargs))
         by_host = moment.step.source == "host"
-        moment = replace(moment, obstacle=lambda: self._backend.rows_obstacle(self._unet(), args, kwargs, len(sample), by_host))
+        moment = replace(
+            moment,
+            obstacle=lambda: self._backend.rows_obstacle(self._unet(), args, kwargs, len(sample), by_host),
+            joins=lambda: self._backend.joins(self._unet(), args, kwargs),
+        )
         self._compare_conditions(moment, args, kwargs)
         active = self._course.at(moment)
         self._steps.add(moment.pass_and_step)

@@ -142,6 +142,9 @@ def plan_call(runners: list[Runner], moment: Moment, means: Means) -> CallPlan:
         with guarded([runner]):
             if runner.serves_calls and means.serves and plan.keep:
                 plan = _with_output(plan, runner, moment, means)
+    # What is served as a whole has no stages left to cut.
+    for runner in serving:
+        with guarded([runner]):
             if runner.serves_stages and means.stages and plan.keep and plan.stages is None:
                 plan = _with_cut(plan, runner, moment, means)
     return plan

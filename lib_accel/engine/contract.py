@@ -52,6 +52,8 @@ class Moment:
     goes through them; None when nobody tells. scales: (guidance scale, scale of the picture in InstructPix2Pix) by which rows are combined,
     weight by weight; None: as ``guidance`` says. state: of whatever else predictions depend on (which ControlNet units are on); what was
     kept under another is not continued. whole_because: why no call may be left out as a whole (a clause); None: they may.
+    joins: asks what may join something of its own to what stages return, a ControlNet's residuals or another forward (a clause); None:
+    nothing.
     """
 
     step: Step
@@ -71,6 +73,7 @@ class Moment:
     scales: tuple[float, float | None] | None = None
     state: Hashable = None
     whole_because: str | None = None
+    joins: Callable[[], str | None] = lambda: None
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from ..engine.contract import HostTraits
 from ..prompt_to_prompt.heat_maps import HeatMaps
 from ..prompt_to_prompt.method import ImageEdit, PromptToPrompt
 from .agent_attention import AgentAttention
+from .deep_cache import DeepCache
 from .forecast import Forecast
 from .guidance_skip import GuidanceSkip
 from .registry import METHODS
@@ -14,6 +15,7 @@ from .token_merging import TokenMerging
 __all__ = [
     "METHODS",
     "AgentAttention",
+    "DeepCache",
     "Forecast",
     "GuidanceSkip",
     "HeatMaps",

@@ -8,6 +8,7 @@ from ..engine.thresholds import declare_least
 from ..prompt_to_prompt.heat_maps import HeatMaps
 from ..prompt_to_prompt.method import PromptToPrompt
 from .agent_attention import AgentAttention
+from .deep_cache import DeepCache
 from .forecast import Forecast
 from .guidance_skip import GuidanceSkip
 from .tgate import TGate
@@ -25,6 +26,7 @@ METHODS: list[type[Method]] = [
     PromptToPrompt,
     HeatMaps,
     Forecast,
+    DeepCache,
 ]
 # How many of them there were when settings got their places: those of later ones stand behind all others, so that settings by position (API
 # calls, files that hosts keep) stay what they were.

@@ -9,6 +9,16 @@ from ...methods.registry import with_least
 from ...settings.infotext import shown_preset
 from ...settings.job import Settings
 
+# What reports of parts of a job add up to, as wholes and by method.
+COUNTS = (
+    *("unet_calls", "calls_run", "calls_served", "stages_run", "stages_served"),
+    *("rows", "rows_run", "rows_served", "passes", "steps", "seconds"),
+)
+METHOD_COUNTS = (
+    *("steps", "layer_calls", "tokens_in", "tokens_run", "unguided_steps", "kept_direction_steps", "evaluations_saved"),
+    *("shallow_steps", "rows_shallow"),
+)
+
 
 class Account:
     """Collects while a job runs. settings: those it runs by; None for a job that bad values switched off."""
@@ -104,7 +114,7 @@ def _merged(reports: list[dict[str, Any]]) -> dict[str, Any]:
     """Reports of the same place (the batches of a job, or the parts of a pass between two checkpoints) as one."""
     whole = dict(reports[0])
     for other in reports[1:]:
-        for count in ("unet_calls", "calls_run", "calls_served", "rows", "rows_run", "rows_served", "passes", "steps", "seconds"):
+        for count in COUNTS:
             whole[count] += other[count]
         whole["sites"] = max(whole["sites"], other["sites"])
         whole["stood_down"] = sorted({*whole["stood_down"], *other["stood_down"]})
@@ -114,7 +124,7 @@ def _merged(reports: list[dict[str, Any]]) -> dict[str, Any]:
             if same is None:
                 methods.append(method)
                 continue
-            for count in ("steps", "layer_calls", "tokens_in", "tokens_run", "unguided_steps", "kept_direction_steps", "evaluations_saved"):
+            for count in METHOD_COUNTS:
                 same[count] += method[count]
             for most in ("layers", "too_small", "cache_bytes"):
                 same[most] = max(same[most], method[most])

@@ -1,0 +1,117 @@
+"""DeepCache: deep stages of the U-Net are served in steps between whole ones, while the shallow ones run.
+
+Source: DeepCache (Ma et al., arXiv 2312.00858), its helper 0.1.1. Ours besides: a warm-up, features that are continued, error control.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ..core.fields import check, setting
+from ..core.method import STAGES, Declaration, Kind, Method, Schedule
+from ..core.schedule import Window, acts_in, first_step
+from ..core.stages import Stage
+from ..core.work import StepWork
+from .deep_cache_runner import BY_SAMPLER, DeepCacheRunner
+
+SHALLOW = "shallow"
+# Levels of the U-Net that run in whole, by the name of the branch.
+LEVELS = {"top level": 1, "two levels": 2}
+# Up stages of the U-Nets that there are.
+BRANCHES = 12
+
+
+@dataclass(frozen=True)
+class DeepCache(Method):
+    """Settings of serving deep stages. SettingError when one is out of range.
+
+    every: after the warm-up every such step runs in whole, from 1 (all do). Higher: faster, further from the full run.
+    branch: which stages run in the steps between, in the published numbering: 0 the last ResBlock alone (fastest), 1 the last two and the
+    first, and so on inwards; one that the U-Net does not have is its innermost. ``top level`` and ``two levels``: all of these.
+
+    Rarely changed:
+    tolerance: how far what is served may be off, as a part of its own size, by what was seen of the picture so far; where it would be
+    further off, the step runs in whole. 0 (default): whatever the picture.
+    warm_up: part of the steps that always run first. Lower: faster. 0: none, as published.
+    warm_sigma: all steps run until the noise level is down to this; 0: does not count.
+    last: steps that always run at the end, from 0 (as published).
+    order: 0 holds what was kept last (as published), 1 continues along the line through the last two, 0.5 is half way; ``by sampler``: 1
+    with samplers of the first order that add no noise, where the sampler is told, otherwise 0.
+    offload: what is kept lies in main memory: slower, for GPUs that are short of it. A row takes 2.5 MiB at branch 0 of SD1.5 at 512x512 in
+    half precision, twice that at order 1.
+    window: (start, end) in fractions of the pass in which deep stages may be served.
+
+    With ``warm_up=0, last=0, order=0`` it is the published method. Steps are counted, not looked up by their timesteps.
+    """
+
+    declaration = Declaration(
+        acts_on=STAGES,
+        kinds=(Kind(SHALLOW, "shallow stages only", "#3f9384"),),
+        later="more steps run in whole where the picture changes too fast",
+        group="deepcache",
+        title="DeepCache",
+        hint="on: in steps between whole ones only the shallow stages run",
+        settings=("every", "branch", "tolerance", "warm_up", "warm_sigma", "last", "order"),
+        rare=("tolerance", "warm_up", "warm_sigma", "last", "order"),
+        known_rows=True,
+        sigma=lambda config: config.order != 0 or config.warm_sigma > 0,
+        check_steps=(3, 4),
+    )
+
+    every: int = setting(2, "integer", "Run every", "such step in whole; higher: faster; 1: all", 1, 10)
+    branch: str | int = setting(
+        0, "choice", "Branch", "what runs between; 0: fastest, higher: nearer to the full picture", choices=(*LEVELS, *range(BRANCHES))
+    )
+    tolerance: float = setting(0.0, "number", "Tolerance", "higher: faster, further from full; 0: whatever the picture", 0, 1000)
+    warm_up: float = setting(0.32, "number", "Warm-up", "part of the steps that always run first; lower: faster", 0, 1)
+    warm_sigma: float = setting(0.0, "number", "Warm-up sigma", "all steps run until the noise is down to this; 0: does not count", 0)
+    last: int = setting(1, "integer", "Last steps", "that always run; higher: slower", 0, 1000)
+    order: str | float = setting(
+        BY_SAMPLER, "choice", "Order", "1: along a line, 0: the last again; by sampler is best", choices=(BY_SAMPLER, 0, 0.5, 1)
+    )
+    offload: bool = setting(False, "flag", "Caches in main memory", "on: slower, less GPU memory")
+    window: Window = setting((0.0, 1.0), "window", "DeepCache window", "part of the pass in which deep stages may be served")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def runner(self) -> DeepCacheRunner:
+        return DeepCacheRunner(self)
+
+    def branch_in(self, levels: Sequence[int]) -> int:
+        """The branch by its number. levels: of the up stages, the last one first."""
+        number = sum(level < LEVELS[self.branch] for level in levels) - 1 if self.branch in LEVELS else self.branch
+        return min(number, len(levels) - 1)
+
+    def before(self, stages: Sequence[Stage]) -> Stage:
+        """The up stage that what is kept enters."""
+        ups = [stage for stage in reversed(stages) if stage.place == "up"]
+        return ups[self.branch_in([stage.level for stage in ups])]
+
+    def schedule(self, steps: int, scale: float | None = None, sampler: str = "", run: Sequence[int] | None = None) -> Schedule:
+        served, whole = set(), None
+        for step in range(steps) if run is None else run:
+            between = first_step(self.warm_up, steps) <= step < steps - self.last and acts_in(self.window, step, steps)
+            if between and whole is not None and step - whole < self.every:
+                served.add(step)
+            else:
+                whole = step
+        told = range(steps) if run is None else run
+        return Schedule(tuple((SHALLOW,) if step in served else () for step in told), later=self.tolerance > 0 and bool(served))
+
+    def spare_step(self, work: StepWork, kinds: tuple[str, ...]) -> None:
+        if SHALLOW in kinds and work.shallow:
+            part = work.shallow[self.branch_in([level for level, _, _ in work.shallow])]
+            _, work.rest, blocks = part
+            work.blocks.update(blocks)
+
+    def without_fixed_steps(self) -> None:
+        """Such samplers take steps of any size, and again what they took."""
+
+    def sparing_memory(self) -> DeepCache:
+        return replace(self, offload=True)
+
+    @classmethod
+    def example(cls) -> DeepCache:
+        return cls(warm_up=0.5, last=0)

@@ -1,0 +1,181 @@
+"""DeepCache at work on one U-Net: what enters the shallow up stages is kept of each row, and served for each picture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..core.row_history import RowHistory
+from ..core.rows import Layout
+from ..core.schedule import first_step, waiting_for_prompts
+from ..core.stages import Stage
+from ..engine.contract import Moment, Runner, StageCut, UNetCall
+
+BY_SAMPLER = "by sampler"
+HIDDEN = "hidden"
+IN_WHOLE = "every step ran in whole: "
+
+
+class DeepCacheRunner(Runner):
+    """DeepCache at work."""
+
+    # Windows say where stages may be served; what went before is kept all the same.
+    window = (0.0, 1.0)
+    serves_stages = True
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self._served_any = False
+        self.reset()
+
+    def reset(self) -> None:
+        self._order = 0.0
+        self._history = RowHistory()
+        self._forget()
+        self._before: Stage | None = None
+        # Of the step at hand: whether deep stages may be served, and what leaves them is kept.
+        self._may_serve = self._keeps = False
+        self._index = 0
+        self._sigma: float | None = None
+        self._handed: tuple[int, ...] = ()
+
+    def _forget(self) -> None:
+        self._history.clear()
+        # The step in which each row was kept last, and by how much of its size what is served is off a step later, by picture.
+        self._kept_at: dict[tuple[str, int, int], int] = {}
+        self._drift: dict[int, float] = {}
+
+    # -- steps -------------------------------------------------------------------------------------------------------------
+
+    def _begin(self, moment: Moment) -> None:
+        """A pass begins, or what was kept of it was let go."""
+        self._before = self.config.before(self.stages)
+        self._order = self._order_of(moment)
+        self._history = RowHistory(2 if self._order else 1, self.config.offload)
+
+    def begin_step(self, moment: Moment) -> None:
+        self._may_serve = self._keeps = False
+        if not self.stages:
+            self.stop("the stages of this U-Net are not known")
+            return
+        if self._before is None:
+            self._begin(moment)
+        self._index, self._sigma = moment.step.index, self._level(moment)
+        if not self._served_any:
+            self.account.is_idle("no step came between whole ones")
+        if self._index < moment.settled:
+            self.account.note(waiting_for_prompts("DeepCache", moment.settled, moment.step.total))
+            self._forget()
+            return
+        self._may_serve = self._is_between(moment) and moment.step.within(self.config.window)
+        self._keeps = self._may_serve or self._comes_soon(moment)
+
+    def end_pass(self) -> None:
+        self._forget()
+
+    # -- calls -------------------------------------------------------------------------------------------------------------
+
+    def begin_call(self, moment: Moment) -> None:
+        self._handed = ()
+        if self._history.under((tuple(moment.sample.shape[1:]), moment.sample.dtype, moment.state)):
+            self._forget()
+
+    def cut_stages(self, moment: Moment, rows: tuple[int, ...]) -> StageCut | None:
+        if not self._may_serve:
+            return None
+        if not moment.rows.known and moment.step.source == "schedule":
+            self.account.note(IN_WHOLE + (moment.rows.why_unknown or "nobody said whose rows these are"))
+            return None
+        chosen = tuple(index for index in rows if self._serves(moment, rows, moment.rows[index].image))
+        if not chosen:
+            return None
+        joined = moment.joins()
+        if joined:
+            self.account.note(IN_WHOLE + joined)
+            return None
+        hidden = self._at(Layout(moment.rows[index] for index in chosen))
+        if hidden is None:
+            return None
+        self._handed = chosen
+        return StageCut(self._before, chosen, hidden)
+
+    def watches(self, stage: Stage) -> bool:
+        return self._keeps and stage is self.stages[self._before.index - 1]
+
+    def observe_stage(self, call: UNetCall, stage: Stage, out: torch.Tensor) -> None:
+        if self.config.tolerance:
+            self._measure(call.rows, out)
+        self._history.put(HIDDEN, call.rows, out, self._sigma or 0.0)
+        self._kept_at.update({row.key: self._index for row in call.rows})
+        self.account.keeps(self._history.nbytes)
+
+    def end_call(self, moment: Moment, prediction: torch.Tensor, ran: tuple[int, ...]) -> None:
+        served = set(self._handed) - set(ran)
+        if served:
+            self._served_any = True
+            self.account.is_idle(None)
+            self.account.shallow(moment.pass_and_step, len(served))
+
+    # -- decisions -----------------------------------------------------------------------------------------------------------
+
+    def _is_between(self, moment: Moment) -> bool:
+        """Whether this is none of the steps that always run in whole."""
+        settings, step = self.config, moment.step
+        if settings.every == 1 or (step.total is not None and step.index >= step.total - settings.last):
+            return False
+        warming = step.fraction < settings.warm_up if step.total is None else step.index < first_step(settings.warm_up, step.total)
+        if settings.warm_sigma and self._sigma is None:
+            self.account.note(IN_WHOLE + "nobody told the noise level")
+            return False
+        return not warming and not (settings.warm_sigma and self._sigma > settings.warm_sigma)
+
+    def _comes_soon(self, moment: Moment) -> bool:
+        """Whether what this step computes may be served, continued or measured later."""
+        total = moment.step.total
+        if self.config.every == 1 or total is None:
+            return self.config.every > 1
+        return self._index + self._history.depth + 1 >= first_step(self.config.warm_up, total)
+
+    def _serves(self, moment: Moment, rows: tuple[int, ...], image: int) -> bool:
+        """Whether the picture ``image`` needs no whole call: all of its rows were kept last in one step, and not too long ago."""
+        kept = {self._kept_at.get(moment.rows[index].key) for index in rows if moment.rows[index].image == image}
+        since = kept.pop()
+        if kept or since is None or not 0 < self._index - since < self.config.every:
+            return False
+        if not self.config.tolerance:
+            return True
+        drift = self._drift.get(image)
+        return drift is not None and drift * (self._index - since) <= self.config.tolerance
+
+    def _measure(self, rows: Layout, out: torch.Tensor) -> None:
+        """How far off each picture's rows would have been, had they been served now."""
+        drift: dict[int, float] = {}
+        for index, row in enumerate(rows):
+            would = self._at(Layout([row]))
+            steps = self._index - self._kept_at.get(row.key, self._index)
+            if would is not None and would.shape[1:] == out.shape[1:] and steps > 0:
+                truth = out[index].float()
+                error = float((would[0].float() - truth).norm() / truth.norm().clamp_min(1e-12)) / steps
+                drift[row.image] = max(drift.get(row.image, 0.0), error)
+        self._drift.update(drift)
+
+    # -- what is kept ----------------------------------------------------------------------------------------------------------
+
+    def _at(self, rows: Layout) -> torch.Tensor | None:
+        """[rows, C, h, w] what would be served to ``rows`` now."""
+        return self._history.at(HIDDEN, rows, self._sigma or 0.0, self._order if self._sigma is not None else 0)
+
+    def _order_of(self, moment: Moment) -> float:
+        if self.config.order != BY_SAMPLER:
+            return float(self.config.order)
+        sampler = moment.sampler
+        smooth = sampler is not None and sampler.forecasting is not None and sampler.order == 1 and not sampler.adds_noise
+        return 1.0 if smooth else 0.0
+
+    def _level(self, moment: Moment) -> float | None:
+        """The noise level, where it is asked for: a GPU may have to be waited for."""
+        if not self._order and not self.config.warm_sigma:
+            return None
+        known = moment.sigmas is not None and moment.step.index < len(moment.sigmas)
+        return moment.sigmas[moment.step.index] if known else moment.noise().sigma
