@@ -168,7 +168,7 @@ def test_the_speed_table(tmp_path):
     replaced = readme_table.replaced(page, "new")
     assert replaced.startswith("before\n") and replaced.endswith("\nafter\n") and "old" not in replaced
     assert readme_table.replaced(replaced, "new") == replaced
-    with pytest.raises(ValueError, match="docs/benchmarks.md lacks"):
+    with pytest.raises(ValueError, match=r"docs/benchmarks\.md lacks"):
         readme_table.replaced("nothing", "new")
     with pytest.raises(SystemExit, match="no result in"):
         readme_table.table(tmp_path / "empty")

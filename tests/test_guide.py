@@ -1,5 +1,6 @@
 """The documents: both languages say the same, every setting is named, examples run, links lead somewhere, README is short."""
 
+import functools
 import json
 import re
 from pathlib import Path
@@ -108,7 +109,9 @@ def test_what_the_api_examples_send_is_known(number):
     assert all(set(given) <= names for given in sent.get("script_args", ()))
 
 
-EXAMPLES = {f"{name} {number}": code for name in ("README.md", "docs/python.md") for number, code in enumerate(blocks(PAGES[name], "python"))}
+EXAMPLES = {
+    f"{name} {number}": code for name in ("README.md", "docs/python.md") for number, code in enumerate(blocks(PAGES[name], "python"))
+}
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -117,6 +120,7 @@ def test_the_python_examples_run(name, monkeypatch, capsys):
     pipe.set_progress_bar_config(disable=True)
     drawn, draw = [], type(pipe).__call__
 
+    @functools.wraps(draw)  # edits look at what a pipeline's call takes
     def quickly(self, *args, **given):
         drawn.append(given)
         small = {"num_inference_steps": 3, "height": 64, "width": 64}
