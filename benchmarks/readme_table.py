@@ -1,4 +1,4 @@
-"""The table of README from the results of the suite `readme`: `python benchmarks/readme_table.py` prints it, `--write` puts it in README.
+"""The speed table of docs/benchmarks.md, from the results of the suite `readme`. `--write` puts it into the page.
 
 Ratios are those of the least times; what was composed and what was not run is marked.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-README = HERE.parent / "README.md"
+PAGE = HERE.parent / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- Printed by benchmarks/readme_table.py -->", "<!-- End of what it printed -->"
 COLUMNS = (512, 1024)
 COMMAND = "python benchmarks/run_suite.py readme && python benchmarks/readme_table.py"
@@ -31,14 +31,14 @@ ROWS = (
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="The table of README from the results of the suite `readme`.")
+    parser = argparse.ArgumentParser(description="The speed table of docs/benchmarks.md from the results of the suite `readme`.")
     parser.add_argument("--results", type=Path, default=HERE / "results")
-    parser.add_argument("--write", action="store_true", help="put it into README in place of the one that is there")
+    parser.add_argument("--write", action="store_true", help="put it into the page in place of the one that is there")
     args = parser.parse_args(argv)
     text = table(args.results)
     print(text)
     if args.write:
-        README.write_text(replaced(README.read_text(encoding="utf-8"), text), encoding="utf-8")
+        PAGE.write_text(replaced(PAGE.read_text(encoding="utf-8"), text), encoding="utf-8")
     return 0
 
 
@@ -60,12 +60,12 @@ def table(folder: Path) -> str:
     return "\n".join([*lines, "", "; ".join([*machines, *notes]) + "."])
 
 
-def replaced(readme: str, text: str) -> str:
-    """``readme`` with ``text`` between the marks. ValueError without them."""
-    before, begin, rest = readme.partition(BEGIN)
+def replaced(page: str, text: str) -> str:
+    """``page`` with ``text`` between the marks. ValueError without them."""
+    before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"README lacks {BEGIN} or {END}.")
+        raise ValueError(f"docs/benchmarks.md lacks {BEGIN} or {END}.")
     return f"{before}{BEGIN}\n\n{text}\n\n{END}{after}"
 
 

@@ -1,4 +1,4 @@
-"""Suites, their runner, the pictures and README's table. Nothing is timed here."""
+"""Suites, their runner, the pictures and the speed table of docs/benchmarks.md. Nothing is timed here."""
 
 import argparse
 import json
@@ -152,7 +152,7 @@ def test_a_row_of_quality_leaves_its_numbers_and_its_grids_made_smaller(tmp_path
     assert "](it-grid-256.png)" in run_suite.report({"title": "It", "rows": [row]}, tmp_path, {})
 
 
-def test_readmes_table(tmp_path):
+def test_the_speed_table(tmp_path):
     rows = [timed("plain", 1), timed("merging:ratio=0.5", 1.5)]
     (tmp_path / "sd15-cpu-512.json").write_text(json.dumps(result(rows)))
     whole = [timed("plain", 1), timed("balanced", 2.25), timed("half-the-rows", 2.0, not_run="why")]
@@ -164,20 +164,20 @@ def test_readmes_table(tmp_path):
     assert "| Balanced, 25 steps, guidance 7 | - | 2.25x* |" in text
     assert text.endswith("a CPU, 2 threads, float32, torch 2, 2026-01-01; * composed of timed steps of each kind.")
     assert "AgentAttention" not in text
-    readme = f"before\n{readme_table.BEGIN}\nold\n{readme_table.END}\nafter\n"
-    replaced = readme_table.replaced(readme, "new")
+    page = f"before\n{readme_table.BEGIN}\nold\n{readme_table.END}\nafter\n"
+    replaced = readme_table.replaced(page, "new")
     assert replaced.startswith("before\n") and replaced.endswith("\nafter\n") and "old" not in replaced
     assert readme_table.replaced(replaced, "new") == replaced
-    with pytest.raises(ValueError, match="README lacks"):
+    with pytest.raises(ValueError, match=r"docs/benchmarks\.md lacks"):
         readme_table.replaced("nothing", "new")
     with pytest.raises(SystemExit, match="no result in"):
         readme_table.table(tmp_path / "empty")
 
 
-def test_readme_has_the_place_of_its_table_and_the_rows_exist():
-    readme = readme_table.README.read_text(encoding="utf-8")
-    assert readme.count(readme_table.BEGIN) == readme.count(readme_table.END) == 1
-    assert readme_table.COMMAND.split(" && ")[0] in readme
+def test_the_page_has_the_place_of_its_table_and_the_rows_exist():
+    page = readme_table.PAGE.read_text(encoding="utf-8")
+    assert page.count(readme_table.BEGIN) == page.count(readme_table.END) == 1
+    assert readme_table.COMMAND.split(" && ")[0] in page
     for _, kind, variant in readme_table.ROWS:
         for size in readme_table.COLUMNS:
             assert variant in shlex.split(ROWS[f"sd15-cpu-{size}{kind}"]["arguments"])

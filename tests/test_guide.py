@@ -1,5 +1,6 @@
-"""The guides: both say the same, name every setting, and their examples are true."""
+"""The documents: both languages say the same, every setting is named, examples run, links lead somewhere, README is short."""
 
+import functools
 import json
 import re
 from pathlib import Path
@@ -13,7 +14,13 @@ from lib_accel.settings.schema import KNOBS
 from lib_accel.webui.prompt_to_prompt.controls import CONTROLS
 
 PROJECT = Path(__file__).resolve().parent.parent
-ENGLISH, CHINESE = ((PROJECT / "docs" / name).read_text(encoding="utf-8") for name in ("guide.md", "guide.zh.md"))
+PAGES = {
+    page.relative_to(PROJECT).as_posix(): page.read_text(encoding="utf-8")
+    for page in (*PROJECT.glob("*.md"), *PROJECT.glob("docs/*.md"), PROJECT / "benchmarks/README.md", PROJECT / "sample_model/README.md")
+}
+README, PYTHON = PAGES["README.md"], PAGES["docs/python.md"]
+ENGLISH, CHINESE = PAGES["docs/guide.md"], PAGES["docs/guide.zh.md"]
+EDITING, EDITING_CHINESE = PAGES["docs/prompt-to-prompt.md"], PAGES["docs/prompt-to-prompt.zh.md"]
 WORDS = json.loads((PROJECT / "localizations" / "zh_CN.json").read_text(encoding="utf-8"))
 
 
@@ -42,9 +49,9 @@ def test_settings_can_be_told_apart_by_their_chinese_names():
 
 
 @pytest.mark.parametrize("control", CONTROLS.values(), ids=lambda control: control.name)
-def test_prompt_to_prompts_settings_are_in_both_guides(control):
-    assert control.label in ENGLISH
-    assert WORDS[control.label] in CHINESE
+def test_prompt_to_prompts_settings_are_on_both_its_pages(control):
+    assert control.label in EDITING
+    assert WORDS[control.label] in EDITING_CHINESE
 
 
 def test_defaults_in_the_tables_are_those_of_the_settings():
@@ -55,28 +62,42 @@ def test_defaults_in_the_tables_are_those_of_the_settings():
             assert rows[-1] == default, knob.name
 
 
-def test_both_guides_have_the_same_parts_and_examples():
-    assert [len(marks) for marks, _ in headings(ENGLISH)] == [len(marks) for marks, _ in headings(CHINESE)]
+@pytest.mark.parametrize("english, chinese", [(ENGLISH, CHINESE), (EDITING, EDITING_CHINESE)], ids=["guide", "prompt-to-prompt"])
+def test_both_languages_have_the_same_parts_and_examples(english, chinese):
+    assert [len(marks) for marks, _ in headings(english)] == [len(marks) for marks, _ in headings(chinese)]
     for language in ("python", "json"):
-        assert blocks(ENGLISH, language) == blocks(CHINESE, language)
-    assert ENGLISH.count("\n| ") == CHINESE.count("\n| ")
-    assert ENGLISH.count("\n- ") == CHINESE.count("\n- ")
+        assert blocks(english, language) == blocks(chinese, language)
+    for mark in ("\n| ", "\n- ", "!["):
+        assert english.count(mark) == chinese.count(mark)
 
 
-@pytest.mark.parametrize("text", [ENGLISH, CHINESE], ids=["english", "chinese"])
-def test_links_lead_somewhere(text):
-    anchors = {anchor(heading) for _, heading in headings(text)}
-    for target in re.findall(r"\]\(([^)]+)\)", text):
-        if target.startswith("#"):
-            assert target[1:] in anchors, target
-        elif not target.startswith("http"):
-            assert (PROJECT / "docs" / target).exists(), target
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_somewhere(name):
+    text = re.sub(r"^```.*?^```|`[^`\n]*`", "", PAGES[name], flags=re.M | re.S)
+    for target in re.findall(r"\]\(([^)]+)\)|<img src=\"([^\"]+)\"", text):
+        target = "".join(target)
+        if target.startswith("http"):
+            continue
+        path, _, part = target.partition("#")
+        page = ((PROJECT / name).parent / path).resolve() if path else PROJECT / name
+        assert page.exists(), target
+        if part:
+            assert part in {anchor(heading) for _, heading in headings(page.read_text(encoding="utf-8"))}, target
 
 
-@pytest.mark.parametrize("text", [ENGLISH, CHINESE], ids=["english", "chinese"])
-def test_commands_exist(text):
-    named = re.findall(r"python -m lib_accel ([a-z]+)", text)
-    assert set(named) <= set(COMMANDS) and {"bench", "edit"} <= set(named)
+def test_readme_fits_on_two_screens_and_has_its_two_commands():
+    assert len(README.splitlines()) <= 160
+    assert 'pip install -c constraints.txt ".[demo]" && python -m lib_accel demo' in README
+    assert "\npython tests/run.py\n" in README
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_commands_exist(name):
+    assert set(re.findall(r"python -m lib_accel ([a-z]+)", PAGES[name])) <= set(COMMANDS)
+
+
+def test_every_command_is_on_the_page_of_commands():
+    assert set(re.findall(r"^python -m lib_accel ([a-z]+)", PYTHON, re.M)) == set(COMMANDS)
 
 
 @pytest.mark.parametrize("number", range(len(blocks(ENGLISH, "json"))))
@@ -88,12 +109,18 @@ def test_what_the_api_examples_send_is_known(number):
     assert all(set(given) <= names for given in sent.get("script_args", ()))
 
 
-@pytest.mark.parametrize("number", range(len(blocks(ENGLISH, "python"))))
-def test_the_python_examples_run(number, monkeypatch, capsys):
+EXAMPLES = {
+    f"{name} {number}": code for name in ("README.md", "docs/python.md") for number, code in enumerate(blocks(PAGES[name], "python"))
+}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_python_examples_run(name, monkeypatch, capsys):
     pipe = sample.load_pipeline(random=True)
     pipe.set_progress_bar_config(disable=True)
     drawn, draw = [], type(pipe).__call__
 
+    @functools.wraps(draw)  # edits look at what a pipeline's call takes
     def quickly(self, *args, **given):
         drawn.append(given)
         small = {"num_inference_steps": 3, "height": 64, "width": 64}
@@ -102,7 +129,7 @@ def test_the_python_examples_run(number, monkeypatch, capsys):
     monkeypatch.setattr(type(pipe), "__call__", quickly)
     torch.manual_seed(0)
     names = {"pipe": pipe}
-    exec(compile(blocks(ENGLISH, "python")[number], f"example {number}", "exec"), names)
+    exec(compile(EXAMPLES[name], name, "exec"), names)
     printed = capsys.readouterr().out
     assert "failed" not in printed and "stood down" not in printed
     assert drawn or "no guidance for 2 of 4 steps" in printed
