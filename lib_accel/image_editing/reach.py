@@ -29,8 +29,11 @@ def checked_pipeline(pipe: Any) -> Any:
     if lacks or hasattr(pipe, "get_timesteps"):
         raise SettingError(f"pipe is {name}; {KIND}.")
     takes = inspect.signature(type(pipe).__call__).parameters
-    # A call that somebody wrapped takes what it passes on, whatever its name.
-    passes_on = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in takes.values())
+    # A call that somebody wrapped names nothing and takes what it passes on.
+    passes_on = {parameter.kind for parameter in list(takes.values())[1:]} == {
+        inspect.Parameter.VAR_POSITIONAL,
+        inspect.Parameter.VAR_KEYWORD,
+    }
     missing = [] if passes_on else [argument for argument in ARGUMENTS if argument not in takes]
     if missing or "num_frames" in takes:
         why = f"its call takes no {', '.join(missing)}" if missing else "it draws frames"

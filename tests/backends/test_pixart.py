@@ -72,7 +72,7 @@ def test_the_direction_is_kept():
     plain = picture(pipe)
     pictures = {}
     for reuse in (False, True):
-        with accelerated(pipe, GuidanceSkip(when="after", after=0.6, reuse=reuse, decay=1.0)) as accelerator:
+        with accelerated(pipe, GuidanceSkip(when="after", after=0.6, reuse=reuse, order=0)) as accelerator:
             pictures[reuse] = picture(pipe)
         assert guided.account(accelerator)["evaluations_saved"] == 2
         assert guided.account(accelerator)["failed"] is None

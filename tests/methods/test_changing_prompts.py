@@ -56,12 +56,14 @@ def test_predictions_are_alike_for_the_prompts_that_stay(kind):
 def test_what_was_learnt_from_no_prompt_waits_for_none(kind):
     unet = models.UNETS[kind]()
     assert rows(unet, GuidanceSkip(when="after", after=0.3), settled=9)[0] == [2] * 3 + [1] * 7
-    # Before the interval no direction is known, so none can be of another prompt.
-    ran = guided.rows_run(unet)
-    with accelerated(unet, GuidanceSkip(when="outside", sigma_low=0.3, sigma_high=5, reuse=True)) as accelerator:
-        for index, sigma in enumerate((14, 6, 4, 1, 0.2, 0.1)):
-            guided.step(unet, accelerator, index, 6, sigma=sigma, settled=4)
-    assert ran == [1, 1, 2, 2, 2, 1]
+    interval = {"when": "outside", "sigma_low": 0.3, "sigma_high": 5}
+    # A direction to keep is asked for in the first step; it is another prompt's, so guidance waits for the last change.
+    for reuse, expected in ((False, [1, 1, 2, 2, 1, 1]), (True, [2, 2, 2, 2, 2, 1])):
+        ran = guided.rows_run(unet)
+        with accelerated(unet, GuidanceSkip(**interval, reuse=reuse)) as accelerator:
+            for index, sigma in enumerate((14, 6, 4, 1, 0.2, 0.1)):
+                guided.step(unet, accelerator, index, 6, sigma=sigma, settled=4)
+        assert ran == expected
 
 
 @both
