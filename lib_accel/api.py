@@ -18,6 +18,9 @@ def accelerated(model: Any, *methods: Any, traits: HostTraits | None = None, aut
     windows that do not overlap. auto: whether methods act only where they pay, by default they do (see `Accelerator`).
     UnsupportedModelError, SettingError; the model is untouched then.
 
+    Pipelines that share the U-Net are accelerated, too, each by its own guidance and schedule; in threads one job at a time is, and the
+    others' calls run plain meanwhile.
+
         with accelerated(pipe, AgentAttention(), TokenMerging(ratio=0.4, window=(0.4, 1))) as accelerator:
             image = pipe(prompt).images[0]
         print(accelerator.report())

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ..backends import backend_for
+from ..backends.loops import calling_loop
 from ..core.conditions import Conditions, adapters_of
 from ..core.derivatives import why_derivatives
 from ..core.errors import in_words, strict
@@ -82,6 +83,8 @@ class Accelerator:
         self._arming: Arming | None = None
         self._open: OpenCall | None = None
         self._thread: int | None = None
+        # The thread of the last call; its pipeline may be at work still.
+        self._owner: int | None = None
         self._entrance = threading.Lock()
         self._unet = weakref.ref(unet)
         self._wrapped_by_compiler = hasattr(held_unet(model), "_orig_mod")
@@ -184,7 +187,10 @@ class Accelerator:
         me = threading.get_ident()
         with self._entrance:
             if self._thread not in (None, me) and is_inside(self._thread, unet):
-                raise RuntimeError("This U-Net is already running in another thread; an accelerated model serves one thread at a time.")
+                return self._run_plain()
+            if self._owner not in (None, me) and calling_loop(unet, self._owner) is not None:
+                # Another thread's pipeline is between two of its steps.
+                return self._run_plain()
             if self._open is not None and self._open.plan.leaves_rows_out and self._thread == me and is_inside(me, unet, times=2):
                 # A call inside a call that runs on fewer rows: it has those, and no others to drop.
                 self._open.nested += 1
@@ -193,7 +199,7 @@ class Accelerator:
                 self._stood_down.add("the U-Net was called inside a call of itself: what was left of the outer one ran plain")
             self._open = None
             self.sweep()
-            self._thread = me
+            self._thread = self._owner = me
         try:
             return self._arm(args, kwargs)
         except Exception as error:
@@ -203,6 +209,9 @@ class Accelerator:
                 raise
             self._stood_down.add(f"everything stood down after an error: {in_words(error)}")
             return None
+
+    def _run_plain(self) -> None:
+        self._stood_down.add("calls from another thread ran plain: an accelerated U-Net serves one job at a time")
 
     def _leave(self, unet: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
         if _is_tracing() or self._thread != threading.get_ident() or unet is not self._unet():

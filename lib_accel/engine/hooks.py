@@ -30,7 +30,7 @@ class Arming:
     def __init__(self, call: UNetCall, unet: nn.Module) -> None:
         self._unet = weakref.ref(unet)
         self._thread = threading.get_ident()
-        self.call: UNetCall | None = call
+        self._call: UNetCall | None = call
         self._hooked: list[tuple[weakref.ref, _GridHook | _TokensHook]] = []
         self._wrapped: list[InstanceForward] = []
         # Stages that were served in this call, and whether one was in rows that otherwise ran in whole.
@@ -39,6 +39,15 @@ class Arming:
         self._channels: dict[Site, int] = {}
         # Whether spatial transformers tell their grids: their hooks then come first, and see that the call is over.
         self.sees_grids = False
+
+    @property
+    def call(self) -> UNetCall | None:
+        """The call that armed this; None when it is over, and for other threads, whose calls on the same layers run plain."""
+        return self._call if threading.get_ident() == self._thread else None
+
+    @call.setter
+    def call(self, call: UNetCall | None) -> None:
+        self._call = call
 
     def arm(self, wanted: Iterable[tuple[Site, dict[str, list[Runner]], list[Runner]]]) -> None:
         """Put everything in place. wanted: for each site, the runners by part, and those that want to see the block's raw tokens.
