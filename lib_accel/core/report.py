@@ -134,7 +134,8 @@ class Report:
         parts = [_method_clause(m, d) for m in d["methods"]] or ["no method was given"]
         if d["unet_calls"]:
             passes = f"{d['passes']} passes, " if d["passes"] > 1 else ""
-            parts.append(f"{passes}{d['steps']} steps, {d['unet_calls']} U-Net calls in {d['seconds']:.2f} s")
+            ran = f"{d['calls_run']} of {d['unet_calls']} U-Net calls run" if d.get("calls_served") else f"{d['unet_calls']} U-Net calls"
+            parts.append(f"{passes}{d['steps']} steps, {ran} in {d['seconds']:.2f} s")
         else:
             parts.append("no U-Net call was seen")
         return parts + d["stood_down"]
