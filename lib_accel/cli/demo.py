@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ..settings.model_families import family_of
 from ..settings.presets import PRESETS, preset
 from .drawing import add_drawing_arguments, check_pass, open_for_drawing
 from .measuring import machine, timed
+from .progress import progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,22 +56,23 @@ def draw(pipeline: Any, methods: dict[str, tuple], args: argparse.Namespace, siz
     if size is not None:
         settings |= {"width": size, "height": size}
     drawings: dict[str, dict[str, Any]] = {name: {"times": []} for name in methods}
-    for turn in range(args.repeats + 1):
-        # Whoever goes first may find the processor cool or the caches cold: the order alternates.
-        order = list(methods) if turn % 2 else list(reversed(methods))
-        for name in order:
-            steps = args.steps if turn else min(2, args.steps)
-            label = f"{name}, {turn} of {args.repeats}" if turn else f"{name}, warming up"
-            pipeline.set_progress_bar_config(disable=False, desc=f"{label:>22}", leave=bool(turn))
-            generator = torch.Generator().manual_seed(checked_seed(args.seed))
-            with accelerated(pipeline, *methods[name]) as accelerator:
-                images: list = []
-                seconds = timed(
-                    lambda s=steps, g=generator, into=images: into.extend(pipeline(**settings, num_inference_steps=s, generator=g).images)
-                )
-            if turn:
-                drawings[name]["times"].append(seconds)
-                drawings[name] |= {"image": images[0], "report": accelerator.report()}
+    total = len(methods) * (args.repeats * args.steps + min(2, args.steps))
+    with progress(pipeline, total, "demo") as bar:
+        for turn in range(args.repeats + 1):
+            # Whoever goes first may find the processor cool or the caches cold: the order alternates.
+            order = list(methods) if turn % 2 else list(reversed(methods))
+            for name in order:
+                steps = args.steps if turn else min(2, args.steps)
+                label = f"{name}, {turn} of {args.repeats}" if turn else f"{name}, warming up"
+                bar.says(f"{label:>22}")
+                generator = torch.Generator().manual_seed(checked_seed(args.seed))
+                with accelerated(pipeline, *methods[name]) as accelerator:
+                    images: list = []
+                    run = partial(pipeline, **settings, num_inference_steps=steps, generator=generator)
+                    seconds = timed(lambda run=run, into=images: into.extend(run().images))
+                if turn:
+                    drawings[name]["times"].append(seconds)
+                    drawings[name] |= {"image": images[0], "report": accelerator.report()}
     return drawings
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+from pathlib import Path
+from types import ModuleType
 
 from ..core.fields import SettingError
 from ..core.sites import UnsupportedModelError
 from .errors import CommandError
 
+PROGRAM = "python -m lib_accel"
 COMMANDS = {
     "demo": "draw pictures plain and accelerated, side by side, with times",
     "check": "find a model's layers, apply and remove every method, compare",
@@ -22,14 +25,45 @@ COMMANDS = {
 }
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run one command. Returns the exit status: 0, 1 when a check failed, 2 for bad input."""
-    parser = argparse.ArgumentParser(prog="python -m lib_accel", description="Faster sampling for Stable Diffusion U-Nets.")
+# What most people come for, with an example that can be pasted.
+JOBS = (
+    ("See what it does, on the model that comes with it", "demo"),
+    ("Is my model supported?", "check --model model.safetensors"),
+    ("How much faster, on this machine?", "bench --whole --variants plain balanced fast draft"),
+    ("What changes in the pictures?", "quality --count 4 --prompt 'a cat' --model model.safetensors"),
+    ("Edit a picture by editing its prompt", "edit 'a red star on grass' 'a blue star on grass'"),
+    ('Adapt "only where it pays" to this machine', "calibrate"),
+)
+
+
+def short_help(program: str = PROGRAM) -> str:
+    """What is printed where no command is given."""
+    jobs = "".join(f"  {what}\n      {program} {example}\n" for what, example in JOBS)
+    commands = "".join(f"  {name:<10} {summary}\n" for name, summary in COMMANDS.items())
+    return (
+        f"Faster sampling for Stable Diffusion U-Nets.\n\n{jobs}\nAll commands:\n{commands}\n"
+        f"{program} COMMAND --help explains one. The line under a picture, every setting: docs/guide.md\n"
+    )
+
+
+def parser_of(program: str = PROGRAM) -> tuple[argparse.ArgumentParser, dict[str, ModuleType]]:
+    """The parser of all commands, and the module of each."""
+    parser = argparse.ArgumentParser(prog=program, description="Faster sampling for Stable Diffusion U-Nets.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     modules = {}
     for name, summary in COMMANDS.items():
         modules[name] = importlib.import_module(f".{name}", __package__)
         modules[name].add_arguments(commands.add_parser(name, help=summary, description=summary.capitalize() + "."))
+    return parser, modules
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command. Returns the exit status: 0, 1 when a check failed, 2 for bad input."""
+    program = "accel" if Path(sys.argv[0]).stem == "accel" else PROGRAM
+    if not (sys.argv[1:] if argv is None else argv):
+        print(short_help(program), end="")
+        return 0
+    parser, modules = parser_of(program)
     args = parser.parse_args(argv)
     try:
         return modules[args.command].run(args)

@@ -14,6 +14,7 @@ import torch
 from .alternatives import Fewer
 from .drawing import open_for_drawing
 from .measuring import reason, timed
+from .progress import progress
 from .variants import Variant
 
 TELL_EVERY = 10  # prompts
@@ -52,7 +53,10 @@ def draw(
     tasks = [(index, prompt, size) for index, prompt in enumerate(prompts)]
     if args.workers == 1:
         work = _Work(pipeline, variants, args, set())
-        return _gathered((draw_one(work, *task) for task in tasks), variants, len(prompts), size)
+        # Of each variant two steps to warm up; those of peers that do not run, or take fewer, are counted, too.
+        total = len(variants) * (args.steps * len(prompts) + min(2, args.steps))
+        with progress(pipeline, total, f"{size}x{size}"):
+            return _gathered((draw_one(work, *task) for task in tasks), variants, len(prompts), size)
     threads = max(1, torch.get_num_threads() // args.workers)
     spawn = multiprocessing.get_context("spawn")  # A forked child of a process that has used threads or a GPU hangs.
     with ProcessPoolExecutor(args.workers, spawn, _begin, (variants, args, threads)) as pool:
