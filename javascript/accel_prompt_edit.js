@@ -1,16 +1,37 @@
 // Tells Python when the prompt or the edits of the Prompt-to-Prompt script changed, so that it shows their words.
 (function () {
     "use strict";
+    function told(tab) {
+        const count = (name) => Number(accel.textOf(`#${tab}_batch_${name} input[type=number]`)) || 1;
+        return JSON.stringify({ prompt: accel.textOf(`#${tab}_prompt textarea`), seeds: count("count") * count("size") });
+    }
+
+    // A click on what begins an edit writes it into the box, on a line of its own.
+    function begin(tab, text) {
+        const field = gradioApp().querySelector(`#script_${tab}_prompttoprompt_edits textarea`);
+        if (!field) return;
+        const before = field.value.trimEnd();
+        field.value = before ? `${before}\n${text}` : text;
+        updateInput(field);
+        field.focus();
+        field.setSelectionRange(field.value.length, field.value.length);
+    }
+
     // Called by gradio with the values of all inputs; the first is the place for the prompt.
     accel.prompt = function (tab, values) {
-        return [accel.textOf(`#${tab}_prompt textarea`), ...values.slice(1)];
+        return [told(tab), ...values.slice(1)];
     };
 
     onUiLoaded(() => {
         accel.pressOnChange(
             (tab) => `script_${tab}_prompttoprompt_refresh`,
-            (tab) => [`#script_${tab}_prompttoprompt_edits`, `#script_${tab}_prompttoprompt_kind`, `#${tab}_prompt`, "#script_list"],
+            (tab) => told(tab) + accel.standing([`#tab_${tab} [id^=script_${tab}_prompttoprompt_]`, `#tab_${tab} #script_list`]),
             false
         );
+        document.addEventListener("click", (event) => {
+            const chip = event.target.closest && event.target.closest("[data-accel-edit]");
+            const place = chip && chip.closest("#tab_txt2img, #tab_img2img");
+            if (place) begin(place.id.replace("tab_", ""), chip.dataset.accelEdit);
+        });
     });
 })();

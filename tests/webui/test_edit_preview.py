@@ -1,19 +1,23 @@
 """The preview of the edits' words: what its chips say, that it escapes what was typed, and that it loads nothing."""
 
 import json
+import re
 
 import gradio as gr
 import pytest
+from editing import draw
 from harness import PROJECT
 
 
 @pytest.fixture
 def show(host):
     from lib_accel.webui.prompt_to_prompt import chips as preview
+    from lib_accel.webui.prompt_to_prompt.controls import CONTROLS
 
-    def shown(edits, prompt="a red cat", kind="auto"):
+    def shown(edits, prompt="a red cat", kind="auto", seeds=1, **changes):
         # What stands before a word has no width, see `test_translation`.
-        return preview.show(prompt, edits, kind).replace("&#8288;", "")
+        values = {**{name: control.default for name, control in CONTROLS.items()}, "edits": edits, "kind": kind, **changes}
+        return preview.show(json.dumps({"prompt": prompt, "seeds": seeds}), *values.values()).replace("&#8288;", "")
 
     return shown
 
@@ -53,14 +57,54 @@ def test_what_was_typed_is_escaped(show, text):
         assert not any(bad in html.lower() for bad in ("<img", "<script", "<svg", "<b>x", "<i>*"))
 
 
-@pytest.mark.parametrize("text", ["dog -> x", "a -> b -> c", "cat*", "green*2", "a [b|c]", "x AND y"])
-def test_what_cannot_be_is_told_in_its_place(show, text):
+@pytest.mark.parametrize("text", ["dog -> x", "a -> b -> c", "cat*", "green*2", "a [b|c]", "x AND y", "red -> <lora:x:1> blue"])
+def test_what_cannot_be_is_told_in_its_place(host, show, text):
     html = show(f"cat -> dog\n{text}")
-    assert "accel-wrong" in html
+    assert "accel-wrong" in html and "Line 2" in html and "accel-plan" not in html
+    # Generate says the same.
+    with pytest.raises(Exception, match="Line 2"):
+        draw(host, {"edits": f"cat -> dog\n{text}"}, prompt="a red cat")
 
 
-def test_nothing_typed_shows_nothing_and_much_is_cut(show):
-    assert show("") == show(None) == show("# remark") == ""
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"blend": "lion"}, "Blend words has &#x27;lion&#x27;"),
+        ({"blend": "cat : lion"}, "Blend words has &#x27;lion&#x27;"),
+        ({"blend": "cat", "subtract": "lion"}, "Words to leave out of the blend has &#x27;lion&#x27;"),
+        ({"cross": "0.8; lion .2"}, "Cross window has &#x27;lion&#x27;"),
+        ({"cross": "much"}, "Cross window has &#x27;much&#x27;"),
+        ({"self": "2"}, "Self window"),
+        ({"heat": "lion"}, "Heat map words has &#x27;lion&#x27;"),
+        ({"cross_layers": "x"}, "Cross-attention layers"),
+        ({"x": "Seed", "x_values": "a"}, "X values"),
+        ({"y": "Word weight", "y_values": ""}, "Y values is empty"),
+        ({"x": "Seed", "y": "Seed"}, "X axis and Y axis"),
+        ({"edits": "a red cat"}, "it changes nothing in the prompt"),
+    ],
+)
+def test_every_box_is_looked_at(show, changes, named):
+    html = show(**{"edits": "cat -> dog", **changes})
+    assert "accel-wrong" in html and named in html and "Line 1: word" not in html
+
+
+def test_how_much_will_be_drawn(show):
+    def drawn(**given):
+        return [int(number) for number in re.findall(r"(\d+) <span>", show(**given).split("Generate draws")[1])]
+
+    assert drawn(edits="cat -> dog\n+ hat") == [2, 1, 1]
+    assert drawn(edits="cat -> dog", seeds=3, y="Cross window", y_values="0.2, 0.4") == [6, 3, 3]
+    many = {"edits": "cat -> dog", "x": "Seed", "x_values": "1-100"}
+    assert drawn(**many) == [100, 100, 100] and "accel-wrong" in show(**many)
+
+
+def test_nothing_typed_shows_how_to_begin(show):
+    assert show("") == show(None) == show("# remark")
+    assert re.findall(r'data-accel-edit="(.*?)"', show("")) == ["a -&gt; ", "red -&gt; ", "cat -&gt; ", "+ ", "cat*1.5", "= a red cat"]
+    assert show("", prompt="") == show("", prompt="a AND b") == ""
+
+
+def test_much_is_cut(show):
     assert "… 10" in show("\n".join(f"cat -> dog{i}" for i in range(50)))
 
 

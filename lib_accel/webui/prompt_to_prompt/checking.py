@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -85,16 +85,29 @@ def prepared(p: Any, args: tuple) -> tuple[Edits, Plan]:
         raise SettingError(f"{TITLE} has no edit; write one per line, such as {EXAMPLES.replace('; ', ' | ')}.")
     with facts.overridden(p):
         _check_job(p)
+    styles, seeds = getattr(p, "styles", None), max(1, int(p.n_iter)) * max(1, int(p.batch_size))
+    edits, plan = checked_form(settings, lines, p.prompt, seeds, lambda prompt: stream_of(p.sd_model, prompt, styles), styles)
+    host_text.padded([stream.text for stream in edits.streams], p.sd_model)
+    return edits, plan
+
+
+def checked_form(
+    settings: FormValues, lines: Sequence[Line], prompt: str, seeds: int, stream: Callable[[str], PromptTokens], styles: Any = None
+) -> tuple[Edits, Plan]:
+    """What the script's settings make of a prompt. SettingError, a sentence, for what cannot be drawn whatever the job.
+
+    seeds: how many the host's batch count and size ask for. stream: prompt -> its tokens. styles: of the job.
+    """
     for name in ("cross_layers", "self_layers"):
         Layers(f"{TITLE}: {controls.CONTROLS[name].label}", settings[name])
     values.windows(f"{TITLE}: {controls.CROSS}", settings["cross"])
     values.window(f"{TITLE}: {controls.SELF}", settings["self"])
-    source = host_text.without_comments(p.prompt)
-    prompts = tuple(_prompt(line, source) for line in lines)
-    full_source, *full_prompts = (host_text.without_comments(host_text.with_styles(prompt, p_styles(p))) for prompt in (source, *prompts))
+    source = host_text.without_comments(prompt)
+    prompts = tuple(prompt_of(line, source) for line in lines)
+    full_source, *full_prompts = (host_text.without_comments(host_text.with_styles(text, styles)) for text in (source, *prompts))
     edits = Edits(settings, source, tuple(lines), prompts, full_source, tuple(full_prompts))
-    plan = grid.plan(settings, lines, max(1, int(p.n_iter)) * max(1, int(p.batch_size)))
-    return replace(edits, streams=_check_words(p, edits, plan)), plan
+    plan = grid.plan(settings, lines, seeds)
+    return replace(edits, streams=_check_words(stream, edits, plan)), plan
 
 
 def stream_of(sd_model: Any, prompt: str, styles: Any = None) -> PromptTokens:
@@ -130,7 +143,7 @@ def _check_job(p: Any) -> None:
         raise SettingError(f"{TITLE} can change nothing: this model has no transformer blocks of a kind that it knows.")
 
 
-def _prompt(line: Line, source: str) -> str:
+def prompt_of(line: Line, source: str) -> str:
     """The edited prompt of ``line``, with the source's tags where it has none: one batch has one set of LoRAs."""
     prompt = line.applied(source)
     own, tags = host_text.tags_of(prompt), host_text.tags_of(source)
@@ -145,35 +158,33 @@ def _prompt(line: Line, source: str) -> str:
 
 def _prompt_or_none(line: Line, source: str) -> str | None:
     try:
-        return _prompt(line, source)
+        return prompt_of(line, source)
     except SettingError:
         return None
 
 
-def _check_words(p: Any, edits: Edits, plan: Plan) -> tuple[PromptTokens, ...]:
+def _check_words(stream: Callable[[str], PromptTokens], edits: Edits, plan: Plan) -> tuple[PromptTokens, ...]:
     """Align everything once, as the passes will. The tokens of the source and of every line's prompt."""
-    source = stream_of(p.sd_model, edits.source, p_styles(p))
-    streams = [
-        _of_line(line, lambda prompt=prompt: stream_of(p.sd_model, prompt, p_styles(p))) for line, prompt in zip(edits.lines, edits.prompts)
-    ]
-    host_text.padded([stream.text for stream in (source, *streams)], p.sd_model)
+    source = stream(edits.source)
+    streams = [of_line(line, lambda prompt=prompt: stream(prompt)) for line, prompt in zip(edits.lines, edits.prompts)]
     _check_windows(edits, plan, streams)
     for cell in dict.fromkeys(Cell(c.line, cross=c.cross, weights=c.weights) for c in plan.cells() if c.control):
-        line, stream = edits.lines[cell.line], streams[cell.line]
+        line, theirs = edits.lines[cell.line], streams[cell.line]
         cross = values.windows(f"{TITLE}: {controls.CROSS}", cell.cross)
-        _of_line(line, lambda: mix(source, stream, edits.edit_of(cell), cross, missing_ok=True))  # noqa: B023 - called at once
+        of_line(line, lambda: mix(source, theirs, edits.edit_of(cell), cross, missing_ok=True))  # noqa: B023 - called at once
         # Not by the tokens: emphasis leaves them as they are.
-        same = stream.text.split() == source.text.split()
+        same = theirs.text.split() == source.text.split()
         if same and not cell.weights_on(line.weights) and WEIGHT not in (edits.settings["x"], edits.settings["y"]):
             raise SettingError(f"Line {line.number} is {line.text!r}; it changes nothing in the prompt.")
     blend = edits.local_blend(edits.settings["threshold"])
     if blend is not None:
-        for line, stream in zip(edits.lines, streams):
-            _of_line(line, lambda: blend.aligned([source, stream], strict=False))  # noqa: B023
-        given = values.blend_words("", edits.settings["blend"])[1]
-        _find_each(given, streams)
-        _find_each(blend.subtract, [source, *streams])
-    _find_each(edits.heat_words(), [source, *streams])
+        ours, given = values.blend_words("", edits.settings["blend"])
+        _find_each("blend", ours, [source])
+        _find_each("blend", given, streams)
+        for line, theirs in zip(edits.lines, streams):
+            of_line(line, lambda: blend.aligned([source, theirs], strict=False))  # noqa: B023
+        _find_each("subtract", blend.subtract, [source, *streams])
+    _find_each("heat", edits.heat_words(), [source, *streams])
     return source, *streams
 
 
@@ -181,22 +192,21 @@ def _check_windows(edits: Edits, plan: Plan, streams: Sequence[PromptTokens]) ->
     """A word with a window of its own must be in one of the edited prompts."""
     for cross in dict.fromkeys(cell.cross for cell in plan.cells() if cell.control):
         by_word = values.windows(f"{TITLE}: {controls.CROSS}", cross)
-        _find_each([word for word in by_word if word != values.DEFAULT] if isinstance(by_word, dict) else (), streams)
+        _find_each("cross", [word for word in by_word if word != values.DEFAULT] if isinstance(by_word, dict) else (), streams)
 
 
-def _find_each(words: Sequence[str], streams: Sequence[PromptTokens]) -> None:
-    """WordError when a word is in none of the prompts."""
+def _find_each(control: str, words: Sequence[str], streams: Sequence[PromptTokens]) -> None:
+    """SettingError naming the control when one of its words is in none of the prompts."""
     for word in words:
         if not any(stream.has(word) for stream in streams):
-            streams[0].find(word)
+            try:
+                streams[0].find(word)
+            except SettingError as error:
+                raise SettingError(f"{TITLE}: {controls.CONTROLS[control].label} has {str(error).removeprefix('word is ')}") from None
 
 
-def p_styles(p: Any) -> Any:
-    return getattr(p, "styles", None)
-
-
-def _of_line(line: Line, make: Any) -> Any:
-    """What ``make`` makes; its complaint says which line it is about."""
+def of_line(line: Line, make: Any) -> Any:
+    """What ``make`` makes; a complaint says which line it is about."""
     try:
         return make()
     except SettingError as error:

@@ -5,6 +5,7 @@ Only tokenizers run: nothing is loaded and nothing encoded. Everything that some
 
 from __future__ import annotations
 
+import json
 import zlib
 from html import escape
 from typing import Any
@@ -13,36 +14,90 @@ from modules import sd_models
 
 from ...core.fields import SettingError
 from ...prompt_to_prompt import Edit, Mixing, PromptTokens, blankless, kind_of, mix, split_words, tokenize
-from . import host_text
-from .controls import CONTROLS
+from . import controls, host_text
+from .checking import checked_form, of_line, prompt_of
+from .controls import FormValues
 from .lines import Line, parse_lines
 
 MOST_LINES = 40
+# More pictures than that are probably not meant.
+MANY = 64
+_WRONG = "accel-wrong"
 
 
-def show(prompt: Any, edits: Any, kind: Any) -> str:
-    """HTML for what is in the boxes, as it stands: an unfinished line is told what it lacks."""
+def show(told: Any, *values: Any) -> str:
+    """HTML for what is in the boxes, as it stands: an unfinished line is told what it lacks, and so is every other box; then how much
+    will be drawn. told: the prompt, or JSON of ``prompt`` and ``seeds`` (batch count times size). values: in the order of `CONTROLS`.
+    """
+    prompt, seeds = _read(told)
+    source = host_text.without_comments(prompt)
     try:
-        source = host_text.without_comments(str(prompt or ""))
-        kind = CONTROLS["kind"].read(kind)
-        lines = parse_lines(str(edits or ""))
+        settings = controls.read(values)
+        lines = parse_lines(settings["edits"])
+        if not lines:
+            return _starting(source)
+        _stream(source)
     except SettingError as error:
         return _complaint(error)
-    if not lines:
-        return ""
     more = f'<div class="accel-edit">… {len(lines) - MOST_LINES}</div>' if len(lines) > MOST_LINES else ""
-    return "".join(_of_line(line, source, kind) for line in lines[:MOST_LINES]) + more
+    shown = [_of_line(line, source, settings["kind"]) for line in lines[:MOST_LINES]]
+    return "".join(shown) + more + ("" if any(_WRONG in html for html in shown) else _of_form(settings, lines, prompt, seeds))
+
+
+def _read(told: Any) -> tuple[str, int]:
+    """(prompt, seeds) as the browser tells them."""
+    try:
+        given = json.loads(str(told or ""))
+        return str(given["prompt"] or ""), max(1, int(given.get("seeds") or 1))
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return str(told or ""), 1
+
+
+def _starting(source: str) -> str:
+    """Where nothing is written yet: the prompt's words, and other beginnings, each of which a click writes into the box."""
+    try:
+        stream = _stream(source)
+    except SettingError:
+        return ""
+    words = [word for number, word in enumerate(stream.pieces) if stream.of_piece(number) and any(c.isalnum() for c in word)]
+    if not words:
+        return ""
+    chips = "".join(_beginning(f"{word} -> ", _own(word)) for word in dict.fromkeys(words))
+    others = (("+ ", "add words"), (f"{words[-1]}*1.5", "weigh a word"), (f"= {' '.join(source.splitlines())}", "rewrite the prompt"))
+    more = "".join(_beginning(text, f"<span>{label}</span>") for text, label in others)
+    return (
+        f'<div class="accel-edit"><span>Click on a word to replace it:</span> {chips}</div>'
+        f'<div class="accel-edit"><span>or begin with:</span> {more}</div>'
+    )
+
+
+def _beginning(text: str, shown: str) -> str:
+    return f'<button type="button" class="accel-chip accel-begins" data-accel-edit="{escape(text)}">{shown}</button>'
+
+
+def _of_form(settings: FormValues, lines: list[Line], prompt: str, seeds: int) -> str:
+    """What else is wrong, or how much will be drawn."""
+    try:
+        _, plan = checked_form(settings, lines, prompt, seeds, _stream)
+    except SettingError as error:
+        return _complaint(error)
+    count, sources, batches = len(plan.cells()), len({cell.seed for cell in plan.cells()}), len(plan.batches(settings["at_once"]))
+    drawn = f"{count} <span>edited pictures</span>, {sources} <span>sources</span>, {batches} <span>batches</span>"
+    many = f'; <b class="{_WRONG}">many for one grid</b>' if count > MANY else ""
+    return f'<div class="accel-edit accel-plan"><span>Generate draws</span> {drawn}{many}</div>'
 
 
 def _of_line(line: Line, source: str, kind: str) -> str:
-    try:
-        ours, theirs = (_stream(text) for text in (source, line.applied(source)))
+    def aligned() -> tuple[PromptTokens, PromptTokens, Mixing, str]:
+        ours, theirs = (_stream(text) for text in (source, prompt_of(line, source)))
         edit = Edit(None, kind, line.weights)
         for word in line.weights:
             theirs.find(word)
         # Without the weights: one of 0 would hide where a word comes from.
-        mixing = mix(ours, theirs, Edit(None, kind), 1.0)
-        name = kind_of(ours, theirs, edit)
+        return ours, theirs, mix(ours, theirs, Edit(None, kind), 1.0), kind_of(ours, theirs, edit)
+
+    try:
+        ours, theirs, mixing, name = of_line(line, aligned)
     except SettingError as error:
         return _complaint(error)
     chips = "".join(_chip(number, ours, theirs, mixing, line) for number in range(len(theirs.pieces)))
@@ -106,4 +161,4 @@ def _own(word: str) -> str:
 
 
 def _complaint(error: SettingError) -> str:
-    return f'<div class="accel-edit accel-wrong">{escape(str(error))}</div>'
+    return f'<div class="accel-edit {_WRONG}">{escape(str(error))}</div>'

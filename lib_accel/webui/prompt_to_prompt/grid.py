@@ -98,9 +98,7 @@ def plan(settings: FormValues, lines: Sequence[Line], seed_count: int) -> Plan:
         raise SettingError(f"{controls.TITLE}: this makes more than {MOST_CELLS} pictures; take fewer values.")
     pages = []
     for line, seed in product(_or_all(EDIT, (x, y), len(lines)), _or_all(SEED, (x, y), count)):
-        titles = [lines[line].text] * (EDIT not in (x, y) and len(lines) > 1) + [f"seed {seed + 1} of {count}"] * (
-            SEED not in (x, y) and count > 1
-        )
+        titles = [lines[line].text] * (EDIT not in (x, y)) + [f"seed {seed + 1} of {count}"] * (SEED not in (x, y) and count > 1)
         here = replace(base, line=line, seed=seed)
         cells = tuple(tuple(_changed(here, row, column) for column in columns) for row in rows)
         pages.append(Page(", ".join(titles), columns, rows, cells))

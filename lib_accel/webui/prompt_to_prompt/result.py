@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from dataclasses import replace
 from typing import Any
 
 from modules import images
@@ -20,6 +21,8 @@ from .checking import Edits
 from .controls import SEED, TITLE
 from .grid import Page, Plan
 from .runs import LISTS, Drawn, Picture
+
+LEAST_LETTERS = 20
 
 
 def result(p: Any, edits: Edits, plan: Plan, drawn: Drawn) -> Any:
@@ -38,7 +41,7 @@ def result(p: Any, edits: Edits, plan: Plan, drawn: Drawn) -> Any:
         if sheet is not None:
             grids.append(sheet)
     shown = [*(drawn.sources.values() if settings["keep_source"] else ()), *_in_order(plan, drawn)]
-    heat = [(heat_picture(one, picture.image), word, picture) for picture in shown for word, one in picture.heat.items()]
+    heat = [(_heat_map(one, word, picture), word, picture) for picture in shown for word, one in picture.heat.items()]
     whole = copy.copy(drawn.done)
     whole.images = [*grids, *(picture.image for picture in shown), *(image for image, _, _ in heat)]
     maps = [f"{picture.infotext}, P2P heat map: {written(word)}" for _, word, picture in heat]
@@ -67,6 +70,7 @@ def grid_of(page: Page, edits: Edits, drawn: Drawn) -> tuple[Image.Image | None,
     """The picture of one grid, with the sources in front, and a sentence where it is too large. None: nothing to show."""
     if not any(cell in drawn.cells for row in page.cells for cell in row):
         return None, None
+    page = _drawn_part(page, drawn)
     keeps, by_column = edits.settings["keep_source"], edits.settings["x"] == SEED
     rows: list[list[Picture | None]] = [[drawn.cells.get(cell) for cell in row] for row in page.cells]
     columns, labels = [value.label for value in page.columns], [value.label for value in page.rows]
@@ -88,7 +92,30 @@ def grid_of(page: Page, edits: Edits, drawn: Drawn) -> tuple[Image.Image | None,
 
     pictures = [[None if picture is None else picture.image for picture in row] for row in rows]
     title = f"{edits.source}" + (f"   [{page.title}]" if page.title else "")
-    return drawn_grid(pictures, columns, labels, title, caption, font=getattr(images, "get_font", own_font), size=None), None
+    return drawn_grid(pictures, columns, labels, title, caption, font=_font(), size=letters(first)), None
+
+
+def _drawn_part(page: Page, drawn: Drawn) -> Page:
+    """The page without rows and columns of which no picture was drawn before it was interrupted."""
+    rows = [place for place, row in enumerate(page.cells) if any(cell in drawn.cells for cell in row)]
+    columns = [place for place in range(len(page.columns)) if any(row[place] in drawn.cells for row in page.cells)]
+    cells = tuple(tuple(page.cells[row][column] for column in columns) for row in rows)
+    return replace(page, columns=tuple(page.columns[c] for c in columns), rows=tuple(page.rows[r] for r in rows), cells=cells)
+
+
+def _heat_map(heat: Any, word: Any, picture: Picture) -> Image.Image:
+    """A heat map over its picture, with its word below."""
+    shown = heat_picture(heat, picture.image)
+    return drawn_grid([[shown]], captions=lambda row, column: str(word), font=_font(), size=letters(shown), least=1)
+
+
+def _font() -> Any:
+    return getattr(images, "get_font", own_font)
+
+
+def letters(picture: Image.Image) -> int:
+    """The size of letters beside a picture: to be read where a sheet of large pictures is shown small, and beside small ones."""
+    return max(LEAST_LETTERS, (picture.width + picture.height) // 34)
 
 
 def infotext_of_grid(infotext: str, settings: controls.FormValues, source: str, words: str, negative: str | None = None) -> str:

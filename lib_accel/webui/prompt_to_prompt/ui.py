@@ -44,7 +44,7 @@ def build(elem_id: Callable[[str], str], tab: str) -> Built:
     refresh.click(
         show_words,
         _js=f"(...args) => accel.prompt({tab!r}, args)",
-        inputs=[prompt, made["edits"], made["kind"]],
+        inputs=[prompt, *(made[name] for name in CONTROLS)],
         outputs=[chips],
         show_progress=False,
     )
@@ -69,7 +69,7 @@ def _rows(rows: tuple[tuple[str, ...], ...], made: dict[str, Any], elem_id: Call
 def _component(control: FormControl, elem_id: Callable[[str], str]) -> Any:
     given = {"label": control.label, "info": control.hint, "value": control.default, "elem_id": elem_id(control.name)}
     if control.kind == "flag":
-        return gr.Checkbox(**given)
+        return gr.Checkbox(**given, elem_classes=["accel-flag"])
     if control.kind == "choice":
         return (gr.Radio if len(control.choices) <= IN_SIGHT else gr.Dropdown)(list(control.choices), **given)
     if control.kind in ("number", "integer"):
