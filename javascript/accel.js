@@ -3,7 +3,7 @@
 window.accel = (function () {
     "use strict";
     const TABS = ["txt2img", "img2img"];
-    const WAIT = 400;
+    const TICK = 400;
 
     // The value of the field at `selector`; empty when there is none.
     function textOf(selector) {
@@ -11,28 +11,41 @@ window.accel = (function () {
         return field ? field.value : "";
     }
 
-    // In both tabs: a while after somebody changed something below one of `watched(tab)` (selectors), press the button with the id
-    // `button(tab)`, so that Python computes a preview. atOnce: also when the page opens.
-    function pressOnChange(button, watched, atOnce) {
+    // What stands in all fields below `places` (selectors), as one text.
+    function standing(places) {
+        const fields = places.map((place) => `${place} input, ${place} textarea`).join(",");
+        const told = [...gradioApp().querySelectorAll(fields)].map((field) =>
+            field.type === "radio" || field.type === "checkbox" ? field.checked : field.value
+        );
+        return JSON.stringify(told);
+    }
+
+    // In both tabs: when what `state(tab)` tells differs from before, however it came to that, and stays as it is for a moment, press the
+    // button with the id `button(tab)`, so that Python computes a preview. Values that the host or others set ("Send to", presets, pasted
+    // PNG info) fire no event of the page, so it is looked at. atOnce: also press when the page opens.
+    function pressOnChange(button, state, atOnce) {
         for (const tab of TABS) {
-            const place = gradioApp().querySelector(`#tab_${tab}`);
-            if (!place) continue;
-            let timer;
-            const press = () => {
-                clearTimeout(timer);
-                timer = setTimeout(() => {
-                    // Not there while another script is chosen.
-                    const found = gradioApp().querySelector(`#${button(tab)}`);
-                    if (found) found.click();
-                }, WAIT);
-            };
-            const selectors = watched(tab).join(",");
-            for (const event of ["input", "change", "focusout"]) {
-                place.addEventListener(event, (e) => e.target.closest && e.target.closest(selectors) && press());
-            }
-            if (atOnce) press();
+            if (!gradioApp().querySelector(`#tab_${tab}`)) continue;
+            let shown = atOnce ? null : state(tab);
+            let before = null;
+            setInterval(() => {
+                if (document.hidden) return;
+                const now = state(tab);
+                const settled = now === before;
+                before = now;
+                // Not there while another script is chosen.
+                const found = settled && now !== shown && gradioApp().querySelector(`#${button(tab)}`);
+                if (!found) return;
+                shown = now;
+                found.click();
+            }, TICK);
         }
     }
 
-    return { textOf, pressOnChange };
+    // `text` in the language of the page, where the host has it.
+    function translated(text) {
+        return (window.localization && window.localization[text]) || text;
+    }
+
+    return { textOf, standing, translated, pressOnChange };
 })();

@@ -1,8 +1,8 @@
-// Tells Python when something changed that the preview of the Accel accordion depends on. Python computes, this only asks.
+// The Accel accordion: tells Python when something changed that its preview depends on, and shows what Python made of it.
 (function () {
     "use strict";
+    const TABS = ["txt2img", "img2img"];
     const NUMBERS = ["width", "height", "steps"];
-    const OTHERS = ["hr", "hr_scale", "hires_steps", "cfg_scale", "sampling", "prompt"];
 
     function numberOf(id) {
         const text = accel.textOf(`#${id} input[type=number]`);
@@ -11,7 +11,7 @@
 
     function hires(tab) {
         const box = gradioApp().querySelector(`#${tab}_hr-checkbox input`);
-        return box && box.checked ? numberOf(`${tab}_hr_scale`) : 0;
+        return box && box.checked ? numberOf(`${tab}_hr_scale`) || 1 : 0;
     }
 
     // Names only: some tell of models that are run in few steps.
@@ -19,23 +19,119 @@
         return [...accel.textOf(`#${tab}_prompt textarea`).matchAll(/<lora:([^:>]+)/g)].map((tag) => tag[1]);
     }
 
-    // Called by gradio with the values of all inputs; the first is the place for the sizes.
-    accel.sizes = function (tab, values) {
-        const sizes = {
+    // The size that "Resize by" makes of img2img's picture, as the host shows it; null where it does not count.
+    function resized(tab) {
+        const chosen = gradioApp().querySelector(`#${tab}_tab_resize_by`);
+        const sizes = gradioApp().querySelectorAll(`#${tab}_scale_resolution_preview .resolution`);
+        if (!chosen || chosen.style.display === "none" || !sizes.length) return null;
+        return sizes[sizes.length - 1].textContent.trim();
+    }
+
+    // What stands below the gallery; another text after every job.
+    function log(tab) {
+        const found = gradioApp().querySelector(`#html_log_${tab}`);
+        return found ? found.textContent.trim() : "";
+    }
+
+    function sizes(tab) {
+        const told = {
             hires: hires(tab),
+            hires_width: numberOf(`${tab}_hr_resize_x`),
+            hires_height: numberOf(`${tab}_hr_resize_y`),
             hires_steps: numberOf(`${tab}_hires_steps`),
+            hires_sampler: accel.textOf("#hr_sampler input"),
+            denoising: tab === "img2img" ? numberOf("img2img_denoising_strength") : null,
+            size: resized(tab),
             guidance: numberOf(`${tab}_cfg_scale`),
-            sampler: accel.textOf(`#${tab}_sampling input`),
+            sampler: accel.textOf(`#${tab}_sampling input:not([type=radio]), #${tab}_sampling input:checked`),
             loras: loras(tab),
+            ran: log(tab) !== "",
         };
-        for (const name of NUMBERS) sizes[name] = numberOf(`${tab}_${name}`);
-        return [JSON.stringify(sizes), ...values.slice(1)];
+        for (const name of NUMBERS) told[name] = numberOf(`${tab}_${name}`);
+        return JSON.stringify(told);
+    }
+
+    // Called by gradio with the values of all inputs; the first is the place for the sizes.
+    accel.sizes = (tab, values) => [sizes(tab), ...values.slice(1)];
+
+    // The knob `name` of a tab, as an element.
+    function knob(tab, name) {
+        return gradioApp().querySelector(`#script_${tab}_accel_${name.replace(".", "_")}`);
+    }
+
+    // Set the knob `at` as if somebody did.
+    function put(at, value) {
+        const box = at.querySelector("input[type=checkbox]");
+        const radios = [...at.querySelectorAll("input[type=radio]")];
+        if (box) {
+            if (box.checked !== value) box.click();
+        } else if (radios.length) {
+            const found = radios.find((radio) => radio.value === String(value));
+            if (found) found.click();
+        } else {
+            const field = at.querySelector("input[type=number]");
+            field.value = value;
+            updateInput(field);
+        }
+    }
+
+    // A button on the knob `at` that sets it to what the preset has.
+    function resetButton(at, value) {
+        const button = document.createElement("button");
+        button.type = "button";
+        button.className = "accel-reset";
+        button.textContent = "\u21ba";
+        button.title = `${accel.translated("Back to the preset's value:")} ${value}`;
+        button.addEventListener("click", (event) => {
+            // It stands in a label, which would take the click, too.
+            event.preventDefault();
+            event.stopPropagation();
+            put(at, value);
+        });
+        (at.querySelector("[data-testid=block-info]") || at).appendChild(button);
+    }
+
+    const marked = {};
+
+    // Mark presets with how many times as fast each would be, and knobs that have no effect, or differ from the preset, as Python told.
+    function mark(tab) {
+        const found = gradioApp().querySelector(`#script_${tab}_accel_strip .accel-told`);
+        if (!found) return;
+        const { gains, idle, changed } = JSON.parse(found.dataset.told);
+        for (const input of gradioApp().querySelectorAll(`#script_${tab}_accel_preset input`)) {
+            const gain = gains[input.value];
+            input.parentElement.dataset.accelGain = gain ? `~${gain}` : "";
+        }
+        if (marked[tab] === found.dataset.told) return;
+        marked[tab] = found.dataset.told;
+        for (const at of gradioApp().querySelectorAll(`#script_${tab}_accel_fold_advanced .accel-idle`)) at.classList.remove("accel-idle");
+        for (const button of gradioApp().querySelectorAll(`#script_${tab}_accel_fold_advanced .accel-reset`)) button.remove();
+        for (const at of idle.map((name) => knob(tab, name))) if (at) at.classList.add("accel-idle");
+        for (const [name, value] of Object.entries(changed)) {
+            const at = knob(tab, name);
+            if (at) resetButton(at, value);
+        }
+    }
+
+    // An own preset was saved or deleted in `tab`: the other one lists it, too.
+    accel.listElsewhere = function (tab) {
+        for (const other of TABS.filter((name) => name !== tab)) {
+            const found = gradioApp().querySelector(`#script_${other}_accel_listing`);
+            if (found) found.click();
+        }
     };
+
+    accel.isSure = (name) => !name || confirm(`${accel.translated("Delete this preset?")} ${name}`);
+
+    // The name of an own preset stands in the field for names when it is chosen.
+    accel.nameFor = (preset, name, builtIn) => (builtIn.includes(preset) || !/^[\p{L}\p{N}_][\p{L}\p{N}_ -]*$/u.test(preset) ? name : preset);
+
+    onAfterUiUpdate(() => TABS.forEach(mark));
 
     onUiLoaded(() => {
         accel.pressOnChange(
             (tab) => `script_${tab}_accel_refresh`,
-            (tab) => [`#script_${tab}_accel_enabled`, ...[...NUMBERS, ...OTHERS].map((name) => `#${tab}_${name}`)],
+            (tab) => sizes(tab) + log(tab) + accel.standing([`#script_${tab}_accel_enabled`, `#script_${tab}_accel_enabled-checkbox`]),
             true
         );
     });

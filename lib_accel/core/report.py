@@ -128,24 +128,58 @@ class Report:
         return f"Accel: {'; '.join(self.clauses)}."
 
     @property
-    def clauses(self) -> list[str]:
-        """What the line is made of."""
+    def rows(self) -> tuple[int, int]:
+        """How many rows of U-Net calls ran, and how many would have run without any method."""
         d = self.data
-        parts = [_method_clause(m, d) for m in d["methods"]] or ["no method was given"]
-        if d["unet_calls"]:
-            passes = f"{d['passes']} passes, " if d["passes"] > 1 else ""
-            ran = f"{d['calls_run']} of {d['unet_calls']} U-Net calls run" if d.get("calls_served") else f"{d['unet_calls']} U-Net calls"
-            parts.append(f"{passes}{d['steps']} steps, {ran} in {d['seconds']:.2f} s")
-        else:
-            parts.append("no U-Net call was seen")
-        return parts + d["stood_down"]
+        saved = sum(method["evaluations_saved"] for method in d["methods"])
+        return d["rows_run"], d["rows_run"] + d["rows_served"] + saved
+
+    @property
+    def clauses(self) -> list[str]:
+        """What the line is made of: the time and what ran, then what was done, then what was not and why."""
+        return [self.run, *self.done, *self.left]
+
+    @property
+    def done(self) -> list[str]:
+        """What each method did that did anything."""
+        return [_method_clause(method, self.data) for method in self.data["methods"] if _did(method)]
+
+    @property
+    def left(self) -> list[str]:
+        """What was not done, and why."""
+        methods, d = self.data["methods"], self.data
+        nothing = [_method_clause(method, d) for method in methods if not _did(method)]
+        left = [clause for method in methods if _did(method) for clause in _left_clauses(method)]
+        return nothing + ([] if methods else ["no method was given"]) + left + d["stood_down"]
+
+    @property
+    def run(self) -> str:
+        """How much of the U-Net ran, and the time that took."""
+        d = self.data
+        if not d["unet_calls"]:
+            return "no U-Net call was seen"
+        passes = f"{d['passes']} passes, " if d["passes"] > 1 else ""
+        calls = f"{d['calls_run']} of {d['unet_calls']} U-Net calls run" if d.get("calls_served") else f"{d['unet_calls']} U-Net calls"
+        ran, whole = self.rows
+        rows = f" ({ran} of {whole} row evaluations)" if ran < whole else ""
+        return f"{passes}{d['steps']} steps, {calls} in {d['seconds']:.2f} s{rows}"
+
+
+def _did(method: dict[str, Any]) -> bool:
+    """Whether a method changed anything."""
+    return bool(method["layers"] or method["evaluations_saved"] or method["served"] or method["shallow_steps"])
+
+
+def _left_clauses(method: dict[str, Any]) -> list[str]:
+    """Where a method that did something elsewhere left layers alone."""
+    return [f"{method['method']} left {count} layers as they were: {reason}" for reason, count in method["stood_down"].items()]
 
 
 def _method_clause(method: dict[str, Any], whole: dict[str, Any]) -> str:
     effects = ", ".join(f"{effect} on {count}" for effect, count in method["layers_by_effect"].items())
     if effects:
         clause = f"{method['method']}: {effects} of {whole['sites']} layers for {method['steps']} of {whole['steps']} steps"
-    elif not (method["evaluations_saved"] or method["served"] or method["shallow_steps"]):
+    elif not _did(method):
         clause = f"{method['method']}: 0 of {whole['sites']} layers"
     else:
         clause = f"{method['method']}:"
@@ -166,7 +200,8 @@ def _method_clause(method: dict[str, Any], whole: dict[str, Any]) -> str:
     clause += (", " if effects and more else " " if more else "") + ", ".join(more)
     notes = [method["idle"]] if method["idle"] and not (effects or more or method["notes"]) else []
     notes += list(method["notes"]) + ([f"off: {method['off']}"] if method["off"] else [])
-    notes += [f"{reason} ({count} layers)" for reason, count in method["stood_down"].items()]
+    if not _did(method):
+        notes += [f"{reason} ({count} layers)" for reason, count in method["stood_down"].items()]
     if method["failed"]:
         notes.append(f"switched off after an error: {method['failed']}")
     return clause + (f" [{'; '.join(notes)}]" if notes else "")

@@ -5,10 +5,12 @@ An estimate (see `estimate`); what was really done is the report's to say.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-from ..core.method import Kind
+from ..core.method import CALL, STAGES, TOKENS, Kind, Method
+from ..core.work import StepWork
 from ..methods.registry import METHODS, with_least
 from ..ops.levels import grid_at
 from ..settings.job import Settings
@@ -21,8 +23,8 @@ KINDS: dict[str, Kind] = {kind.name: kind for method in METHODS for kind in meth
 @dataclass(frozen=True)
 class PassPreview:
     """steps: for each step the names of the kinds at work (see `KINDS`), none where it runs whole. work, plain: multiply-adds of the pass,
-    and of the same without Accel. idle: kinds that the size makes stand down. later: whether more may turn out to be at work while the pass
-    runs: what methods say of it."""
+    and of the same without Accel. rows: rows of U-Net calls that run for one guided picture, of two in each step. idle: kinds that the size
+    makes stand down. later: whether more may turn out to be at work while the pass runs: what methods say of it."""
 
     place: str
     width: int
@@ -30,37 +32,96 @@ class PassPreview:
     steps: tuple[tuple[str, ...], ...]
     work: float
     plain: float
+    rows: float = 0.0
     idle: tuple[str, ...] = ()
     later: tuple[str, ...] = ()
+    limits: tuple[tuple[str, str], ...] = ()
 
 
 def preview_pass(
-    settings: Settings, place: str, shape: str, width: int, height: int, steps: int, scale: float | None = None, sampler: str = ""
+    settings: Settings,
+    place: str,
+    shape: str,
+    width: int,
+    height: int,
+    steps: int,
+    scale: float | None = None,
+    sampler: str = "",
+    only: Callable[[Method], bool] = lambda method: True,
 ) -> PassPreview:
     """What ``settings`` would do in a pass of ``steps`` steps at ``width`` x ``height`` pixels. shape: the U-Net's, one of
-    `estimate.SHAPES`. scale: the guidance scale. sampler: its name."""
-    chosen, _ = methods_for(settings, place, scale)
+    `estimate.SHAPES`. scale: the guidance scale. sampler: its name. only: which of its methods count."""
+    chosen = tuple(method for method in methods_for(settings, place, scale)[0] if only(method))
     unet, latent = SHAPES[shape], (max(height // 8, 1), max(width // 8, 1))
     h, w = grid_at(*latent, min(unet.levels))
     least = {method: settings[f"least.{group}"] if settings["auto"] else 0 for group, method in with_least().items()}
     acting = [method for method in chosen if h * w >= least.get(type(method), 0)]
     told = scale if settings["drop_at_one"] else None
     schedules = [method.schedule(steps, told, sampler) for method in acting]
-    known: dict[Any, float] = {}
-    kinds, work = [], 0.0
+    known: dict[Any, tuple[float, float]] = {}
+    kinds, work, rows = [], 0.0, 0.0
     for step in range(steps):
         now = tuple((method, schedule.kinds[step]) for method, schedule in zip(acting, schedules) if schedule.kinds[step])
+        # Where the whole call is served nothing else is at work.
+        now = tuple(one for one in now if one[0].declaration.acts_on == CALL) or now
         if now not in known:
-            known[now] = step_work(unet, *latent, now, least)
-        work += known[now]
+            known[now] = step_work(unet, *latent, now, least), _rows(now)
+        work, rows = work + known[now][0], rows + known[now][1]
         kinds.append(tuple(dict.fromkeys(kind for _, at_work in now for kind in at_work)))
     idle = (kind.name for method in chosen if method not in acting for kind in method.declaration.kinds)
     later = (method.declaration.later for method, schedule in zip(acting, schedules) if schedule.later)
+    limits = tuple(dict.fromkeys(limit for limit in (method.limit() for method in acting) if limit))
     plain = steps * step_work(unet, *latent)
-    return PassPreview(place, width, height, tuple(kinds), work, plain, tuple(dict.fromkeys(idle)), tuple(dict.fromkeys(later)))
+    return PassPreview(
+        place, width, height, tuple(kinds), work, plain, rows, tuple(dict.fromkeys(idle)), tuple(dict.fromkeys(later)), limits
+    )
+
+
+def _rows(at_work: tuple[Any, ...]) -> float:
+    """How many of a guided picture's two rows run, on average."""
+    step = StepWork()
+    for method, kinds in at_work:
+        method.spare_step(step, kinds)
+    return step.rows
 
 
 def saved(passes: list[PassPreview]) -> float:
     """The part of a whole picture's work (its passes, and decoding it) that is not done, 0 to 1."""
     decoding = decoding_work(max(passes[-1].height // 8, 1), max(passes[-1].width // 8, 1))
     return 1 - (sum(p.work for p in passes) + decoding) / (sum(p.plain for p in passes) + decoding)
+
+
+def times_as_fast(passes: list[PassPreview]) -> float:
+    """How many times as fast the whole picture is drawn."""
+    return 1 / max(1 - saved(passes), 1e-6)
+
+
+def ran_pass(
+    report: Mapping[str, Any], rows: tuple[int, int], settings: Settings, place: str, shape: str, size: tuple[int, int], sampler: str
+) -> list[PassPreview]:
+    """The same of a pass that ran, by its account: once, or for each picture where other steps were served.
+
+    report: its account. rows: those that ran of those that there would have been. size: (width, height) of its pictures. Rows, and steps
+    that were served as a whole, are as they were counted; what a row costs where methods act inside of it is estimated, of those that
+    the account has seen at work.
+    """
+    steps = max(report["steps"], 1)
+    acted = {method["method"] for method in report["methods"] if method["layers"] or method["shallow_steps"] or method["evaluations_saved"]}
+
+    def seen(method: Method) -> bool:
+        return type(method).__name__ in acted and method.declaration.acts_on != CALL
+
+    shown = preview_pass(settings, place, shape, *size, steps, sampler=sampler, only=seen)
+    inside = preview_pass(
+        settings, place, shape, *size, steps, sampler=sampler, only=lambda m: seen(m) and m.declaration.acts_on in (TOKENS, STAGES)
+    )
+    part = rows[0] / max(rows[1], 1)
+    whole = replace(shown, work=inside.work * part, plain=inside.plain, rows=2 * steps * part, idle=(), later=(), limits=())
+    courses = (_served(method, shown.steps, set(one["steps"])) for method in report["methods"] for one in method["served"])
+    return [replace(whole, steps=course) for course in dict.fromkeys(courses)] or [whole]
+
+
+def _served(method: Mapping[str, Any], steps: tuple[tuple[str, ...], ...], served: set[int]) -> tuple[tuple[str, ...], ...]:
+    """The kinds of each step, where these steps were served by ``method``: nothing else was at work in them."""
+    kinds = next(tuple(kind.name for kind in known.declaration.kinds) for known in METHODS if known.__name__ == method["method"])
+    return tuple(kinds if step in served else at_work for step, at_work in enumerate(steps))

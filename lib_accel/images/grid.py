@@ -78,10 +78,14 @@ def grid(
     return sheet
 
 
-def side_by_side(cells: Sequence[tuple[Image.Image, Sequence[str]]], footer: Sequence[str], font: Font = own_font) -> Image.Image:
-    """Pictures in a row, the lines of each below it, ``footer`` lines below all of them."""
+def side_by_side(
+    cells: Sequence[tuple[Image.Image, Sequence[str]]], footer: Sequence[str], font: Font = own_font, title: str = ""
+) -> Image.Image:
+    """Pictures in a row, the lines of each below it, ``footer`` lines below all of them, ``title`` above."""
     lines = ["\n".join(texts) for _, texts in cells]
-    return grid([[picture for picture, _ in cells]], captions=lambda row, column: lines[column], footer=footer, font=font, least=300)
+    return grid(
+        [[picture for picture, _ in cells]], title=title, captions=lambda row, column: lines[column], footer=footer, font=font, least=300
+    )
 
 
 def wrapped(text: str, face: Any, width: int) -> list[str]:

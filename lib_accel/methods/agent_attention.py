@@ -18,6 +18,7 @@ from ..core.sites import Site
 from ..core.work import BlockWork
 from ..engine.contract import LayerAtWork, UNetCall
 from ..ops.agents import agent_attention
+from .planning import limit_of
 from .token_merging import LEAST, MERGE_HINT, RARE, MergingRunner, shared, spare_merged
 
 
@@ -46,6 +47,8 @@ class AgentAttention(Method):
         acts_on=TOKENS,
         kinds=(Kind("agents", "agents", "#d98b3a"),),
         group="agents",
+        saves=1.15,
+        needs={"radius": ("matching", ("local",))},
         title="Agents",
         hint="on: self-attention through few agent tokens",
         rare=(*RARE, "agents", "k_scale2", "k_shortcut", "attn_precision"),
@@ -86,6 +89,9 @@ class AgentAttention(Method):
 
     def schedule(self, steps: int, *given: Any, **named: Any) -> Schedule:
         return replace(super().schedule(steps, *given, **named), even=self.plan_every == 1)
+
+    def limit(self) -> tuple[str, str] | None:
+        return limit_of(self)
 
     @classmethod
     def example(cls) -> AgentAttention:

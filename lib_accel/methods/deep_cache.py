@@ -50,6 +50,7 @@ class DeepCache(Method):
         kinds=(Kind(SHALLOW, "shallow stages only", "#3f9384"),),
         later="more steps run in whole where the picture changes too fast",
         group="deepcache",
+        saves=1.38,
         title="DeepCache",
         hint="on: in steps between whole ones only the shallow stages run",
         settings=("every", "branch", "tolerance", "warm_up", "warm_sigma", "last", "order"),

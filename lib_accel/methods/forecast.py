@@ -48,6 +48,8 @@ class Forecast(Method):
         kinds=(Kind(SERVED, "step forecast", "#4a7fb5"),),
         later="which steps are forecast is decided for each picture while it is drawn; shown is what is typical",
         group="forecast",
+        saves=1.44,
+        needs=dict.fromkeys(("level", "tolerance", "largest_gap"), ("every", (0,))),
         title="Forecast",
         hint="on: whole steps are forecast where the picture allows it",
         settings=("level", "every", "tolerance", "largest_gap", "warm_up", "warm_sigma", "last", "order"),

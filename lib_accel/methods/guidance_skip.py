@@ -62,6 +62,13 @@ class GuidanceSkip(Method):
         ),
         later="guidance is skipped when it matters little",
         group="guidance",
+        saves=1.24,
+        needs={
+            "threshold": ("when", ("similar",)),
+            "after": ("when", ("after",)),
+            "sigma_low": ("when", ("outside",)),
+            "sigma_high": ("when", ("outside",)),
+        },
         title="Guidance skip",
         hint="on: the negative prompt is left out where it matters little",
         settings=("when", "threshold", "after", "sigma_low", "sigma_high", "reuse", "every"),

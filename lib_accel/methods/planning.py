@@ -40,6 +40,12 @@ class TokenPlan:
     agents: MergePlan | GridPool | None = None
 
 
+def limit_of(settings: Any) -> tuple[str, str] | None:
+    """See `Method.limit`: one token of every cell stays."""
+    most = 1 - 1 / (settings.sx * settings.sy)
+    return None if settings.ratio <= most else ("merging ratio is cut to what cells of this size allow,", f"{most:.2g}")
+
+
 def cut_for(h: int, w: int, settings: Any) -> Cut:
     """The cut of an ``h`` x ``w`` grid by ``settings`` (ratio, sx, sy, and agent_ratio where agents are wanted).
 

@@ -52,6 +52,7 @@ class TGate(Method):
             Kind("unguided", "no negative prompt", "#c0587e", line=True),
         ),
         group="tgate",
+        saves=1.42,
         title="T-GATE",
         hint="on: after the gate no negative prompt, and cross-attention from a cache",
         settings=("gate", "drop_guidance", "cache", "after_gate"),

@@ -35,6 +35,7 @@ class TokenDownsampling(Method):
         acts_on=TOKENS,
         kinds=(Kind("downsampling", "downsampled", "#5b9bd5"),),
         group="downsampling",
+        saves=1.36,
         title="Downsampling",
         hint="on: every token asks, fewer answer",
         hires=HiresSetting(

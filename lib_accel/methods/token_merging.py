@@ -18,7 +18,7 @@ from ..core.sites import Site
 from ..core.work import BlockWork
 from ..engine.contract import Runner, UNetCall
 from ..ops.merging import MergePlan
-from .planning import Planner, cut_for
+from .planning import Planner, cut_for, limit_of
 
 MERGE_HINT = "higher: faster, less detail"
 # From how many tokens on merging pays, and the settings that are rarely changed; agent attention's too.
@@ -63,6 +63,8 @@ class TokenMerging(Method):
         acts_on=TOKENS,
         kinds=(Kind("merging", "merged", "#4f9d69"),),
         group="merging",
+        saves=1.37,
+        needs={"radius": ("matching", ("local",))},
         title="Merging",
         hint="on: similar tokens share their attention",
         rare=RARE,
@@ -97,6 +99,9 @@ class TokenMerging(Method):
 
     def schedule(self, steps: int, *given: Any, **named: Any) -> Schedule:
         return replace(super().schedule(steps, *given, **named), even=self.plan_every == 1)
+
+    def limit(self) -> tuple[str, str] | None:
+        return limit_of(self)
 
     @classmethod
     def example(cls) -> TokenMerging:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..core.fields import SettingError
-from ..methods import GuidanceSkip, TokenDownsampling, TokenMerging
+from ..methods import Forecast, GuidanceSkip, TokenDownsampling, TokenMerging
 from .model_families import FAMILIES
 
 Methods = tuple[Any, ...]
@@ -20,6 +20,8 @@ _FAST_TOKENS: Methods = (TokenDownsampling(factor=2, deeper_factor=2), TokenMerg
 # changes a fraction as much.
 _SOME_GUIDANCE = GuidanceSkip(when="after", after=0.4, reuse=True, every=3)
 _LITTLE_GUIDANCE = GuidanceSkip(when="after", after=0.2, reuse=True, every=7)
+# For finding seeds and prompts: whatever still shows the same scene. Few of the sampler's steps run, and those on few tokens.
+_FEWEST_STEPS = Forecast(level="fast")
 
 PRESETS: dict[str, dict[str, Methods]] = {
     "quality": {
@@ -41,6 +43,12 @@ PRESETS: dict[str, dict[str, Methods]] = {
         # Its finest level with attention is already coarser, so a little less goes, and nothing below it.
         "sdxl": (TokenDownsampling(factor=2), TokenMerging(ratio=0.4, matching="local"), _LITTLE_GUIDANCE),
         "few-step": (TokenDownsampling(factor=2), TokenMerging(ratio=0.3, matching="local")),
+    },
+    "draft": {
+        "sd1": (*_FAST_TOKENS, _LITTLE_GUIDANCE, _FEWEST_STEPS),
+        "sd2": (*_FAST_TOKENS, _LITTLE_GUIDANCE, _FEWEST_STEPS),
+        "sdxl": (TokenDownsampling(factor=2), TokenMerging(ratio=0.5, matching="local"), _LITTLE_GUIDANCE, _FEWEST_STEPS),
+        "few-step": (TokenDownsampling(factor=2, deeper_factor=2), TokenMerging(ratio=0.5, matching="local")),
     },
 }
 

@@ -21,7 +21,7 @@ class JobFields:
     """Settings of the whole job."""
 
     enabled: bool = setting(False, "flag", "Accel", "on: faster pictures, slightly different ones")
-    preset: str = setting("balanced", "name", "Preset", "which knobs to use; changing one makes it Custom")
+    preset: str = setting("balanced", "name", "Preset", "fills the settings of the methods; changing one of those makes it Custom")
     first_pass: bool = setting(True, "flag", "First pass", "off: only the hires pass is faster; the composition stays")
     auto: bool = setting(True, "flag", "Only where it pays", "off: also at sizes where it costs more time than it saves")
     drop_at_one: bool = setting(
@@ -103,6 +103,12 @@ class Knob:
     @property
     def kind(self) -> str:
         return self.rule["kind"]
+
+    @property
+    def short(self) -> str:
+        """Its label where its group is named above."""
+        head, colon, tail = self.label.partition(": ")
+        return tail[0].upper() + tail[1:] if colon else head
 
     @property
     def infotext(self) -> str:

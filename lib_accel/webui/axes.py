@@ -8,12 +8,13 @@ from typing import Any
 
 import modules.scripts as scripts
 
+from ..core.fields import SettingError
 from ..settings.infotext import shown_preset
 from ..settings.job import CUSTOM
 from ..settings.presets import PRESETS
 from ..settings.schema import KNOBS, Knob
 from .accordion import user_presets
-from .jobs import job
+from .jobs import job, plots
 
 PREFIX = "[Accel] "
 
@@ -23,6 +24,8 @@ def add() -> None:
     module = next((data.module for data in scripts.scripts_data if Path(data.path).name == "xyz_grid.py"), None)
     if module is None:
         return
+    if hasattr(module, "Script"):
+        plots.watch(module.Script)
     known = {option.label for option in module.axis_options}
     module.axis_options.extend(option for option in (_axis(module, knob) for knob in KNOBS.values()) if option.label not in known)
 
@@ -40,13 +43,33 @@ def _axis(module: Any, knob: Knob) -> Any:
     elif knob.kind == "choice":
         more["choices"] = lambda: list(knob.texts)
     # Not bool: the host would take the word "False" for true.
-    kind = {"number": float, "integer": int}.get(knob.kind, str)
+    kind = _Numbers(knob) if knob.kind in ("number", "integer") else str
     return module.AxisOption(label_of(knob), kind, _apply(knob), confirm=_confirm(knob), **more)
 
 
+class _Numbers:
+    """What makes a number of a text, with a sentence where it is none. For the host it is ``float`` or ``int``, whose ranges
+    (``1-5``, ``0.1-0.5 (+0.1)``) it knows."""
+
+    def __init__(self, knob: Knob) -> None:
+        self._knob, self._kind = knob, float if knob.kind == "number" else int
+
+    def __eq__(self, other: object) -> bool:
+        return other is self or other is self._kind
+
+    def __hash__(self) -> int:
+        return hash(self._kind)
+
+    def __call__(self, text: Any) -> Any:
+        try:
+            return self._kind(text)
+        except (ValueError, OverflowError):
+            raise RuntimeError(f"{label_of(self._knob)} is {str(text)[:80]!r}; it must be {self._knob.allowed()}.") from None
+
+
 def preset_names() -> list[str]:
-    """The presets that can be chosen, Custom left out: it names no values."""
-    return [shown_preset(name) for name in PRESETS] + list(user_presets.read()[0])
+    """The presets that can be chosen, Custom left out: it names no values. Off first: what the others are compared with."""
+    return [job.OFF.title()] + [shown_preset(name) for name in PRESETS] + list(user_presets.read()[0])
 
 
 def _apply(knob: Knob) -> Callable[[Any, Any, Any], None]:
@@ -59,10 +82,16 @@ def _apply(knob: Knob) -> Callable[[Any, Any, Any], None]:
 
 def _confirm(knob: Knob) -> Callable[[Any, Any], None]:
     def confirm(p: Any, xs: Any) -> None:
-        names = [*PRESETS, CUSTOM]
+        own = user_presets.read()[0]
         for x in xs:
-            value = knob.read(x)
-            if knob.kind == "name" and value.lower() not in names and value not in user_presets.read()[0]:
-                raise RuntimeError(f"{label_of(knob)}: {value[:80]!r} is none of {', '.join(preset_names())}.")
+            if knob.name == "preset" and job.is_off(x):
+                continue
+            try:
+                value = knob.read(x)
+            except SettingError as error:
+                # By the name that people chose on the page.
+                raise RuntimeError(f"{label_of(knob)}{str(error).removeprefix(knob.name)}") from None
+            if knob.kind == "name" and value.lower() not in (*PRESETS, CUSTOM) and value not in own:
+                raise RuntimeError(f"{label_of(knob)} is {value[:80]!r}; it must be one of {', '.join(preset_names())}.")
 
     return confirm

@@ -11,7 +11,7 @@ from modules import errors
 from ..core.errors import strict
 from ..settings.passes import FIRST, HIRES
 from .accordion import ui
-from .jobs import job, started
+from .jobs import job, plots, started
 from .jobs.session import SESSION
 
 # Since 1.10. Older hosts tell of a pass by two other moments.
@@ -57,6 +57,7 @@ class AccelScript(scripts.Script):
     @_carefully
     def before_process(self, p: Any, *args: Any) -> None:
         SESSION.sweep(by=p)
+        plots.begins(p)
 
     @_carefully
     def process(self, p: Any, *args: Any) -> None:
@@ -114,6 +115,8 @@ class AccelScript(scripts.Script):
         mine = job.job_of(p)
         if mine is not None:
             SESSION.close(p)
+        plots.ends(p)
+        if mine is not None:
             processed.comments = "\n".join(text for text in (getattr(processed, "comments", ""), str(mine.account)) if text.strip())
             started.tell(processed, mine.account.as_dict())
             job.leave_line(p)

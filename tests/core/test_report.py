@@ -104,5 +104,5 @@ def test_steps_in_a_kept_direction_are_told_from_unguided_ones(kind, reuse, ungu
     assert (account["unguided_steps"], account["kept_direction_steps"], account["evaluations_saved"]) == (unguided, kept, 3)
     line = str(accelerator.report())
     words = "guidance direction kept" if reuse else "no guidance"
-    assert f"GuidanceSkip: {words} for 3 of 5 steps, 3 evaluations saved;" in line
+    assert f"GuidanceSkip: {words} for 3 of 5 steps, 3 evaluations saved." in line
     assert line.count("for 3 of 5 steps") == 1

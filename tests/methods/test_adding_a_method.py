@@ -20,8 +20,8 @@ def toy(tmp_path_factory):
 def test_the_page_adds_two_things_and_uses_them(toy, capsys):
     unet = models.diffusers_unet()
     exec(adding.blocks()[3], {"unet": unet, "run": lambda: models.call(unet)})
-    said = re.search(r"# (Accel: .*?;)", adding.blocks()[3])[1]
-    assert capsys.readouterr().out.startswith(said)
+    said = re.search(r"# Accel: .*?; (Toy: .*)", adding.blocks()[3])[1]
+    assert capsys.readouterr().out.strip().endswith(f"; {said}")
 
 
 def test_it_counts_and_changes_nothing(toy):

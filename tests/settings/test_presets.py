@@ -34,7 +34,19 @@ def test_unknown_widths_count_as_sd1_and_what_is_no_unet_is_refused():
 
 
 def test_unknown_names_get_a_sentence():
-    with pytest.raises(SettingError, match=r"preset is 'turbo'; it must be one of quality, balanced, fast\."):
+    with pytest.raises(SettingError, match=r"preset is 'turbo'; it must be one of quality, balanced, fast, draft\."):
         preset("turbo")
     with pytest.raises(SettingError, match=r"family is 'flux'; it must be one of sd1"):
         preset("fast", "flux")
+
+
+@pytest.mark.parametrize("size", [512, 1024])
+@pytest.mark.parametrize("sampler", ["Euler a", "DPM++ 2M", "Euler"])
+def test_each_preset_is_faster_than_the_one_before(size, sampler):
+    from lib_accel.cost.preview import preview_pass, times_as_fast
+    from lib_accel.settings.job import resolve
+    from lib_accel.settings.passes import FIRST
+
+    made = [resolve({"preset": name, "auto": False}, "sd1") for name in PRESETS]
+    gains = [times_as_fast([preview_pass(settings, FIRST, "sd1", size, size, 25, 7, sampler)]) for settings in made]
+    assert gains == sorted(gains) and gains[-1] > 1.15 * gains[-2] > 1

@@ -3,64 +3,122 @@ const fs = require("fs");
 const vm = require("vm");
 
 const fields = {};
-const listeners = {};
+const placed = {};
 const timers = [];
 const loaded = [];
+const updated = [];
+const listeners = {};
+const changed = [];
 const clicked = [];
 const app = {
     querySelector(selector) {
         const tab = selector.match(/^#tab_(txt2img|img2img)$/);
-        if (tab) return { addEventListener: (event, act) => (listeners[`${tab[1]} ${event}`] ??= []).push(act) };
-        if (selector.endsWith("_refresh")) return { click: () => clicked.push(selector) };
+        if (tab) return {};
+        if (selector.endsWith("_refresh") || selector.endsWith("_listing")) return { click: () => clicked.push(selector) };
         return fields[selector] ?? null;
     },
+    querySelectorAll: (selectors) => selectors.split(",").flatMap((selector) => placed[selector.trim()] ?? []),
 };
 const context = vm.createContext({
     gradioApp: () => app,
     onUiLoaded: (act) => loaded.push(act),
-    setTimeout: (act, wait) => timers.push({ act, wait }) - 1,
-    clearTimeout: (number) => delete timers[number],
+    onAfterUiUpdate: (act) => updated.push(act),
+    setInterval: (act) => timers.push(act),
+    document: {
+        hidden: false,
+        createElement: () => ({ addEventListener(event, act) { this[event] = act; } }),
+        addEventListener: (event, act) => (listeners[event] = act) },
+    updateInput: (field) => changed.push(field.value),
 });
 context.window = context;
 const before = Object.keys(context);
 for (const file of process.argv.slice(2)) vm.runInContext(fs.readFileSync(file, "utf8"), context, file);
 const globals = Object.keys(context).filter((name) => !before.includes(name));
 
-// Time goes by: what waits is done, and told.
+// Time goes by: what was changed is settled, and told once.
 function pass() {
     clicked.length = 0;
-    for (const timer of timers.splice(0)) if (timer) timer.act();
+    for (let tick = 0; tick < 4; tick++) timers.forEach((act) => act());
     return [...clicked];
 }
 
-// Somebody changes what `ids` name, a thing and what it stands in.
-function change(tab, event, ids) {
-    const target = { closest: (selectors) => selectors.split(",").find((selector) => ids.includes(selector)) };
-    for (const act of listeners[`${tab} ${event}`] ?? []) act({ target });
+// What a field shows is another value now, whoever set it: no event tells of it.
+function set(selector, field) {
+    fields[selector] = field;
+    return pass();
+}
+
+function setPlaced(selector, ...found) {
+    placed[selector] = found;
+    return pass();
 }
 
 loaded.forEach((act) => act());
 const told = { globals, opening: pass() };
-change("txt2img", "input", ["#txt2img_width"]);
-change("txt2img", "change", ["#txt2img_width"]);
-told.size = pass();
-change("img2img", "change", ["#script_img2img_accel_enabled"]);
-told.knob = pass();
-change("txt2img", "input", ["#txt2img_prompt"]);
-told.prompt = pass();
-change("txt2img", "change", ["#script_txt2img_prompttoprompt_kind"]);
-told.edit = pass();
-change("txt2img", "input", ["#txt2img_neg_prompt", "#img2img_width"]);
-told.nothing = pass();
+told.size = set("#txt2img_width input[type=number]", { value: "640" });
+told.resize = set("#txt2img_hr_resize_x input[type=number]", { value: "768" });
+told.strength = set("#img2img_denoising_strength input[type=number]", { value: "0.5" });
+told.knob = setPlaced("#script_img2img_accel_enabled input", { type: "radio", checked: true, value: "Fast" });
+told.prompt = set("#txt2img_prompt textarea", { value: "a cat" });
+told.edit = setPlaced("#tab_txt2img [id^=script_txt2img_prompttoprompt_] input", { type: "radio", checked: true, value: "refine" });
+told.nothing = setPlaced("#txt2img_neg_prompt textarea", { value: "a dog" });
+placed["#txt2img_width input"] = [];
+// While somebody drags or writes, nothing is asked.
+told.unsettled = [];
+for (const width of ["1", "2", "3", "4"]) {
+    clicked.length = 0;
+    fields["#txt2img_width input[type=number]"] = { value: width };
+    timers.forEach((act) => act());
+    told.unsettled.push(...clicked);
+}
+// A click on a word, on a line of its own.
+const box = { value: "+ hat\n", focus: () => {}, setSelectionRange: () => {} };
+fields["#script_txt2img_prompttoprompt_edits textarea"] = box;
+const chip = { dataset: { accelEdit: "cat -> " }, closest: () => ({ id: "tab_txt2img" }) };
+listeners.click({ target: { closest: () => chip } });
+listeners.click({ target: { closest: () => null } });
+told.begun = [...changed];
+// The presets' names.
+const radios = ["Quality", "Fast"].map((value) => ({ value, parentElement: { dataset: {} } }));
+placed["#script_txt2img_accel_preset input"] = radios;
+const classes = new Set();
+const buttons = [];
+fields["#script_txt2img_accel_merging_ratio"] = {
+    classList: { add: (name) => classes.add(name) },
+    appendChild: (button) => buttons.push(button),
+    querySelector: (kind) => (kind.includes("number") ? ratio : null),
+    querySelectorAll: () => [],
+};
+const ratio = { value: "0.4" };
+fields["#script_txt2img_accel_strip .accel-told"] = {
+    dataset: { told: '{"gains": {"Fast": "2.0x"}, "idle": ["merging.ratio", "gone.x"], "changed": {"merging.ratio": 0.25}}' },
+};
+updated.forEach((act) => act());
+updated.forEach((act) => act());
+changed.length = 0;
+buttons.forEach((button) => button.click({ stopPropagation: () => {}, preventDefault: () => {} }));
+told.knobs = { classes: [...classes], buttons: buttons.length, reset: [...changed] };
+told.gains = radios.map((radio) => radio.parentElement.dataset.accelGain);
+for (const place of Object.keys(fields)) delete fields[place];
 const empty = vm.runInContext("[accel.sizes('txt2img', ['', 1, 2]), accel.prompt('img2img', ['', 'x'])]", context);
 Object.assign(fields, {
     "#txt2img_width input[type=number]": { value: "640" },
     "#txt2img_height input[type=number]": { value: "0" },
-    "#txt2img_sampling input": { value: "Euler" },
+    "#txt2img_sampling input:not([type=radio]), #txt2img_sampling input:checked": { value: "Euler" },
     "#txt2img_prompt textarea": { value: "a cat <lora:LCM-x:0.7> <lora:other:1>" },
     "#txt2img_hr-checkbox input": { checked: true },
+    "#txt2img_batch_count input[type=number]": { value: "2" },
+    "#txt2img_batch_size input[type=number]": { value: "3" },
     "#txt2img_hr_scale input[type=number]": { value: "1.5" },
 });
+fields["#img2img_tab_resize_by"] = { style: { display: "block" } };
+fields["#img2img_denoising_strength input[type=number]"] = { value: "0.5" };
+placed["#img2img_scale_resolution_preview .resolution"] = [{ textContent: "512x512" }, { textContent: "768x640 " }];
+told.other = vm.runInContext(
+    "accel.listElsewhere('txt2img'), ['Fast', 'mine', 'refused: x', '<b>'].map((preset) => accel.nameFor(preset, 'typed', ['Fast']))",
+    context
+);
 told.empty = empty;
+told.picture = vm.runInContext("JSON.parse(accel.sizes('img2img', ['', 1])[0])", context);
 told.filled = vm.runInContext("[accel.sizes('txt2img', ['', 1, 2]), accel.prompt('txt2img', ['', 'x'])]", context);
 console.log(JSON.stringify(told));

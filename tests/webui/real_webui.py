@@ -127,7 +127,7 @@ class WebUI:
             return error.code, error.read().decode(errors="replace")
 
     def job(self, accel: Any = None, tab: str = "txt2img", scripts: dict[str, list] | None = None, **fields: Any) -> tuple[np.ndarray, str]:
-        """(pixels, infotext) of a job. scripts: arguments of other always-on scripts."""
+        """(pixels, infotext, with the whole line of Accel's account behind it) of a job. scripts: arguments of other always-on scripts."""
         body = {"prompt": "a large red star", "steps": 4, "width": 128, "height": 128, "seed": 1, "sampler_name": "Euler a", **fields}
         alwayson = {name: {"args": args} for name, args in (scripts or {}).items()}
         if accel is not None:
@@ -136,7 +136,9 @@ class WebUI:
             body["alwayson_scripts"] = alwayson
         status, answer = self.post(f"/sdapi/v1/{tab}", body)
         assert status == 200, answer
-        return pixels(answer["images"][0]), json.loads(answer["info"])["infotexts"][0]
+        info = json.loads(answer["info"])
+        account = info.get("extra_generation_params", {}).get("Accel account")
+        return pixels(answer["images"][0]), info["infotexts"][0] + (f"\n{account['line']}" if account else "")
 
     def reports(self) -> list[dict]:
         """Of the last job's passes."""

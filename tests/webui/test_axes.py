@@ -1,6 +1,9 @@
 """Axes of the X/Y/Z plot on a form whose switches say otherwise: none is without effect."""
 
+import re
+
 import pytest
+from harness import pixels
 
 from lib_accel.settings.job import METHOD_KNOBS, preset_values, resolve
 from lib_accel.settings.schema import KNOBS
@@ -61,3 +64,49 @@ def test_an_own_preset_as_an_axis_brings_all_that_was_saved(host):
     mine, other = (run_by(args, {"preset": name}) for name in ("mine", "other"))
     assert [mine[name] for name in ("preset", "first_pass", "auto", "hires.profile")] == ["mine", True, False, "off"]
     assert [other[name] for name in ("preset", "first_pass", "auto", "hires.profile")] == ["other", True, True, "same"]
+
+
+def test_off_as_a_preset_is_a_cell_without_accel_whatever_the_other_axis_sets(host):
+    args = form(host, enabled=True)
+    assert not run_by(args, {"preset": "Off"})["enabled"] and not run_by(args, {"merging.ratio": 0.3, "preset": "off"})["enabled"]
+    assert run_by(args, {"preset": "Fast"})["enabled"]
+    plain = host.job()
+    grid = host.grid("[Accel] Preset", "Off, Fast", accel={"preset": "Custom", "merging.ratio": 0.5, "auto": False})
+    first, second = pixels(grid)[-2:]
+    assert (first == pixels(plain)[0]).all() and not (second == first).all()
+    assert "Accel" not in grid.infotexts[-2]
+
+
+def test_every_cell_is_told_below_the_grid(host):
+    told = host.grid("[Accel] Preset", "Off, Fast", "[Accel] Only where it pays", "True, False").comments.splitlines()[0]
+    cells = re.findall(r"(Off|Fast), Only where it pays (True|False) [\d.]+ s( \([\d.]+x est.\))?", told)
+    assert [(name, value, bool(gain)) for name, value, gain in cells] == [
+        ("Off", "True", False),
+        ("Fast", "True", True),
+        ("Off", "False", False),
+        ("Fast", "False", True),
+    ]
+    assert "first cell" in told
+    # A job of its own is no cell.
+    assert "cells" not in host.job(accel={"preset": "Fast"}).comments
+
+
+@pytest.mark.parametrize(
+    ("axis", "value", "allowed"),
+    [
+        ("T-GATE: gate", "2", "a number from 0.01 to 1"),
+        ("T-GATE: gate", "abc", "a number from 0.01 to 1"),
+        ("Merging: cell width", "1.5", "a whole number from 1 to 64"),
+        ("Preset", "turbo", "one of Off, Quality"),
+    ],
+)
+def test_axes_are_refused_by_the_names_that_people_chose(host, axis, value, allowed):
+    with pytest.raises(RuntimeError) as told:
+        host.grid(f"[Accel] {axis}", value)
+    assert str(told.value).startswith(f"[Accel] {axis} is ") and value in str(told.value) and allowed in str(told.value)
+
+
+def test_the_host_knows_ranges_of_our_axes(host):
+    kinds = {option.label: option.type for option in host.module("X/Y/Z plot").axis_options}
+    assert kinds["[Accel] Merging: ratio"] == float and kinds["[Accel] Merging: cell width"] == int  # noqa: E721 - as the host asks
+    assert kinds["[Accel] Merging: ratio"]("0.25") == 0.25

@@ -72,8 +72,7 @@ def test_another_preset_as_default(start):
     host = start(defaults={key("preset"): "Fast"})
     shown = on_page(host)
     assert values(host).items() >= preset_values("fast", "sd1").items()
-    page = host.page()
-    assert "Saves most" in page["script_txt2img_accel_sentence"]["value"] and shown["preset"]["value"] == "Fast"
+    assert shown["preset"]["value"] == "Fast"
     assert "Accel: Fast" in job_from_page(host)
     assert values(host, "img2img").items() >= preset_values("balanced", "sd1").items()
 

@@ -81,14 +81,16 @@ def test_the_preview_is_computed_in_python_and_carries_no_markup_of_others(host)
     from lib_accel.webui.accordion import strip as preview
 
     values = [control.value for control in host.script().controls]
-    badge, strip = preview.show(json.dumps({"width": 1024, "height": 768, "steps": 20, "hires": 2}), *values)
-    assert re.sub(r"<.*?>|\d+", "", badge) == "off · Balanced · estimate:  % less time per picture"
+    badge, strip, _ = preview.show(json.dumps({"width": 1024, "height": 768, "steps": 20, "hires": 2}), *values)
+    assert re.sub(r"<.*?>|\d+", "", badge) == "off · Balanced would be about .x as fast"
     assert "off" not in preview.show("{}", True, *values[1:])[0]
     told = re.sub(r"<.*?>", "", strip)
-    assert "first pass 1024x768: merged, downsampled, guidance direction kept" in told and "hires pass 2048x1536" in told
+    assert "first pass 1024x768, 20 steps: about " in told and "hires pass 2048x1536" in told
+    assert "merged 20downsampled 20guidance direction kept 8" in told
     assert strip.count("<i ") == 40 and strip.count("accel-kept") == 16
     evil = list(values)
     evil[1] = "<img src=x onerror=alert(1)>"
-    assert preview.show("not json", *evil) == ('<span class="accel-badge"><span>settings refused</span></span>', "")
+    badge, strip, sentence = preview.show("not json", *evil)
+    assert (badge, strip) == ('<span class="accel-badge"><span>settings refused</span></span>', "") and "<" not in sentence
     small = preview.show(json.dumps({"width": 64, "height": 64, "steps": 20, "hires": 0}), *values)[1]
-    assert "guidance direction kept; merging, downsampling not worth it at this size" in re.sub(r"<.*?>", "", small)
+    assert "merged, downsampled: not worth it at this size" in re.sub(r"<.*?>", "", small)

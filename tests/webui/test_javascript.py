@@ -30,12 +30,28 @@ def test_a_page_that_opens_asks_for_the_accordions_preview_in_both_tabs(told):
     assert told["opening"] == ACCORDION
 
 
-def test_changes_ask_once_for_what_depends_on_them(told):
-    assert told["size"] == ACCORDION[:1]
-    assert told["knob"] == ACCORDION[1:]
-    assert told["prompt"] == [ACCORDION[0], EDITS]
+def test_values_ask_once_however_they_were_set(told):
+    assert told["size"] == told["resize"] == ACCORDION[:1]
+    assert told["strength"] == told["knob"] == ACCORDION[1:]
+    assert told["prompt"] == [EDITS]
     assert told["edit"] == [EDITS]
-    assert told["nothing"] == []
+    assert told["nothing"] == told["unsettled"] == []
+
+
+def test_a_click_on_a_word_begins_an_edit(told):
+    assert told["begun"] == ["+ hat\ncat -> "]
+
+
+def test_presets_show_their_gain(told):
+    assert told["gains"] == ["", "~2.0x"]
+
+
+def test_knobs_without_effect_are_marked_and_those_that_were_changed_can_be_reset(told):
+    assert told["knobs"] == {"classes": ["accel-idle"], "buttons": 1, "reset": [0.25]}
+
+
+def test_the_name_of_an_own_preset_is_filled_in(told):
+    assert told["other"] == ["typed", "mine", "typed", "typed"]
 
 
 def test_what_python_is_told(told):
@@ -45,18 +61,28 @@ def test_what_python_is_told(told):
         "height": 0,
         "steps": None,
         "hires": 1.5,
+        "hires_width": None,
+        "hires_height": None,
         "hires_steps": None,
+        "hires_sampler": "",
+        "denoising": None,
+        "size": None,
         "guidance": None,
         "sampler": "Euler",
         "loras": ["LCM-x", "other"],
+        "ran": False,
     }
     assert values == [1, 2]
-    assert prompt == ["a cat <lora:LCM-x:0.7> <lora:other:1>", "x"]
+    assert [json.loads(prompt[0]), *prompt[1:]] == [{"prompt": "a cat <lora:LCM-x:0.7> <lora:other:1>", "seeds": 6}, "x"]
+
+
+def test_img2img_tells_its_strength_and_the_size_of_resize_by(told):
+    assert (told["picture"]["denoising"], told["picture"]["size"]) == (0.5, "768x640")
 
 
 def test_a_page_without_the_hosts_fields(told, host):
     from lib_accel.webui.accordion import strip as preview
 
     (sizes, *_), prompt = told["empty"]
-    assert json.loads(sizes)["hires"] == 0 and prompt == ["", "x"]
+    assert json.loads(sizes)["hires"] == 0 and [json.loads(prompt[0]), *prompt[1:]] == [{"prompt": "", "seeds": 1}, "x"]
     assert "first pass" in preview.show(sizes, *[control.value for control in host.script().controls])[1]

@@ -52,7 +52,7 @@ def test_the_page_works_after_reload_ui(page):
     page.until(lambda: page.text(page.of("own_said")).startswith("Saved."), "an own preset that is saved")
     page.reload_ui()
     choices = page.at.locator(f"{page.of('preset', 'img2img')} input").evaluate_all("of => of.map(input => input.value)")
-    assert choices == ["Quality", "Balanced", "Fast", "Custom", "M 1"]
+    assert choices == ["Quality", "Balanced", "Fast", "Draft", "Custom", "M 1"]
     page.switch_on("Fast")
     page.fills("Fast")
     page.until(lambda: page.text(page.of("badge")).startswith("Fast · "), "the preset in the header")

@@ -141,13 +141,21 @@ def _sheet(sides: dict[str, Side], apart: list[Distance], gain: int, opts: Any) 
     ratio = ratio_of(sides)
     labels = {
         PLAIN: [_seconds(plain)],
-        ACCELERATED: [_seconds(accelerated) + (f", {ratio:.2f}x" if ratio else "")],
+        ACCELERATED: [_seconds(accelerated) + (f", {ratio:.2f}x as fast" if ratio else "")],
         "difference": [f"{gain} times as bright", *(str(far) for far in apart[:rows])],
     }
     cells = [(_stacked(pictures), [name, *filter(None, labels[name])]) for name, pictures in columns.items()]
     footer = [line for line in (accelerated.line, f"The first {rows} of {len(apart)} pictures." if rows < len(apart) else None) if line]
     # Pillow's own font is a small bitmap in the version that the host pins.
-    return side_by_side(cells, footer, getattr(images, "get_font", own_font))
+    return side_by_side(cells, footer, getattr(images, "get_font", own_font), _header(sides, ratio))
+
+
+def _header(sides: dict[str, Side], ratio: float | None) -> str:
+    """What came of it in one line; empty where a side was not timed."""
+    if ratio is None:
+        return ""
+    plain, accelerated = (f"{statistics.median(sides[name].seconds):.2f} s" for name in (PLAIN, ACCELERATED))
+    return f"{accelerated} in place of {plain}: {ratio:.2f}x as fast"
 
 
 def _seconds(side: Side) -> str:

@@ -49,9 +49,12 @@ class AccelAB(scripts.Script):
             for label, (default, rule) in RULES.items():
                 given = {"label": label, "info": HINTS[label], "value": default, "elem_id": self.elem_id(label.split()[0].lower())}
                 if rule["kind"] == "flag":
-                    made[label] = gr.Checkbox(**given)
+                    made[label] = gr.Checkbox(**given, elem_classes=["accel-flag"])
                 else:
                     made[label] = gr.Slider(rule["low"], rule["high"], step=1, **given)
+        jobs = gr.HTML(count_of(*(default for default, _ in list(RULES.values())[:2])), elem_id=self.elem_id("jobs"))
+        for label in (REPEATS, WARM_UP):
+            made[label].change(count_of, inputs=[made[REPEATS], made[WARM_UP]], outputs=[jobs], show_progress=False)
         fields = [(component, result.key_of(label)) for label, component in made.items()]
         self.infotext_fields = [*fields, *requests.infotext_fields(IN_REQUESTS)]
         self.paste_field_names = [result.key_of(label) for label in made]
@@ -71,6 +74,15 @@ class AccelAB(scripts.Script):
             return result.result(own, sides, settings, complaints, settings[GAIN], shared.opts)
         except RuntimeError as error:
             raise requests.refusal(p, error, status=500) from error
+
+
+def count_of(repeats: Any, warm_up: Any) -> str:
+    """HTML: how many jobs will run. Phrases stand alone, as the host translates them."""
+    try:
+        count = len(runs.order_of(max(1, int(repeats)), bool(warm_up)))
+    except (ValueError, TypeError, OverflowError):
+        return ""
+    return f"<span>Generate runs this job</span> {count} <span>times</span>"
 
 
 def read(args: tuple, from_request: bool = False) -> tuple[dict[str, Any], list[str]]:

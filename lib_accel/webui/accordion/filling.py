@@ -19,12 +19,18 @@ from ..host import facts
 from . import refused, user_presets
 
 SENTENCES = {
-    "quality": "Changes least: fine texture at most; saves some time at large sizes.",
-    "balanced": "Texture and small details change a little; saves time at any size.",
-    "fast": "Saves most: more detail changes, and small things may move.",
-    CUSTOM: "The knobs below, as they are.",
+    "quality": "Nearest to the plain picture: at most fine texture changes. Saves time at large sizes.",
+    "balanced": "Texture and small details change a little. Saves time at any size.",
+    "fast": "Saves the most: more details change, and small things may move.",
+    "draft": "For finding seeds and prompts: the same scene in the least time. Draw what you keep again with another preset.",
+    CUSTOM: "The settings under Advanced, as they are.",
 }
 OWN_SENTENCE = "One of your own presets."
+
+
+def sentence_of(name: str) -> str:
+    """What is said of a preset, by its name in settings."""
+    return SENTENCES.get(name, OWN_SENTENCE)
 
 
 def preset_choices() -> list[str]:
@@ -33,11 +39,11 @@ def preset_choices() -> list[str]:
 
 
 def fill(chosen: Any) -> list[Any]:
-    """The sentence and the knobs for a preset that was chosen, for the model that is loaded."""
-    sentence, values = _meant(chosen)
+    """The knobs for a preset that was chosen, for the model that is loaded."""
+    values = _meant(chosen)
     # What PNG info pinned is this machine's to say again.
     pinned = {knob: 0 for knob in KNOBS if knob.startswith("least.")} if values else {}
-    return _updates(sentence, {**pinned, **values})
+    return _updates({**pinned, **values})
 
 
 def fill_page(chosen: Any) -> list[Any]:
@@ -47,27 +53,32 @@ def fill_page(chosen: Any) -> list[Any]:
     then on. So what a preset fills is filled anew, as it is now and for this model, and sliders get their ranges of now. Custom and its
     knobs, and what no preset fills, stay as somebody saved them.
     """
-    return _updates(*_meant(chosen), ranges=True)
+    return _updates(_meant(chosen), ranges=True)
 
 
-def _meant(chosen: Any) -> tuple[str, dict[str, Any]]:
-    """(sentence, knob values) of a preset as the page names it. No values for Custom and for what is no preset."""
+def _meant(chosen: Any) -> dict[str, Any]:
+    """The knob values of a preset as the page names it. None for Custom and for what is no preset."""
     name = str(chosen).lower() if str(chosen).lower() in (*PRESETS, CUSTOM) else str(chosen)
-    if name == CUSTOM:
-        return SENTENCES[CUSTOM], {}
     try:
-        return SENTENCES.get(name, OWN_SENTENCE), preset_values(name, loaded_family(), user_presets.read()[0])
-    except SettingError as error:
-        return plain(str(error)), {}
+        return {} if name == CUSTOM else preset_values(name, loaded_family(), user_presets.read()[0])
+    except SettingError:
+        return {}
 
 
-def _updates(sentence: str, values: dict[str, Any], ranges: bool = False) -> list[Any]:
-    updates = [gr.update(value=sentence)]
+def _updates(values: dict[str, Any], ranges: bool = False) -> list[Any]:
+    updates = []
     for name, knob in KNOBS.items():
         if name not in NOT_IN_PRESETS:
             given = {"minimum": knob.rule["low"], "maximum": knob.rule["high"]} if ranges and is_slider(knob) else {}
+            # The file names controls by their labels, which have to differ; on the page the fold says whose they are.
+            given |= {"label": knob.short} if ranges else {}
             updates.append(gr.update(**given, value=shown(knob, values[name])) if name in values else gr.update(**given))
     return updates
+
+
+def listed() -> dict[str, Any]:
+    """An update for the preset: the other tab may have saved or deleted one."""
+    return gr.update(choices=preset_choices())
 
 
 def loaded_family() -> str:
@@ -107,12 +118,14 @@ def save(name: Any, *values: Any) -> list[Any]:
         user_presets.save(name, {knob: value for knob, value in zip(KNOBS, values) if knob not in NOT_IN_PRESETS})
     except (SettingError, OSError) as error:
         return [gr.update(), plain(str(error))]
-    return [gr.update(choices=preset_choices(), value=name.strip()), "Saved. The other tab lists it after Reload UI."]
+    return [gr.update(choices=preset_choices(), value=name.strip()), "Saved."]
 
 
 def delete(name: Any, chosen: Any) -> list[Any]:
     """Forget the user's preset ``name``; updates for the preset (Custom if it was ``chosen``) and for what is said about it."""
     name = str(name).strip()
+    if not name:
+        return [gr.update(), ""]
     try:
         user_presets.delete(name)
     except (SettingError, OSError) as error:
@@ -126,6 +139,12 @@ def shown(knob: Knob, value: Any) -> Any:
 
 def is_slider(knob: Knob) -> bool:
     return knob.kind in ("number", "integer") and knob.rule["high"] is not None
+
+
+def by_label(error: SettingError) -> str:
+    """The sentence with the setting's name as the page has it."""
+    name, _, rest = str(error).partition(" ")
+    return f"{KNOBS[name].label} {rest}" if name in KNOBS else str(error)
 
 
 def plain(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The accordion's header and the strip below the preset: computed here, shown by the browser.
+"""The accordion's header, the sentence below the preset and the strip of steps: computed here, shown by the browser.
 
 The host translates a text of the page when it knows all of it, so every word or phrase stands alone, and numbers beside them.
 """
@@ -6,55 +6,112 @@ The host translates a text of the page when it knows all of it, so every word or
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
+from html import escape
 from typing import Any
 
 from ...core.fields import SettingError
 from ...core.method import Kind
-from ...cost.preview import KINDS, PassPreview, preview_pass, saved
+from ...cost.preview import KINDS, PassPreview, preview_pass, times_as_fast
 from ...settings.few_step_models import few_step_sign
 from ...settings.infotext import shown_preset
-from ...settings.job import on_this_machine, resolve, without_untouched
+from ...settings.job import Settings, on_this_machine, resolve, without_untouched
 from ...settings.model_families import FEW_STEP
-from ...settings.passes import FIRST, HIRES
+from ...settings.passes import HIRES, methods_for
+from ...settings.presets import PRESETS
 from ...settings.schema import KNOBS
 from ..host import facts
-from . import refused, user_presets
-from .filling import loaded_family
+from ..jobs.job import NO_PASS
+from ..jobs.session import SESSION
+from . import asked, refused, user_presets
+from .asked import Asked
+from .filling import by_label, loaded_family, plain, sentence_of
+from .marks import changed_knobs, idle_knobs
 
 # Height of a kind's line below the colour of a step, in em.
-LINE = 0.2
+LINE = 0.3
+# Strips of pictures that were drawn.
+MOST_RAN = 4
+# Below this nothing is said to be faster.
+NOTHING = 1.005
+FEW_STEPS = "Few steps: the preset's own values for that act, not those below:"
 
 
-def show(sizes: Any, *values: Any) -> tuple[str, str]:
-    """(HTML for the header, HTML of the strip) for the controls' ``values``.
-
-    sizes: JSON of width, height, steps, hires (0: none), hires_steps (0: as many), guidance, sampler, loras (names).
-    """
-    try:
-        given = json.loads(sizes)
-        width, height, steps = (max(int(float(given[key])), low) for key, low in (("width", 8), ("height", 8), ("steps", 1)))
-        factor, again = float(given.get("hires") or 0), int(given.get("hires_steps") or 0)
-        scale, sampler, loras = float(given.get("guidance") or 7), str(given.get("sampler") or ""), list(map(str, given.get("loras") or ()))
-    except (ValueError, TypeError, KeyError, OverflowError):
-        width, height, steps, factor, again, scale, sampler, loras = 512, 512, 20, 0.0, 0, 7.0, "", []
-    own = user_presets.read()[0]
+def show(told: Any, *values: Any) -> tuple[str, str, str]:
+    """(HTML for the header, HTML of the strip, the sentence below the preset) for the controls' ``values``. told: see `asked.read`."""
+    job, form, own = asked.read(told), dict(zip(KNOBS, values)), user_presets.read()[0]
     shape = loaded_family()
-    family = FEW_STEP if few_step_sign(steps, [facts.checkpoint_name()], sampler, scale, loras) else shape
-    form = dict(zip(KNOBS, values))
+    few = few_step_sign(job.steps, [facts.checkpoint_name()], job.sampler, job.guidance, job.loras)
+    family = FEW_STEP if few else shape
     try:
         refused.check(form)
-        settings, _ = on_this_machine(resolve(without_untouched(form, own), family, own), facts.table)
-    except SettingError:
-        return _badge(_text("settings refused")), ""
-    steps = min(steps, 200)
-    passes = [preview_pass(settings, FIRST, shape, width, height, steps, scale, sampler)]
-    if factor > 1:
-        larger = (int(width * factor), int(height * factor))
-        passes.append(preview_pass(settings, HIRES, shape, *larger, min(again or steps, 200), scale, sampler))
-    told = [] if settings["enabled"] else ["off"]
-    told += [shown_preset(settings["preset"])]
-    saving = f"{_text('estimate:')} {100 * saved(passes):.0f} % {_text('less time per picture')}"
-    return _badge(*map(_text, told), saving), "".join(map(_strip, passes))
+        settings = _settings(without_untouched(form, own), family, own)
+    except SettingError as error:
+        return _badge(_text("settings refused")), "", plain(by_label(error))
+    passes = _passes(settings, job, shape)
+    name = settings["preset"]
+    sentence = sentence_of(name)
+    if few and name.lower() in PRESETS:
+        sentence = f"{sentence}<br>{FEW_STEPS} {', '.join(_titles(settings)) or '-'}"
+    gains = {name: f"{gain:.1f}x" for name, gain in _gains(form, own, family, job, shape).items() if gain >= NOTHING}
+    data = _data(gains=gains, idle=idle_knobs(settings), changed=changed_knobs(settings, family, own))
+    strips = "".join(map(_strip, passes)) + _noted(settings, job) + (_ran() if job.ran else "")
+    return _header(settings, passes), strips + data, sentence
+
+
+def _ran() -> str:
+    """The pictures that were drawn last, as they were."""
+    if not SESSION.ran:
+        return ""
+    strips = "".join(_strip(preview) for preview in SESSION.ran[:MOST_RAN])
+    return f'<details class="accel-ran" open><summary>{_text("Last picture, as it ran")}</summary>{strips}</details>'
+
+
+def _settings(given: Mapping[str, Any], family: str, own: Mapping[str, Any]) -> Settings:
+    return on_this_machine(resolve(given, family, own), facts.table)[0]
+
+
+def _passes(settings: Settings, job: Asked, shape: str) -> list[PassPreview]:
+    return [preview_pass(settings, p.place, shape, p.width, p.height, p.steps, job.guidance, p.sampler) for p in job.passes]
+
+
+def _gains(form: Mapping[str, Any], own: Mapping[str, Any], family: str, job: Asked, shape: str) -> dict[str, float]:
+    """How many times as fast each preset would draw the job, by the preset's name on the page."""
+    kept = {name: form[name] for name in ("first_pass", "auto", "drop_at_one") if name in form}
+    gains = {}
+    for name in (*PRESETS, *own):
+        try:
+            settings = _settings({**(kept if name in PRESETS else {}), "preset": name}, family, own)
+            gains[shown_preset(name)] = times_as_fast(_passes(settings, job, shape))
+        except SettingError:
+            continue
+    return gains
+
+
+def _titles(settings: Settings) -> list[str]:
+    """What the methods of a job's passes are called."""
+    return list(dict.fromkeys(method.declaration.title for method in methods_for(settings, HIRES)[0]))
+
+
+def _header(settings: Settings, passes: list[PassPreview]) -> str:
+    name, gain = _text(shown_preset(settings["preset"])), times_as_fast(passes)
+    if gain < NOTHING:
+        faster = _text("not faster at this size")
+        return _badge(*([] if settings["enabled"] else [_text("off")]), name, faster)
+    if settings["enabled"]:
+        return _badge(name, f"{_text('about')} {gain:.1f}x {_text('as fast')}")
+    return _badge(_text("off"), f"{name} {_text('would be about')} {gain:.1f}x {_text('as fast')}")
+
+
+def _noted(settings: Settings, job: Asked) -> str:
+    if settings["first_pass"] or any(p.place == HIRES for p in job.passes):
+        return ""
+    return f'<div class="accel-notes">{_text(NO_PASS)}</div>'
+
+
+def _data(**told: Any) -> str:
+    """For the browser, which marks presets and knobs with it."""
+    return f'<div class="accel-hidden accel-told" data-told="{escape(json.dumps(told))}"></div>'
 
 
 def _badge(*parts: str) -> str:
@@ -67,21 +124,43 @@ def _text(words: str) -> str:
 
 
 def _strip(preview: PassPreview) -> str:
-    cells = "".join(map(_cell, preview.steps))
-    at_work = dict.fromkeys(kind for kinds in preview.steps for kind in kinds)
-    said = [", ".join(_mark(KINDS[kind]) + _text(KINDS[kind].label) for kind in at_work) or _text("every step runs whole")]
+    total = len(preview.steps)
+    cells = "".join(_cell(kinds, step, total) for step, kinds in enumerate(preview.steps, 1))
+    gain = preview.plain / max(preview.work, 1e-9)
+    faster = f"{_text('about')} {gain:.1f}x {_text('as fast')}" if gain >= NOTHING else _text("not faster at this size")
+    numbers = [faster, f"{preview.rows:g}/{2 * total} {_text('U-Net row evaluations')}"]
+    head = f"{_text(preview.place)} {preview.width}x{preview.height}, {total} {_text('steps')}: {', '.join(numbers)}"
+    notes = []
     if preview.idle:
-        said.append(f"{', '.join(map(_text, preview.idle))} {_text('not worth it at this size')}")
-    said += map(_text, preview.later)
-    place = f"{_text(preview.place)} {preview.width}x{preview.height}"
-    return f'<div class="accel-pass"><span>{place}: {"; ".join(said)}</span><div class="accel-strip">{cells}</div></div>'
+        notes.append(f"{', '.join(_text(KINDS[kind].label) for kind in preview.idle)}: {_text('not worth it at this size')}")
+    notes += [*map(_text, preview.later), *(f"{_text(words)} {number}" for words, number in preview.limits)]
+    return (
+        f'<div class="accel-pass"><div>{head}</div><div class="accel-strip">{cells}</div>'
+        f'<div class="accel-legend">{_legend(preview.steps)}</div>'
+        + "".join(f'<div class="accel-notes">{note}</div>' for note in notes)
+        + "</div>"
+    )
+
+
+def _legend(steps: Iterable[tuple[str, ...]]) -> str:
+    """What each colour means, and in how many steps it is."""
+    counts: dict[str, int] = {}
+    for kinds in steps:
+        for kind in kinds or ("",):
+            counts[kind] = counts.get(kind, 0) + 1
+    whole = counts.pop("", 0)
+    keys = [f"{_mark(KINDS[kind])}{_text(KINDS[kind].label)} {count}" for kind, count in counts.items()]
+    if whole:
+        keys.append(f'<b class="accel-mark"></b>{_text("whole step")} {whole}')
+    return "".join(f'<span class="accel-key">{key}</span>' for key in keys)
 
 
 def _mark(kind: Kind) -> str:
-    return f'<b class="accel-mark" style="background: {kind.colour}"></b>'
+    line = " accel-line" if kind.line else ""
+    return f'<b class="accel-mark{line}" style="background: {kind.colour}"></b>'
 
 
-def _cell(kinds: tuple[str, ...]) -> str:
+def _cell(kinds: tuple[str, ...], step: int, total: int) -> str:
     """One step of the strip: the colours of its kinds, and lines below them."""
     shown = [KINDS[kind] for kind in kinds]
     fills, lines = [kind.colour for kind in shown if not kind.line], [kind.colour for kind in shown if kind.line]
@@ -92,4 +171,5 @@ def _cell(kinds: tuple[str, ...]) -> str:
     if lines:
         style.append("box-shadow: " + ", ".join(f"inset 0 -{LINE * (at + 1):.1f}em 0 {colour}" for at, colour in enumerate(lines)))
     names = " ".join("accel-" + kind for kind in kinds) or "accel-whole"
-    return f'<i class="{names}"' + (f' style="{"; ".join(style)}"' if style else "") + "></i>"
+    title = f"{step}/{total}: {', '.join(kind.label for kind in shown) or 'whole step'}"
+    return f'<i class="{names}" title="{title}"' + (f' style="{"; ".join(style)}"' if style else "") + "></i>"

@@ -102,7 +102,7 @@ def checked_name(name: Any) -> str:
     name = name.strip() if isinstance(name, str) else ""
     if not re.fullmatch(r"\w[\w \-]{0,39}", name) or re.fullmatch(r"\d+x\d+", name):
         raise SettingError(f"A preset is named by up to 40 letters, digits, spaces and hyphens, not like {name[:40]!r}.")
-    if name.lower() in (*PRESETS, CUSTOM, PRESET_KEY.lower(), MARK.strip(": ")):
+    if name.lower() in (*PRESETS, CUSTOM, "off", PRESET_KEY.lower(), MARK.strip(": ")):
         raise SettingError(f"{name!r} is taken; choose another name.")
     return name
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ...core.report import Report
+from ...cost.estimate import decoding_work
+from ...cost.preview import PassPreview
 from ...methods.registry import with_least
 from ...settings.infotext import shown_preset
 from ...settings.job import Settings
+
+# Below this nothing is said to be saved.
+NOTHING = 1.005
 
 # What reports of parts of a job add up to, as wholes and by method.
 COUNTS = (
@@ -30,6 +36,7 @@ class Account:
         self.notes: dict[str, list[str]] = {}
         self.places: dict[str, None] = {}
         self.sizes: dict[str, tuple[int, int]] = {}
+        self.ran: list[PassPreview] = []
         self._batch: Account | None = None
 
     def begin_batch(self) -> None:
@@ -42,15 +49,38 @@ class Account:
         """The account of the pictures that are drawn now, or were drawn last."""
         return self if self._batch is None else self._batch
 
-    def add(self, place: str, report: Report, size: tuple[int, int] | None = None, goes_on: bool = False) -> None:
-        """A pass ended, or its part with one model. size: of its pictures, (width, height). goes_on: a part of it was added before."""
+    def add(
+        self,
+        place: str,
+        report: Report,
+        size: tuple[int, int] | None = None,
+        goes_on: bool = False,
+        ran: Sequence[PassPreview] = (),
+    ) -> None:
+        """A pass ended, or its part with one model. size: of its pictures, (width, height). goes_on: a part of it was added before.
+        ran: its steps and its work, once or for each picture; empty where nobody knows."""
         self.places[place] = None
         # One pass of the host's, however often its model changed.
-        self.passes.append((place, {**report.as_dict(), "passes": 0 if goes_on else 1}))
+        work = (ran[0].work, ran[0].plain) if ran else None
+        self.passes.append((place, {**report.as_dict(), "passes": 0 if goes_on else 1, "work": work}))
+        self.ran += ran
         if size is not None:
             self.sizes[place] = size
         if self._batch is not None:
-            self._batch.add(place, report, size, goes_on)
+            self._batch.add(place, report, size, goes_on, ran)
+
+    @property
+    def times_as_fast(self) -> float | None:
+        """How many times as fast the pictures were drawn, by estimate; None where nobody knows."""
+        works = [report["work"] for _, report in self.passes]
+        if not works or None in works or not self.sizes:
+            return None
+        width, height = list(self.sizes.values())[-1]
+        # Once for a picture, which has a pass of each place.
+        pictures = max(1, len(works) // max(1, len(self.sizes)))
+        decoding = pictures * decoding_work(max(height // 8, 1), max(width // 8, 1))
+        done, whole = (sum(work[at] for work in works) + decoding for at in (0, 1))
+        return whole / max(done, 1.0)
 
     def note(self, place: str, text: str) -> None:
         """Something to tell about the passes of ``place`` (``""``: about the job), once."""
@@ -69,28 +99,48 @@ class Account:
             "preset": self.settings["preset"] if self.settings and self.settings["enabled"] else None,
             "settings": self.settings.changed() if self.settings else None,
             "complaint": self.complaint,
+            "times_as_fast": self.times_as_fast,
             "passes": [{"place": place, "report": report} for place, report in self.passes],
             "notes": {place: list(texts) for place, texts in self.notes.items()},
         }
 
     def __str__(self) -> str:
-        clauses = list(self.notes.get("", []))
+        return self._line(whole=True)
+
+    @property
+    def short(self) -> str:
+        """The line without what the settings tell as well: the time and what was saved, and what was not done and why."""
+        return self._line(whole=False)
+
+    def _line(self, whole: bool) -> str:
+        clauses, notes = [], list(self.notes.get("", []))
         for place in self.places:
-            parts = self._of_passes(place) + self.notes.get(place, [])
+            parts = self._of_passes(place, whole) + self.notes.get(place, [])
             clauses.append((f"{place}: " if len(self.places) > 1 else "") + "; ".join(parts))
+        clauses += notes
         if self.complaint or self.settings is None:
             return " ".join([f"Accel is off for this job: {self.complaint}", *(["; ".join(clauses) + "."] if clauses else [])])
         preset = f" {shown_preset(self.settings['preset'])}" if self.settings["enabled"] else ""
-        return f"Accel{preset}: " + ("; ".join(clauses) or "no pass was seen") + "."
+        gain = self.times_as_fast if self.settings["enabled"] else None
+        faster = [] if gain is None else [f"{gain:.1f}x est." if gain >= NOTHING else "no time saved (est.)"]
+        return f"Accel{preset}: " + ", ".join([*faster, "; ".join(clauses) or "no pass was seen"]) + "."
 
-    def _of_passes(self, place: str) -> list[str]:
+    def _of_passes(self, place: str, whole: bool = True) -> list[str]:
         reports = [report for where, report in self.passes if where == place]
         if not reports:
             return []
-        whole = _merged(reports)
-        size = self.sizes.get(place)
-        idle = [f"token reduction off at {size[0]}x{size[1]}: not worth it with this attention kernel"] if size and _idle(whole) else []
-        return [*idle, *Report(whole).clauses]
+        merged = _merged(reports)
+        idle = _idle(merged)
+        told = {**merged, "methods": [method for method in merged["methods"] if method not in idle]}
+        report = Report(told)
+        # In brackets stand a method's notes and errors, which no setting tells.
+        clauses = [report.run, *(clause for clause in report.done if whole or clause.endswith("]")), *report.left]
+        if idle:
+            # Without a method nothing else is said to have been given.
+            clauses = [clause for clause in clauses if clause != "no method was given"]
+            width, height = self.sizes.get(place, (0, 0))
+            clauses.append(f"{', '.join(method['method'] for method in idle)} off at {width}x{height}: {_why_idle(idle)}")
+        return clauses
 
     def take(self, other: Account) -> None:
         """What ``other``, the account of another job of the same kind, tells is told by this one too."""
@@ -103,11 +153,21 @@ class Account:
                 self.note(place, text)
 
 
-def _idle(report: dict[str, Any]) -> bool:
-    """Whether the size alone kept every method that reduces tokens from acting."""
+def _idle(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """The methods that the size alone kept from acting: told of together, once."""
     names = [method.__name__ for method in with_least().values()]
-    by_size = [method for method in report["methods"] if method["method"] in names]
-    return any(method["too_small"] for method in by_size) and not any(method["layers"] for method in by_size)
+    return [
+        method
+        for method in report["methods"]
+        if method["method"] in names
+        and method["too_small"]
+        and not (method["layers"] or method["failed"] or method["off"] or method["notes"])
+    ]
+
+
+def _why_idle(idle: list[dict[str, Any]]) -> str:
+    """The reasons, each once."""
+    return "; ".join(dict.fromkeys(reason for method in idle for reason in method["stood_down"]))
 
 
 def _merged(reports: list[dict[str, Any]]) -> dict[str, Any]:

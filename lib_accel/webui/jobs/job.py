@@ -24,6 +24,9 @@ JOB, AXES = "accel_job", "accel_axes"
 EDITS = "accel_prompt_edit"
 
 GROUP_NAMES = tuple(group.name for group in GROUPS if group.name)
+# As a preset of an X/Y/Z plot: the cell is drawn without Accel.
+OFF = "off"
+NO_PASS = "nothing is accelerated: First pass is off, and there is no hires pass"
 # Whether all jobs run with or without Accel, while a comparison runs them; None: as each is asked.
 _forced: bool | None = None
 
@@ -53,6 +56,8 @@ class Job:
             self.settings = self.settings_for(family_for(p))
             self.account = Account(self.settings)
             self._tell_family(p)
+            if self.accelerates and not self.settings["first_pass"] and not getattr(p, "enable_hr", False):
+                self.account.note("", NO_PASS)
         except SettingError as wrong:
             self._given = {}
             self.account = Account(None, str(wrong))
@@ -61,7 +66,7 @@ class Job:
         """Where a preset's values depend on it."""
         sign = facts.why_few_steps(p) if self.accelerates and self.settings["preset"].lower() in PRESETS else None
         if sign:
-            self.account.note("", f"taken for a few-step model ({sign})")
+            self.account.note("", f"few steps: the preset's own values for that are used ({sign})")
 
     @property
     def accelerates(self) -> bool:
@@ -167,6 +172,8 @@ def given_by(args: tuple, axes: Mapping[str, Any], own: Mapping[str, Any]) -> di
         # As an axis, Custom are the knobs as the page shows them.
         if (_is_on(given) or axes) and str(axes.get("preset")).lower() != CUSTOM:
             given = without_untouched(given, own)
+    if is_off(axes.get("preset")):
+        return {**given, "enabled": False}
     if axes:
         if str(axes.get("preset", CUSTOM)).lower() != CUSTOM:
             filled = preset_values(axes["preset"], "sd1", own)
@@ -174,6 +181,11 @@ def given_by(args: tuple, axes: Mapping[str, Any], own: Mapping[str, Any]) -> di
         # The form's switches do not keep an axis from having an effect.
         given = {**given, "enabled": True, **implied(axes), **axes}
     return given
+
+
+def is_off(preset: Any) -> bool:
+    """Whether an axis's value for the preset says that the cell is drawn without Accel."""
+    return str(preset).strip().lower() == OFF
 
 
 def _is_on(given: Mapping[str, Any]) -> bool:
@@ -193,7 +205,17 @@ def _flat(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def family_for(p: Any) -> str:
     """The family of presets for what ``p`` samples with now."""
+    if facts.why_few_steps(p):
+        return FEW_STEP
     try:
-        return FEW_STEP if facts.why_few_steps(p) else family_of(facts.unet_of(p))
+        return shape_of(facts.unet_of(p))
+    except (UnsupportedModelError, AttributeError):
+        return "sd1"
+
+
+def shape_of(unet: Any) -> str:
+    """The family whose shape ``unet`` has; ``sd1`` where nobody knows."""
+    try:
+        return "sd1" if unet is None else family_of(unet)
     except (UnsupportedModelError, AttributeError):
         return "sd1"

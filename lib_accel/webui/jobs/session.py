@@ -11,14 +11,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...core.errors import in_words, strict
+from ...core.report import Report
 from ...core.sites import UnsupportedModelError, held_unet, is_compiled
+from ...cost.preview import PassPreview, ran_pass
 from ...engine.accelerator import Accelerator
 from ...settings.job import thresholds_of
 from ...settings.passes import methods_for
 from ..host import facts
 from ..host.steps import Steps
 from .circumstances import adapted
-from .job import Job, family_for, job_of, write
+from .job import Job, family_for, job_of, shape_of, write
 from .unguided import shield_from_host
 
 INSIDE = "ended early: another job was run inside"
@@ -47,6 +49,8 @@ class Session:
         self._open: OpenPass | None = None
         self._made: weakref.WeakSet[Accelerator] = weakref.WeakSet()
         self.last: dict[str, Any] | None = None
+        # The steps of the pictures that were drawn last.
+        self.ran: list[PassPreview] = []
 
     # -- a job -------------------------------------------------------------------------------------------------------------
 
@@ -79,8 +83,8 @@ class Session:
         job = job_of(p)
         if job is not None:
             job.tell_why_none_was_seen()
-            self.last = job.account.as_dict()
-            job.line = str(job.account.of_batch)
+            self.last, self.ran = job.account.as_dict(), job.account.of_batch.ran if job.accelerates else []
+            job.line = job.account.of_batch.short
             write(p)
 
     # -- a step ------------------------------------------------------------------------------------------------------------
@@ -152,6 +156,7 @@ class Session:
             edited, why_unedited = now.job.edits.methods(p, now.place)
             methods, whys = methods + edited, [*whys, why_unedited]
         methods, more = adapted(methods, p, now.unet, switched)
+        more += [" ".join(limit) for limit in (method.limit() for method in methods) if limit]
         for why in filter(None, [*whys, *more]):
             account.note(now.place, why)
         if not methods:
@@ -216,7 +221,7 @@ class Session:
         finally:
             accelerator.remove()
         if report.as_dict()["unet_calls"]:
-            now.job.account.add(now.place, report, now.size, goes_on=now.told)
+            now.job.account.add(now.place, report, now.size, goes_on=now.told, ran=_ran(now, report))
             now.told = True
 
     def _close(self) -> None:
@@ -236,6 +241,14 @@ class Session:
                 now.job.account.note(now.place, f"everything stood down after an error: {in_words(error)}")
         if strict():
             raise error
+
+
+def _ran(now: OpenPass, report: Report) -> list[PassPreview]:
+    """See `Account.add`; empty where it cannot be told."""
+    if now.job.settings is None or now.size is None or now.job.p is None:
+        return []
+    settings, sampler = now.job.settings, str(getattr(now.job.p, "sampler_name", "") or "")
+    return ran_pass(report.as_dict(), report.rows, settings, now.place, shape_of(now.unet), now.size, sampler)
 
 
 SESSION = Session()

@@ -1,0 +1,82 @@
+"""What the page asks the host to draw, as the browser reads it from the host's fields: passes with sizes, steps and samplers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ...settings.passes import FIRST, HIRES
+from ..host import facts
+
+# More are not drawn as a strip, and are no job that somebody waits for.
+MOST_STEPS = 200
+SAME_SAMPLER = "Use same sampler"
+
+
+@dataclass(frozen=True)
+class AskedPass:
+    """One pass. place: `FIRST` or `HIRES`. width, height: in pixels. steps: those that are run. sampler: its name."""
+
+    place: str
+    width: int
+    height: int
+    steps: int
+    sampler: str
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A job that has not begun. steps: as they stand in the field. loras: their names. ran: whether the page shows a job that is over."""
+
+    passes: tuple[AskedPass, ...]
+    steps: int
+    guidance: float
+    sampler: str
+    loras: tuple[str, ...]
+    ran: bool = False
+
+
+_ANYTHING = {"width": 512, "height": 512, "steps": 20}
+
+
+def read(told: Any) -> Asked:
+    """What the browser told (JSON); a usual job where it told nothing that can be.
+
+    told: width, height, steps, guidance, sampler, loras; of img2img denoising and size (of "Resize by", such as ``768x512``), None where
+    they do not count; of the hires pass hires (0: none, else its factor), hires_width, hires_height (0: by the other one, or by the
+    factor), hires_steps (0: as many), hires_sampler.
+    """
+    try:
+        given = json.loads(told)
+        return _read(given if isinstance(given, Mapping) else _ANYTHING)
+    except (ValueError, TypeError, KeyError, OverflowError, ZeroDivisionError):
+        return _read(_ANYTHING)
+
+
+def _read(given: Mapping[str, Any]) -> Asked:
+    width, height, steps = (max(int(float(given[key])), low) for key, low in (("width", 8), ("height", 8), ("steps", 1)))
+    sampler = str(given.get("sampler") or "")
+    if given.get("size"):
+        width, height = (max(int(side), 8) for side in str(given["size"]).split("x"))
+    run = steps
+    if given.get("denoising") is not None and not facts.option("img2img_fix_steps", False):
+        # As the host counts them.
+        run = int(min(float(given["denoising"]), 0.999) * steps) + 1
+    passes = [AskedPass(FIRST, width, height, min(run, MOST_STEPS), sampler)]
+    if float(given.get("hires") or 0):
+        again = int(given.get("hires_steps") or 0) or steps
+        own = str(given.get("hires_sampler") or SAME_SAMPLER)
+        passes.append(AskedPass(HIRES, *_hires_size(given, width, height), min(again, MOST_STEPS), sampler if own == SAME_SAMPLER else own))
+    loras = tuple(map(str, given.get("loras") or ()))
+    return Asked(tuple(passes), steps, float(given.get("guidance") or 7), sampler, loras, bool(given.get("ran")))
+
+
+def _hires_size(given: Mapping[str, Any], width: int, height: int) -> tuple[int, int]:
+    """What "Resize width to" and "Resize height to" say; where both are 0, "Upscale by"."""
+    to_width, to_height = (int(float(given.get(key) or 0)) for key in ("hires_width", "hires_height"))
+    if not to_width and not to_height:
+        factor = float(given["hires"])
+        return int(width * factor), int(height * factor)
+    return to_width or to_height * width // height, to_height or to_width * height // width

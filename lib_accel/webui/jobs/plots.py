@@ -1,0 +1,71 @@
+"""The cells of an X/Y/Z plot: how long each took, told below the grid. The host's script shows the line of its first cell alone."""
+
+from __future__ import annotations
+
+import time
+from functools import wraps
+from typing import Any
+
+from ...settings.infotext import shown_preset
+from ...settings.schema import KNOBS
+from . import job
+
+# Cells of the plot that is drawn now; None while there is none.
+_cells: list[str] | None = None
+# On the host's processing object of a cell: when it began.
+BEGAN = "accel_began"
+# On the host's script, so that it is watched once.
+WATCHED = "accel_watches"
+MOST_CELLS = 100
+FIRST = "The line below is of the first cell alone."
+
+
+def watch(script: Any) -> None:
+    """From now on the plots of ``script``, the class of the host's X/Y/Z script, tell of all of their cells."""
+    if getattr(script, WATCHED, False):
+        return
+    run = script.run
+
+    @wraps(run)
+    def watched(self: Any, p: Any, *args: Any, **named: Any) -> Any:
+        global _cells
+        before, _cells = _cells, []
+        try:
+            done = run(self, p, *args, **named)
+            if _cells and done is not None:
+                done.comments = "\n".join(text for text in (told(_cells), str(getattr(done, "comments", "") or "")) if text.strip())
+            return done
+        finally:
+            _cells = before
+
+    script.run = watched
+    setattr(script, WATCHED, True)
+
+
+def begins(p: Any) -> None:
+    """A job begins, which may be a cell."""
+    setattr(p, BEGAN, time.perf_counter())
+
+
+def ends(p: Any) -> None:
+    """A job is over. Jobs that others ran inside of a cell are told of as cells of their own."""
+    if _cells is None or getattr(p, BEGAN, None) is None:
+        return
+    mine = job.job_of(p)
+    gain = mine.account.times_as_fast if mine is not None and mine.accelerates else None
+    seconds = f"{time.perf_counter() - getattr(p, BEGAN):.2f} s"
+    _cells.append(f"{_named(p, mine)} {seconds}" + (f" ({gain:.1f}x est.)" if gain is not None else ""))
+
+
+def told(cells: list[str]) -> str:
+    """The sentence below the grid."""
+    more = f", and {len(cells) - MOST_CELLS} more" if len(cells) > MOST_CELLS else ""
+    return f"Accel, cells in the order of drawing: {', '.join(cells[:MOST_CELLS])}{more}. {FIRST}"
+
+
+def _named(p: Any, mine: Any) -> str:
+    """What our axes say of a cell; without any, whether it was accelerated."""
+    axes = getattr(p, job.AXES, None) or {}
+    words = [f"{KNOBS[name].label} {value}" for name, value in axes.items() if name != "preset"]
+    settings = mine.settings if mine is not None else None
+    return ", ".join([shown_preset(settings["preset"]) if settings is not None and settings["enabled"] else "Off", *words])
