@@ -17,7 +17,7 @@ from ..methods.registry import with_settings
 from ..settings.model_families import FAMILIES, family_of
 from ..settings.presets import PRESETS, preset
 from .alternatives import ALTERNATIVES, Fewer, Ngms, parse_alternative
-from .drawing import add_pass_arguments, check_pass, open_for_drawing
+from .drawing import add_pass_arguments, add_sampler_argument, check_pass, open_for_drawing
 from .errors import CommandError
 from .lab import MISSING, PEERS
 from .measuring import machine
@@ -55,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=int, default=1, help="processes that draw side by side and share the processor's threads (default 1)"
     )
+    add_sampler_argument(parser)
     add_pass_arguments(parser, "accel-quality", "quality.json and the grids")
 
 
@@ -64,10 +65,11 @@ def run(args: argparse.Namespace) -> int:
     family = family_of(find_unet(pipeline), args.steps)
     variants = _variants(args, family)
     prompts = args.prompt or sample_prompts(args.count, args.seed)
-    print(f"Model: {what}. {len(prompts)} prompts, {len(variants)} variants, {args.steps} steps, guidance {args.guidance:g}.", flush=True)
+    drawn = f"{args.steps} steps of {args.sampler or 'its own sampler'}, guidance {args.guidance:g}"
+    print(f"Model: {what}. {len(prompts)} prompts, {len(variants)} variants, {drawn}.", flush=True)
     print(f"Presets for {family}.", flush=True)
     args.out.mkdir(parents=True, exist_ok=True)
-    keys = ("steps", "guidance", "seed", "size", "auto", "workers")
+    keys = ("steps", "guidance", "sampler", "seed", "size", "auto", "workers")
     result: dict[str, Any] = {
         "model": what,
         "machine": machine(),
@@ -154,6 +156,7 @@ def compare(drawings: dict[str, list[TimedPicture]], prompts: list[str], autoenc
             "seconds": statistics.median(drawn.seconds for drawn in drawing),
             "ratio": statistics.median(ratios),
             "account": drawing[-1].account,
+            **_calls([drawn.calls for drawn in drawing if drawn.calls is not None]),
         }
         if judged:
             shown = _verdicts(pictures, prompts)
@@ -170,6 +173,11 @@ def _verdicts(pictures: list[np.ndarray], prompts: list[str]) -> list[bool]:
     return [checker.judge(picture, captions.parse(prompt)).right for picture, prompt in zip(pictures, prompts)]
 
 
+def _calls(counts: list[int]) -> dict[str, Any]:
+    """U-Net calls that ran: mean, fewest and most; nothing where none were counted."""
+    return {"calls": statistics.fmean(counts), "calls_range": [min(counts), max(counts)]} if counts else {}
+
+
 def _spread(name: str, values: list[float]) -> dict[str, float]:
     """Mean, median and worst of what is the better the higher it is."""
     return {name: statistics.fmean(values), f"{name}_median": statistics.median(values), f"{name}_worst": min(values)}
@@ -177,15 +185,13 @@ def _spread(name: str, values: list[float]) -> dict[str, float]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as a Markdown table."""
-    lines = [
-        "| variant | PSNR dB (mean / median / worst) | SSIM | luminance | saturation | detail | FD | shows the prompt | change (95 %) "
-        "| s | ratio |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    columns = ["variant", "U-Net calls", "PSNR dB (mean / median / worst)", "SSIM", "luminance", "saturation", "detail", "FD"]
+    columns += ["shows the prompt", "change (95 %)", "s", "ratio"]
+    lines = [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
     for row in rows:
         if row.get("not_run"):
             why = row["not_run"].replace("|", "/")
-            lines.append(f"| {row['name']} | not run: {why}" + " |" * 10)
+            lines.append(f"| {row['name']} | not run: {why}" + " |" * (len(columns) - 1))
             continue
         shown = f"{row['shown']:.0%}" if "shown" in row else "-"
         plain = row["name"] == "plain"
@@ -194,11 +200,18 @@ def table(rows: list[dict[str, Any]]) -> str:
             change = "{:+.1%} ({:+.1%} to {:+.1%})".format(row["shown_change"], *row["shown_interval"])
         fd = "-" if row["fd"] is None or plain else f"{row['fd']:.4f}"
         psnr, ssim = ("same", "1") if plain else (_shown_spread(row, "psnr", 1), _shown_spread(row, "ssim", 3))
-        lines.append(
-            f"| {row['name']} | {psnr} | {ssim} | {row['luminance_shift']:+.2f} | {row['saturation_shift']:+.2f} | {row['detail']:.2f} "
-            f"| {fd} | {shown} | {change} | {row['seconds']:.2f} | {row['ratio']:.2f} |"
-        )
+        cells = [row["name"], _shown_calls(row), psnr, ssim, f"{row['luminance_shift']:+.2f}", f"{row['saturation_shift']:+.2f}"]
+        cells += [f"{row['detail']:.2f}", fd, shown, change, f"{row['seconds']:.2f}", f"{row['ratio']:.2f}"]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _shown_calls(row: dict[str, Any]) -> str:
+    """Mean, and the fewest and most where pictures differ."""
+    if "calls" not in row:
+        return "-"
+    fewest, most = row["calls_range"]
+    return f"{fewest}" if fewest == most else f"{row['calls']:.1f} ({fewest} to {most})"
 
 
 def _shown_spread(row: dict[str, Any], name: str, digits: int) -> str:

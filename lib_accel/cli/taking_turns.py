@@ -20,11 +20,15 @@ TELL_EVERY = 10  # prompts
 
 
 class TimedPicture(NamedTuple):
-    """One picture: uint8 of shape (height, width, 3), the seconds it took, and the report's account of it."""
+    """One picture: uint8 of shape (height, width, 3), the seconds it took, the report's account of it, and the U-Net calls that ran.
+
+    calls: None where nothing counted them.
+    """
 
     picture: np.ndarray
     seconds: float
     account: str
+    calls: int | None = None
 
 
 class _Work(NamedTuple):
@@ -94,7 +98,11 @@ def _draw(work: _Work, variant: Variant, prompt: str, size: int, seed: int, step
     with variant.on(work.pipeline) as accelerator:
         run = getattr(work.pipeline, "stands_in", work.pipeline)  # A peer may bring its own loop.
         seconds = timed(lambda: images.extend(run(prompt, **settings).images))
-    return TimedPicture(np.array(images[0].convert("RGB")), seconds, "" if accelerator is None else str(accelerator.report()))
+    picture = np.array(images[0].convert("RGB"))
+    if accelerator is None:
+        return TimedPicture(picture, seconds, "")
+    report = accelerator.report()
+    return TimedPicture(picture, seconds, str(report), report.as_dict()["calls_run"])
 
 
 def _gathered(
