@@ -21,6 +21,7 @@ from .drawing import add_pass_arguments, add_sampler_argument, check_pass, open_
 from .errors import CommandError
 from .lab import MISSING, PEERS
 from .measuring import machine
+from .processes import Processes, is_first
 from .taking_turns import TimedPicture, draw
 from .variants import Variant, parse_variant
 
@@ -52,15 +53,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", nargs="+", metavar="TEXT", help="your own prompts instead")
     parser.add_argument("--size", type=int, nargs="+", default=[256, 512], help="pixels a side, multiples of 8 (default 256 512)")
     parser.add_argument("--seed", type=int, default=0, help="of the prompts; picture i is drawn from seed + i")
-    parser.add_argument(
-        "--workers", type=int, default=1, help="processes that draw side by side and share the processor's threads (default 1)"
-    )
     add_sampler_argument(parser)
     add_pass_arguments(parser, "accel-quality", "quality.json and the grids")
 
 
 def run(args: argparse.Namespace) -> int:
     _variants(args)  # What is wrong is told before the model is opened.
+    processes = Processes(args.device)
+    args.device = processes.device
     pipeline, what = open_for_drawing(args)
     family = family_of(find_unet(pipeline), args.steps)
     variants = _variants(args, family)
@@ -68,17 +68,21 @@ def run(args: argparse.Namespace) -> int:
     drawn = f"{args.steps} steps of {args.sampler or 'its own sampler'}, guidance {args.guidance:g}"
     print(f"Model: {what}. {len(prompts)} prompts, {len(variants)} variants, {drawn}.", flush=True)
     print(f"Presets for {family}.", flush=True)
+    if processes.count > 1:
+        print(f"{processes.count} processes, on {', '.join(processes.devices)}.", flush=True)
     args.out.mkdir(parents=True, exist_ok=True)
-    keys = ("steps", "guidance", "sampler", "seed", "size", "auto", "workers")
+    keys = ("steps", "guidance", "sampler", "seed", "size", "auto")
     result: dict[str, Any] = {
         "model": what,
         "machine": machine(),
-        "settings": {key: getattr(args, key) for key in keys},
+        "settings": {key: getattr(args, key) for key in keys} | {"processes": processes.as_dict()},
         "prompts": prompts,
     }
     result["sizes"] = {}
     for size in args.size:
-        drawings, not_run = draw(pipeline, variants, prompts, size, args)
+        drawings, not_run = draw(pipeline, variants, prompts, size, args, processes)
+        if not is_first():
+            continue
         # The checker knows the sample model's world only, and random weights show nothing.
         judged = args.model is None and sample.has_weights() and all(map(_is_of_its_world, prompts))
         rows = compare(drawings, prompts, pipeline.vae, judged)
@@ -86,6 +90,8 @@ def run(args: argparse.Namespace) -> int:
         result["sizes"][str(size)] = shown
         print(f"\n{size}x{size}\n\n{table(shown)}", flush=True)
         grid(drawings, rows).save(args.out / f"grid-{size}.png")
+    if not is_first():
+        return 0
     (args.out / "quality.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(f"\nTimes: medians of one picture, variants by turns. Wrote {args.out / 'quality.json'} and the grids beside it.")
     return 0
@@ -108,7 +114,7 @@ def _is_of_its_world(prompt: str) -> bool:
 
 def _variants(args: argparse.Namespace, family: str = FAMILIES[0]) -> list[Variant]:
     """Check the arguments; the variants, plain first, with presets for ``family``. CommandError or SettingError."""
-    check_pass(args, args.size, count=10000, workers=64)
+    check_pass(args, args.size, count=10000)
     auto = False if args.auto == "off" else None
     variants = [Variant("plain")]
     for name in args.method:
