@@ -15,7 +15,6 @@ def run(out: str) -> None:
     edited = ["a red square on a gray wall", "a blue circle on a gray wall", "a red circle on sand"]
     assert main(["quality", *quality, *SMALL, "--out", f"{out}/quality"]) == 0
     assert main(["edit", SOURCE, *edited, "--blend", "circle:square", "--at-once", "2", *SMALL, "--out", f"{out}/edit"]) == 0
-    assert main(["info", "--size", "256"]) == 0
     assert evaluate.main(["--count", "3", "--batch", "2", *SMALL, "--out", f"{out}/evaluate"]) == 0
     edits = ["--count", "2", "--blends", "1", "--shown", "2", *SMALL]
     assert evaluate_edits.main([*edits, "--out", f"{out}/edits"]) == 0

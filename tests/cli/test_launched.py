@@ -6,12 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import launched
 import pytest
 from PIL import Image, ImageChops
 
 from lib_accel.cli import processes
-
-import launched
 
 ROOT = Path(__file__).resolve().parents[2]
 
