@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 from ..core.fields import SettingError
 from ..core.sites import UnsupportedModelError
 from .errors import CommandError
+from .processes import is_first, quiet_but_first
 
 PROGRAM = "python -m lib_accel"
 COMMANDS = {
@@ -23,6 +25,9 @@ COMMANDS = {
     "maps": "where a picture's cross-attention looked for words of its prompt",
     "quality": "what each method changes in the pictures: distance, tone, detail, what they show, time",
 }
+
+# Under a launcher of several processes these share the work; the others run in the first process alone.
+SHARED = ("edit", "quality")
 
 
 # What most people come for, with an example that can be pasted.
@@ -65,8 +70,15 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     parser, modules = parser_of(program)
     args = parser.parse_args(argv)
+    if args.command not in SHARED and not is_first():
+        return 0
+    with quiet_but_first():
+        return _run(modules[args.command].run, args)
+
+
+def _run(command: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
     try:
-        return modules[args.command].run(args)
+        return command(args)
     except (CommandError, SettingError, UnsupportedModelError) as error:
         print(f"{args.command}: {error}", file=sys.stderr)
         return 2
