@@ -22,7 +22,7 @@ window.accel = (function () {
 
     // In both tabs: when what `state(tab)` tells differs from before, however it came to that, and stays as it is for a moment, press the
     // button with the id `button(tab)`, so that Python computes a preview. Values that the host or others set ("Send to", presets, pasted
-    // PNG info) fire no event of the page, so it is looked at. atOnce: also press when the page opens.
+    // PNG info) fire no event of the page, so it is looked at. Null: there is nothing to preview now. atOnce: also press when the page opens.
     function pressOnChange(button, state, atOnce) {
         for (const tab of TABS) {
             if (!gradioApp().querySelector(`#tab_${tab}`)) continue;
@@ -31,9 +31,9 @@ window.accel = (function () {
             setInterval(() => {
                 if (document.hidden) return;
                 const now = state(tab);
+                if (now === null) return;
                 const settled = now === before;
                 before = now;
-                // Not there while another script is chosen.
                 const found = settled && now !== shown && gradioApp().querySelector(`#${button(tab)}`);
                 if (!found) return;
                 shown = now;

@@ -22,11 +22,18 @@
         return [told(tab), ...values.slice(1)];
     };
 
+    // Null while another script is chosen: what would be shown is not there.
+    function state(tab) {
+        const edits = gradioApp().querySelector(`#script_${tab}_prompttoprompt_edits`);
+        if (!edits || !edits.offsetParent) return null;
+        return told(tab) + accel.standing([`#tab_${tab} [id^=script_${tab}_prompttoprompt_]`]);
+    }
+
     onUiLoaded(() => {
         accel.pressOnChange(
             (tab) => `script_${tab}_prompttoprompt_refresh`,
-            (tab) => told(tab) + accel.standing([`#tab_${tab} [id^=script_${tab}_prompttoprompt_]`, `#tab_${tab} #script_list`]),
-            false
+            state,
+            true
         );
         document.addEventListener("click", (event) => {
             const chip = event.target.closest && event.target.closest("[data-accel-edit]");

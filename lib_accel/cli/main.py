@@ -33,7 +33,7 @@ SHARED = ("edit", "quality")
 # What most people come for, with an example that can be pasted.
 JOBS = (
     ("See what it does, on the model that comes with it", "demo"),
-    ("Is my model supported?", "check --model model.safetensors"),
+    ("Is my model supported?", "check model.safetensors"),
     ("How much faster, on this machine?", "bench --whole --variants plain balanced fast draft"),
     ("What changes in the pictures?", "quality --count 4 --prompt 'a cat' --model model.safetensors"),
     ("Edit a picture by editing its prompt", "edit 'a red star on grass' 'a blue star on grass'"),

@@ -33,6 +33,8 @@ def test_a_page_that_opens_asks_for_the_accordions_preview_in_both_tabs(told):
 def test_values_ask_once_however_they_were_set(told):
     assert told["size"] == told["resize"] == ACCORDION[:1]
     assert told["strength"] == told["knob"] == ACCORDION[1:]
+    # While another script is chosen there is nothing to show.
+    assert told["unseen"] == [] and told["chosen"] == [EDITS]
     assert told["prompt"] == [EDITS]
     assert told["edit"] == [EDITS]
     assert told["nothing"] == told["unsettled"] == []
