@@ -86,8 +86,17 @@ class Page:
         self.at.on("pageerror", lambda error: self.errors.append(error.stack or error.message))
         self.at.on("console", lambda m: m.type == "error" and self.errors.append(f"{m.text} {m.location.get('url')}"))
         self.at.on("request", lambda request: self.asked.append(request.url))
-        self.at.on("dialog", lambda dialog: (self.errors.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        # What a page asks whether it is sure of; any other question is an error.
+        self.sure: str | None = None
+        self.at.on("dialog", self._answer)
         self.open()
+
+    def _answer(self, dialog: Any) -> None:
+        if self.sure is not None and self.sure in dialog.message:
+            dialog.accept()
+            return
+        self.errors.append(f"dialog: {dialog.message}")
+        dialog.dismiss()
 
     def open(self) -> None:
         for _ in range(10):
@@ -97,7 +106,7 @@ class Page:
                 break
             self.at.wait_for_timeout(1000)
         for tab in ("txt2img", "img2img"):
-            self.until(lambda tab=tab: "%" in self.text(f"#script_{tab}_accel_badge"), f"the header of {tab}")
+            self.until(lambda tab=tab: "Balanced" in self.text(f"#script_{tab}_accel_badge"), f"the header of {tab}")
         # What the page fills when it opens is there now or on its way.
         self.at.wait_for_timeout(1500)
 
@@ -141,7 +150,8 @@ class Page:
         """In txt2img, at every size."""
         self.unfold("enabled")
         self.choose(preset)
-        self.unfold("fold_whole")
+        self.unfold("fold_advanced")
+        self.unfold("fold_thresholds")
         self.at.locator(f"{self.of('auto')} input").uncheck()
 
     def number(self, selector: str, value: float) -> None:
@@ -228,10 +238,11 @@ class Page:
         return self.until(values, f"the values of {preset}")
 
     def plot(self, size: int = 128) -> tuple[dict[tuple[int, int], np.ndarray], list[np.ndarray], list[np.ndarray]]:
-        """A plot of three presets, on and off: cells by (row, column), labels above the columns, labels beside the rows."""
-        columns, rows = 3, 2
+        """A plot of all presets, off first, with and without the first pass: cells by (row, column), labels above the columns and beside
+        the rows."""
+        columns, rows = 5, 2
         self.pick("#tab_txt2img #script_list", "X/Y/Z plot")
-        for axis, label, last in (("x", "[Accel] Preset", "Fast"), ("y", "[Accel] On", "False")):
+        for axis, label, last in (("x", "[Accel] Preset", "Draft"), ("y", "[Accel] First pass", "False")):
             self.pick(f"#script_txt2img_xyz_plot_{axis}_type", label)
             self.at.locator(f"#tab_txt2img #xyz_grid_fill_{axis}_tool_button").first.click()
             chosen = self.at.locator("#tab_txt2img .token").filter(has_text=exactly(last))

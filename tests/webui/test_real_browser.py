@@ -7,7 +7,7 @@ import pytest
 from real_browser import missing
 
 from lib_accel.settings.infotext import to_infotext
-from lib_accel.settings.job import Settings
+from lib_accel.settings.job import Settings, resolve
 from lib_accel.settings.schema import KNOBS
 
 pytestmark = [pytest.mark.host, pytest.mark.skipif(missing() is not None, reason=missing() or "")]
@@ -17,19 +17,23 @@ pytestmark = [pytest.mark.host, pytest.mark.skipif(missing() is not None, reason
 def test_the_accordion_opens(page, tab):
     page.tab(tab)
     preset, badge, strip = (page.of(name, tab) for name in ("preset", "badge", "strip"))
-    assert not page.at.locator(preset).is_visible() and page.text(badge).startswith("off · Balanced · estimate: ")
+    assert not page.at.locator(preset).is_visible() and page.text(badge).startswith("off · Balanced")
     page.number(f"#{tab}_steps", 12)
     page.unfold("enabled", tab)
     page.at.locator(preset).wait_for(state="visible")
     assert page.at.locator(f"{page.of('enabled', tab)}-visible-checkbox").is_checked() and page.values(tab)["enabled"]
-    said = page.until(lambda: re.fullmatch(r"Balanced · estimate: (\d+) % less time per picture", page.text(badge)), "a header that is on")
-    assert 0 < int(said[1]) < 90
-    page.until(lambda: page.at.locator(f"{strip} i").count() == 12, "twelve steps in the strip")
+    said = page.until(lambda: re.fullmatch(r"Balanced · about ([\d.]+)x as fast", page.text(badge)), "a header that is on")
+    assert 1 < float(said[1]) < 3
+    # Of img2img's steps three quarters are run at its denoising strength.
+    run = {"txt2img": 12, "img2img": 10}[tab]
+    page.until(lambda: page.at.locator(f"{strip} i").count() == run, "its steps in the strip")
     assert "first pass 512x512" in page.text(strip)
     page.number(f"#{tab}_width", 640)
     page.until(lambda: "first pass 640x512" in page.text(strip), "another width in the strip")
-    for fold in ("whole", "agents", "merging", "stages", "own"):
-        inside = {"whole": "auto", "stages": "agents.start", "own": "own_name", "merging": "merging.ratio"}.get(fold, "agents.ratio")
+    gain = "label => label.dataset.accelGain"
+    page.until(lambda: page.at.locator(f'{preset} label:has(input[value="Fast"])').evaluate(gain), "what Fast would give")
+    page.unfold("fold_advanced", tab)
+    for fold, inside in (("agents", "agents.ratio"), ("merging", "merging.ratio"), ("own", "own_name"), ("thresholds", "auto")):
         assert not page.at.locator(page.of(inside, tab)).is_visible()
         page.unfold(f"fold_{fold}", tab)
         page.at.locator(page.of(inside, tab)).wait_for(state="visible")
@@ -46,11 +50,47 @@ def test_a_preset_changes_values(page):
         page.until(lambda name=preset: page.text(page.of("badge")).startswith(name), "the preset in the header")
         told[preset] = (page.text(page.of("sentence")), page.text(page.of("badge")), str(values))
     assert all(len(set(of_all)) == 3 for of_all in zip(*told.values()))
+    page.unfold("fold_advanced")
     page.unfold("fold_merging")
     before = page.values()
     page.number(page.of("merging.ratio"), 0.15)
     page.shows({**before, "preset": "Custom", "merging.ratio": 0.15})
     page.until(lambda: page.text(page.of("badge")).startswith("Custom"), "Custom in the header")
+    # And back again.
+    page.at.locator(f"{page.of('merging.ratio')} .accel-reset").click()
+    page.shows({"merging.ratio": before["merging.ratio"]})
+    # What has no effect as the others stand is marked.
+    assert "accel-idle" in page.at.locator(page.of("guidance.sigma_low")).first.get_attribute("class")
+    assert "accel-idle" not in page.at.locator(page.of("guidance.after")).first.get_attribute("class")
+
+
+def test_header_sentence_and_strip_follow_what_the_host_sets(page):
+    told = ", ".join(f"{key}: {value}" for key, value in to_infotext(resolve({"enabled": True, "preset": "fast"}, "sd1")).items())
+    page.paste(f"a star\nSteps: 7, Sampler: Euler a, CFG scale: 5, Seed: 1, Size: 192x128, Hires upscale: 2, {told}")
+    page.shows({"enabled": True})
+    strip = page.of("strip")
+    page.until(
+        lambda: "192x128, 7 steps" in page.text(strip) and page.text(page.of("badge")).startswith(("Fast", "Custom")), "the picture's"
+    )
+    page.prompt("a star")
+    page.at.locator("#txt2img_hr-visible-checkbox").check()
+    page.number("#txt2img_hr_resize_x", 512)
+    page.until(lambda: "hires pass 512x341" in page.text(strip), "the size that Hires. fix resizes to")
+
+
+def test_clicks_in_prompt_to_prompt_write_edits(page):
+    page.prompt("a red star")
+    page.pick("#tab_txt2img #script_list", "Prompt-to-Prompt")
+    chips, edits = "#script_txt2img_prompttoprompt_chips", "#script_txt2img_prompttoprompt_edits textarea"
+    page.until(lambda: "red" in page.text(chips), "the prompt's words")
+    page.at.locator(f'{chips} [data-accel-edit="red -> "]').click()
+    assert page.at.locator(edits).input_value() == "red -> "
+    page.at.locator(edits).fill("red -> blue\nlion*2")
+    page.until(lambda: "Line 2" in page.text(chips), "what is wrong with the second line")
+    red = page.at.locator(f"{chips} .accel-wrong").first.evaluate("at => getComputedStyle(at).color")
+    assert red == "rgb(192, 57, 43)"
+    page.at.locator(edits).fill("red -> blue")
+    page.until(lambda: "Generate draws" in page.text(chips), "how much will be drawn")
 
 
 def test_generate_yields_a_picture_and_the_account_line(page):
@@ -113,7 +153,9 @@ def test_a_plot_over_two_of_our_axes_comes_out_labelled(page):
     for labels in (above, beside):
         assert all(label.size and label.min() < 100 and label.max() == 255 for label in labels)
         assert len({label.tobytes() for label in labels}) == len(labels)
-    off = [cells[1, column] for column in range(3)]
-    assert np.array_equal(off[0], off[1]) and np.array_equal(off[0], off[2])
-    assert not np.array_equal(cells[0, 2], off[2])
-    assert "X Type: [Accel] Preset" in page.written and "Y Type: [Accel] On" in page.written
+    # Off, and what only accelerates a hires pass that is not there, are the plain picture.
+    assert all(np.array_equal(cells[0, 0], cells[1, column]) for column in range(5))
+    assert not np.array_equal(cells[0, 0], cells[0, 3])
+    assert "X Type: [Accel] Preset" in page.written and "Y Type: [Accel] First pass" in page.written
+    # The time of each cell.
+    assert re.search(r"cells in the order of drawing: Off.* s, .*Fast.* s .*x est", page.text("#html_log_txt2img"))

@@ -46,23 +46,30 @@ def test_what_an_attacker_writes_does_nothing(page):
 
 def test_the_page_works_after_reload_ui(page):
     page.unfold("enabled")
+    page.unfold("fold_advanced")
     page.unfold("fold_own")
     page.at.locator(f"{page.of('own_name')} :is(input, textarea)").fill("M 1")
     page.at.locator(page.of("own_save")).click()
     page.until(lambda: page.text(page.of("own_said")).startswith("Saved."), "an own preset that is saved")
+
+    def choices():
+        return page.at.locator(f"{page.of('preset', 'img2img')} input").evaluate_all("of => of.map(input => input.value)")
+
+    listed = ["Quality", "Balanced", "Fast", "Draft", "Custom", "M 1"]
+    page.until(lambda: choices() == listed, "the own preset in the other tab")
     page.reload_ui()
-    choices = page.at.locator(f"{page.of('preset', 'img2img')} input").evaluate_all("of => of.map(input => input.value)")
-    assert choices == ["Quality", "Balanced", "Fast", "Draft", "Custom", "M 1"]
+    assert choices() == listed
     page.switch_on("Fast")
     page.fills("Fast")
     page.until(lambda: page.text(page.of("badge")).startswith("Fast · "), "the preset in the header")
     page.unfold("fold_own")
     page.at.locator(f"{page.of('own_name')} :is(input, textarea)").fill("M 1")
+    page.sure = "Delete this preset? M 1"
     page.at.locator(page.of("own_delete")).click()
     page.until(lambda: page.text(page.of("own_said")) == "Deleted.", "an own preset that is deleted")
     # The axes are there, and once.
     cells, _, _ = page.plot()
-    assert not np.array_equal(cells[0, 2], cells[1, 2])
+    assert not np.array_equal(cells[0, 3], cells[1, 3])
     assert page.webui.get("/accel/v1/schema")[0] == 200
 
 
@@ -79,14 +86,14 @@ def chinese(browser, tmp_path):
 
 def test_chinese_pages_show_no_english_label_of_ours(chinese):
     # All that is there without another click: labels, hints, folds, choices, the header and the strip.
-    wanted = {knob.label for knob in KNOBS.values()} | {knob.hint for name, knob in KNOBS.items() if name != "enabled"}
-    wanted |= {"Whole job", "Own presets", "Save these settings", "Quality", "Balanced", "Fast", "Custom", "estimate:", "first pass"}
+    wanted = {knob.short for knob in KNOBS.values()} | {knob.hint for name, knob in KNOBS.items() if name != "enabled"}
+    wanted |= {"Advanced", "Own presets", "Save these settings", "Quality", "Balanced", "Fast", "Draft", "Custom", "first pass", "merged"}
     for tab in ("txt2img", "img2img"):
         chinese.tab(tab)
         chinese.unfold("enabled", tab)
         for preset in ("Balanced", "Fast"):
             chinese.choose(preset, tab)
-            header = f"{WORDS[preset]} · {WORDS['estimate:']}"
+            header = f"{WORDS[preset]} · {WORDS['about']}"
             chinese.until(lambda t=tab, h=header: chinese.text(chinese.of("badge", t)).startswith(h), "a header in Chinese")
             chinese.at.wait_for_timeout(1000)
             texts = set(chinese.texts(chinese.of("enabled", tab)))
