@@ -47,7 +47,7 @@ def test_after_a_skipped_picture_the_next_one_counts_its_own(host):
 def test_what_concerns_the_job_is_told_with_every_picture(host):
     done = host.job(accel=ON | {"preset": "Balanced"}, n_iter=2, steps=4, cfg_scale=7.0)
     few = host.job(accel={"enabled": True, "preset": "Balanced", "auto": False}, n_iter=2, steps=4, cfg_scale=7.0)
-    assert ["few-step" in text for text in done.infotexts + few.infotexts] == [False, False, True, True]
+    assert ["few steps" in text for text in done.infotexts + few.infotexts] == [False, False, True, True]
 
 
 def test_one_pass_is_one_pass_with_a_refiner_or_beside_calls_of_others(host):

@@ -121,10 +121,10 @@ def build(elem_id: Callable[[str], str], tab: str) -> Built:
         "_js": f"(...args) => accel.sizes({tab!r}, args)",
         "inputs": [sizes, *controls],
         "outputs": [badge, strip, sentence],
+        "show_progress": False,
     }
-    look["show_progress"] = False
     refresh.click(**look)
-    Context.root_block.load(filling.fill_page, **knobs_of_preset, queue=False).then(**look)
+    Context.root_block.load(filling.fill_page, **knobs_of_preset, queue=False)
     listing.click(filling.listed, inputs=[], outputs=[made["preset"]], show_progress=False)
     tell = {"fn": None, "_js": f"() => accel.listElsewhere({tab!r})", "inputs": [], "outputs": []}
     save.click(filling.save, inputs=[own_name, *controls], outputs=[made["preset"], said]).then(**tell)

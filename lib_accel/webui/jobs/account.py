@@ -62,7 +62,10 @@ class Account:
         self.places[place] = None
         # One pass of the host's, however often its model changed.
         work = (ran[0].work, ran[0].plain) if ran else None
-        self.passes.append((place, {**report.as_dict(), "passes": 0 if goes_on else 1, "work": work}))
+        data = {**report.as_dict(), "passes": 0 if goes_on else 1, "work": work}
+        number = sum(earlier["passes"] for where, earlier in self.passes if where == place) + data["passes"]
+        data["methods"] = [{**method, "served": _of_pass(method["served"], number)} for method in data["methods"]]
+        self.passes.append((place, data))
         self.ran += ran
         if size is not None:
             self.sizes[place] = size
@@ -153,6 +156,14 @@ class Account:
                 self.note(place, text)
 
 
+def _of_pass(served: list[dict[str, Any]], number: int) -> list[dict[str, Any]]:
+    """The steps that were served to every picture, whatever passes the engine made of the host's pass ``number``."""
+    steps: dict[int, set[int]] = {}
+    for one in served:
+        steps.setdefault(one["picture"], set()).update(one["steps"])
+    return [{"pass": number, "picture": picture, "steps": sorted(found)} for picture, found in sorted(steps.items())]
+
+
 def _idle(report: dict[str, Any]) -> list[dict[str, Any]]:
     """The methods that the size alone kept from acting: told of together, once."""
     names = [method.__name__ for method in with_least().values()]
@@ -168,6 +179,14 @@ def _idle(report: dict[str, Any]) -> list[dict[str, Any]]:
 def _why_idle(idle: list[dict[str, Any]]) -> str:
     """The reasons, each once."""
     return "; ".join(dict.fromkeys(reason for method in idle for reason in method["stood_down"]))
+
+
+def _together(served: list[dict[str, Any]], more: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Steps that were served, of reports of the same place."""
+    found: dict[tuple[int, int], set[int]] = {}
+    for one in [*served, *more]:
+        found.setdefault((one["pass"], one["picture"]), set()).update(one["steps"])
+    return [{"pass": number, "picture": picture, "steps": sorted(steps)} for (number, picture), steps in sorted(found.items())]
 
 
 def _merged(reports: list[dict[str, Any]]) -> dict[str, Any]:
@@ -188,6 +207,7 @@ def _merged(reports: list[dict[str, Any]]) -> dict[str, Any]:
                 same[count] += method[count]
             for most in ("layers", "too_small", "cache_bytes"):
                 same[most] = max(same[most], method[most])
+            same["served"] = _together(same["served"], method["served"])
             same["notes"] = sorted({*same["notes"], *method["notes"]})
             for counts in ("layers_by_effect", "stood_down"):
                 same[counts] = {k: max(same[counts].get(k, 0), method[counts].get(k, 0)) for k in {**same[counts], **method[counts]}}
