@@ -26,7 +26,7 @@ class KModel(nn.Module):
     def memory_required(self, shape: list[int]) -> int:
         return shape[0]
 
-    def apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options={}, **more):
+    def apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **more):
         """The picture that the U-Net predicts in ``x``, latents of noise level ``t`` [rows]."""
         sigma = t[:, None, None, None]
         xc = x / (sigma**2 + 1) ** 0.5

@@ -23,7 +23,7 @@ class CrossAttention(nn.Module):
         self.to_v = nn.Linear(context_dim, inner, bias=False)
         self.to_out = nn.Sequential(nn.Linear(inner, query_dim), nn.Dropout(0.0))
 
-    def forward(self, x, context=None, value=None, mask=None, transformer_options={}):
+    def forward(self, x, context=None, value=None, mask=None, transformer_options=None):
         context = x if context is None else context
         q, k, v = self.to_q(x), self.to_k(context), self.to_v(context if value is None else value)
         q, k, v = (t.unflatten(2, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
@@ -39,7 +39,8 @@ class BasicTransformerBlock(nn.Module):
         self.attn2 = CrossAttention(dim, context_dim, n_heads, d_head)
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(dim) for _ in range(3))
 
-    def forward(self, x, context=None, transformer_options={}):
+    def forward(self, x, context=None, transformer_options=None):
+        transformer_options = transformer_options or {}
         patches, replaced = transformer_options.get("patches", {}), transformer_options.get("patches_replace", {})
         extra = {name: value for name, value in transformer_options.items() if name not in ("patches", "patches_replace")}
         x += self._attend("attn1", self.norm1(x), None, extra, patches, replaced)
@@ -78,19 +79,20 @@ class SpatialTransformer(nn.Module):
         self.transformer_blocks = nn.ModuleList(BasicTransformerBlock(inner, n_heads, d_head, context_dim) for _ in range(depth))
         self.proj_out = nn.Linear(inner, in_channels) if use_linear else nn.Conv2d(inner, in_channels, 1)
 
-    def forward(self, x, context=None, transformer_options={}):
+    def forward(self, x, context=None, transformer_options=None):
         h, w = x.shape[2:]
         y = self.norm(x)
         y = self.proj_in(_tokens(y)) if self.use_linear else _tokens(self.proj_in(y))
         for index, block in enumerate(self.transformer_blocks):
-            transformer_options["block_index"] = index
+            if transformer_options is not None:
+                transformer_options["block_index"] = index
             y = block(y, context=context, transformer_options=transformer_options)
         y = _grid(self.proj_out(y), h, w) if self.use_linear else self.proj_out(_grid(y, h, w))
         return y + x
 
 
 class TimestepEmbedSequential(nn.Sequential):
-    def forward(self, x, emb, context=None, transformer_options={}, output_shape=None):
+    def forward(self, x, emb, context=None, transformer_options=None, output_shape=None):
         for layer in self:
             if isinstance(layer, ResBlock):
                 x = layer(x, emb)
@@ -104,7 +106,10 @@ class TimestepEmbedSequential(nn.Sequential):
 
 
 class IntegratedUNet2DConditionModel(nn.Module):
-    """transformer_depth: blocks of each level's transformers, by level; 0 where there are none (one in the middle all the same). adm_in_channels: 0 without a vector."""
+    """transformer_depth: blocks of each level's transformers, by level; 0 where there are none (one in the middle all the same).
+
+    adm_in_channels: 0 without a vector.
+    """
 
     def __init__(
         self,
@@ -155,9 +160,9 @@ class IntegratedUNet2DConditionModel(nn.Module):
                 self.output_blocks.append(TimestepEmbedSequential(*layers))
         self.out = nn.Sequential(nn.GroupNorm(min(32, channels), channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1))
 
-    def forward(self, x, timesteps=None, context=None, y=None, control=None, transformer_options={}, **kwargs):
+    def forward(self, x, timesteps=None, context=None, y=None, control=None, transformer_options=None, **kwargs):
         """x [B, 4, h, w], timesteps [B], context [B, tokens, width], y [B, adm_in_channels]. control: residuals, taken off its lists."""
-        options = dict(transformer_options)
+        options = dict(transformer_options or {})
         patches = options.get("patches", {})
         emb = self.time_embed(_sinusoids(timesteps, self.model_channels).to(x.dtype))
         if self.num_classes is not None:

@@ -74,6 +74,9 @@ class ForgeBackend(LDMBackend):
         functions += [f for name in BETWEEN_STAGES_OPTIONS for f in options.get(name) or ()]
         if functions:
             return f"a patch from {home(functions[0])} works on what stages return"
+        stranger = next((patch for patch in patches_in(options) if not works_row_by_row(patch)), None)
+        if stranger is not None:
+            return f"a patch from {home(stranger)} may be needed in every call"
         return super().together(unet, forward, args, kwargs)
 
     def rows_obstacle(self, unet: nn.Module, args: tuple, kwargs: dict, count: int, by_host: bool) -> str | None:
@@ -83,7 +86,7 @@ class ForgeBackend(LDMBackend):
         if len(args) > 3:
             return "the U-Net was given more arguments than Accel knows"
         for function in patches_in(_options(args, kwargs)):
-            if not any(piece in home(function).lower() for piece in ROW_BY_ROW):
+            if not works_row_by_row(function):
                 return f"a patch from {home(function)} may count on all rows"
         return None
 
@@ -108,9 +111,14 @@ def patches_in(options: Mapping[str, Any]) -> Iterator[Any]:
 
 
 def home(function: Any) -> str:
-    """The module of an extension's function, as a user may know it."""
+    """The module of an extension's function, as a user may know it: their libraries are called ``lib_`` and their own name."""
     name = known.home_of(function).removesuffix(".py")
-    return name.rpartition(".")[2] if name.startswith(("lib_", "extensions")) else name
+    return name.partition(".")[0].removeprefix("lib_") if name.startswith("lib_") else name
+
+
+def works_row_by_row(patch: Any) -> bool:
+    """Whether a patch is known to need no other rows of a call than those that it is given."""
+    return any(piece in known.home_of(patch).lower() for piece in ROW_BY_ROW)
 
 
 def _options(args: tuple, kwargs: dict) -> dict[str, Any]:

@@ -24,6 +24,9 @@ class MarkedRows:
         self._images = len({row.image for row in rows or ()})
         self._left: dict[str, list[list[Row]]] = {role: _chunks(rows or (), role) for role in ROLES}
         self._seen: set[str] = set()
+        if self._told and not self._left["cond"]:
+            # The negative prompt runs in the prompt's place.
+            self._left["cond"] = self._left["uncond"]
 
     def take(self, count: int, marks: Sequence[str]) -> Layout | None:
         """The rows of a call of ``count`` rows; marks: the role of each of its chunks. None where these are not to be known."""

@@ -17,7 +17,6 @@ from lib_accel.core.rows import Layout, Row
 from lib_accel.engine.contract import Runner
 
 
-
 class Noting(Runner):
     window = (0.0, 1.0)
 
@@ -241,7 +240,10 @@ def test_in_calls_of_their_own_no_row_can_go(unet, patcher):
         out = run(patcher, room=1, tell=lambda index, total: accelerator.step(index, total, rows_of()))
     assert torch.equal(out, plain)
     account = accelerator.report().as_dict()
-    assert account["rows_run"] == 8 and "guidance was kept: the unconditional rows came in a call of their own" in account["methods"][0]["notes"]
+    assert (
+        account["rows_run"] == 8
+        and "guidance was kept: the unconditional rows came in a call of their own" in account["methods"][0]["notes"]
+    )
 
 
 def test_t_gate_serves_every_layer(unet, patcher):
