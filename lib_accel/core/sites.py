@@ -101,9 +101,9 @@ def out_of_reach(unet: nn.Module, site: Site) -> str | None:
 
 
 def held_unet(model: Any) -> nn.Module:
-    """The U-Net of a diffusers pipeline (``.unet``, PixArt's ``.transformer``), an LDM or SGM engine (``.model.diffusion_model``), one of the
-    Forge family (``.forge_objects``), or the U-Net itself; as it is held there, perhaps in a compiled wrapper. UnsupportedModelError when
-    there is none.
+    """The U-Net of a diffusers pipeline (``.unet``, PixArt's ``.transformer``), an LDM or SGM engine (``.model.diffusion_model``), one of
+    the Forge family (``.forge_objects``), or the U-Net itself; as it is held there, perhaps in a compiled wrapper. UnsupportedModelError
+    when there is none.
     """
     transformer = getattr(model, "transformer", None)
     if not named(getattr(transformer, "_orig_mod", transformer), "PixArtTransformer2DModel"):
