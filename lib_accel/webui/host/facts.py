@@ -44,6 +44,11 @@ def scale_of(p: Any) -> float | None:
     return getattr(p, "cfg_scale", None)
 
 
+def droppable_scale(p: Any) -> float | None:
+    """The scale by which it is decided that guidance is ours to drop in the whole pass; the Forge family drops it at 1 by itself."""
+    return None if family().forge else scale_of(p)
+
+
 def checkpoint_name(p: Any = None) -> str:
     """The name of the checkpoint that ``p`` samples with now; without ``p`` of the one that is loaded. Empty when nobody knows."""
     model = p.sd_model if p is not None else loaded_model()

@@ -150,7 +150,7 @@ class Session:
             account.note(now.place, "everything stood down: the U-Net is compiled")
             return
         settings = now.job.settings_for(family_for(p))
-        methods, *whys = methods_for(settings, now.place, facts.scale_of(p)) if now.job.accelerates else ((), None)
+        methods, *whys = methods_for(settings, now.place, facts.droppable_scale(p)) if now.job.accelerates else ((), None)
         if now.job.edits is not None:
             edited, why_unedited = now.job.edits.methods(p, now.place)
             methods, whys = methods + edited, [*whys, why_unedited]
