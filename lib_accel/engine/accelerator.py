@@ -280,7 +280,8 @@ class Accelerator:
 
     def _arm(self, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         sample = self._backend.sample_of(args, kwargs)
-        moment = self._where.at_call(self._unet(), sample, self._backend.timestep_of(args, kwargs))
+        marks = self._backend.marks_of(args, kwargs)
+        moment = self._where.at_call(self._unet(), sample, self._backend.timestep_of(args, kwargs), marks)
         by_host = moment.step.source == "host"
         moment = replace(
             moment,
