@@ -136,8 +136,8 @@ class Account:
         idle = _idle(merged)
         told = {**merged, "methods": [method for method in merged["methods"] if method not in idle]}
         report = Report(told)
-        # In brackets stand a method's notes and errors, which no setting tells.
-        clauses = [report.run, *(clause for clause in report.done if whole or clause.endswith("]")), *report.left]
+        done = report if whole else Report({**told, "methods": list(filter(_tells, told["methods"]))})
+        clauses = [report.run, *done.done, *report.left]
         if idle:
             # Without a method nothing else is said to have been given.
             clauses = [clause for clause in clauses if clause != "no method was given"]
@@ -174,6 +174,11 @@ def _idle(report: dict[str, Any]) -> list[dict[str, Any]]:
         and method["too_small"]
         and not (method["layers"] or method["failed"] or method["off"] or method["notes"])
     ]
+
+
+def _tells(method: dict[str, Any]) -> bool:
+    """Whether a method did what its settings do not tell: steps were chosen by the picture, or something went another way."""
+    return bool(method["served"] or method["notes"] or method["failed"] or method["off"])
 
 
 def _why_idle(idle: list[dict[str, Any]]) -> str:
