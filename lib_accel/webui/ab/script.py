@@ -54,7 +54,7 @@ class AccelAB(scripts.Script):
                     made[label] = gr.Slider(rule["low"], rule["high"], step=1, **given)
         jobs = gr.HTML(count_of(*(default for default, _ in list(RULES.values())[:2])), elem_id=self.elem_id("jobs"))
         for label in (REPEATS, WARM_UP):
-            made[label].change(count_of, inputs=[made[REPEATS], made[WARM_UP]], outputs=[jobs], show_progress=False)
+            made[label].change(count_of, inputs=[made[REPEATS], made[WARM_UP]], outputs=[jobs], show_progress=False, queue=False)
         fields = [(component, result.key_of(label)) for label, component in made.items()]
         self.infotext_fields = [*fields, *requests.infotext_fields(IN_REQUESTS)]
         self.paste_field_names = [result.key_of(label) for label in made]

@@ -109,7 +109,7 @@ def build(elem_id: Callable[[str], str], tab: str) -> Built:
         sizes = gr.Textbox("", visible=False)
 
     filled = [name for name in KNOBS if name not in NOT_IN_PRESETS]
-    knobs_of_preset = {"inputs": [made["preset"]], "outputs": [made[name] for name in filled], "show_progress": False}
+    knobs_of_preset = {"inputs": [made["preset"]], "outputs": [made[name] for name in filled], "show_progress": False, "queue": False}
     made["preset"].input(filling.fill, **knobs_of_preset)
     for name in METHOD_KNOBS:
         # In the browser: no call of the server for every move of a slider.
@@ -122,10 +122,12 @@ def build(elem_id: Callable[[str], str], tab: str) -> Built:
         "inputs": [sizes, *controls],
         "outputs": [badge, strip, sentence],
         "show_progress": False,
+        # Nothing here waits behind the pictures that are drawn.
+        "queue": False,
     }
     refresh.click(**look)
-    Context.root_block.load(filling.fill_page, **knobs_of_preset, queue=False)
-    listing.click(filling.listed, inputs=[], outputs=[made["preset"]], show_progress=False)
+    Context.root_block.load(filling.fill_page, **knobs_of_preset)
+    listing.click(filling.listed, inputs=[], outputs=[made["preset"]], show_progress=False, queue=False)
     tell = {"fn": None, "_js": f"() => accel.listElsewhere({tab!r})", "inputs": [], "outputs": []}
     save.click(filling.save, inputs=[own_name, *controls], outputs=[made["preset"], said]).then(**tell)
     sure = {"_js": "(name, chosen) => [accel.isSure(name) ? name : '', chosen]", "inputs": [own_name, made["preset"]]}

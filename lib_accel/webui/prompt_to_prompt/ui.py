@@ -47,6 +47,7 @@ def build(elem_id: Callable[[str], str], tab: str) -> Built:
         inputs=[prompt, *(made[name] for name in CONTROLS)],
         outputs=[chips],
         show_progress=False,
+        queue=False,
     )
     readers = [_reader(name) for name in CONTROLS]
     fields = [*zip((made[name] for name in CONTROLS), readers), *requests.infotext_fields(IN_REQUESTS)]
