@@ -171,8 +171,8 @@ def _did(method: dict[str, Any]) -> bool:
 
 
 def _left_clauses(method: dict[str, Any]) -> list[str]:
-    """Where a method that did something elsewhere left layers alone."""
-    return [f"{method['method']} left {count} layers as they were: {reason}" for reason, count in method["stood_down"].items()]
+    """Where, or at times, a method that did something left layers as they were."""
+    return [f"{method['method']} stood down on {count} layers: {reason}" for reason, count in method["stood_down"].items()]
 
 
 def _method_clause(method: dict[str, Any], whole: dict[str, Any]) -> str:

@@ -47,7 +47,7 @@ def test_a_level_that_is_left_alone_does_not_contradict_those_that_are_not(host)
     deeper = {"enabled": True, "preset": "Custom", "downsampling.on": True, "downsampling.deeper_factor": 2, "least.downsampling": 200}
     told = host.job(accel=deeper).comments
     assert re.search(
-        r"TokenDownsampling: downsampling on 3 of 7 layers for 5 of 5 steps;.* left \d layers as they were: not worth it on", told
+        r"TokenDownsampling: downsampling on 3 of 7 layers for 5 of 5 steps;.* stood down on \d layers: not worth it on", told
     )
 
 

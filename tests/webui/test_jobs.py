@@ -201,7 +201,7 @@ def test_hypertile_keeps_its_layers(host):
     unet = host.shared.sd_model.model.diffusion_model
     setattr(unet.input_blocks[1][1].transformer_blocks[0].attn1, "__webui_hypertile_params", SimpleNamespace(enabled=True))
     done = host.job(accel=ON)
-    assert "hypertile is at work there (1 layers)" in done.comments
+    assert "TokenMerging stood down on 1 layers: hypertile is at work there" in done.comments
     assert did(done, "merging", 2)
 
 
