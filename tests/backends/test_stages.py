@@ -335,7 +335,7 @@ def test_nothing_is_left(kind, method, error):
 
 
 def _more(kind, given):
-    if "sgm" in kind:
+    if "sgm" in kind or kind == "forge-sdxl":
         return {"y": given.text[:, 0]}
     if kind == "diffusers-sdxl":
         return {"added_cond_kwargs": {"text_embeds": given.text[:, 0], "time_ids": torch.full((2, 6), 64.0)}}
