@@ -73,7 +73,7 @@ def test_header_sentence_and_strip_follow_what_the_host_sets(page):
         lambda: "192x128, 7 steps" in page.text(strip) and page.text(page.of("badge")).startswith(("Fast", "Custom")), "the picture's"
     )
     page.prompt("a star")
-    page.at.locator("#txt2img_hr-visible-checkbox").check()
+    page.at.locator("#txt2img_hr > .label-wrap").click()
     page.number("#txt2img_hr_resize_x", 512)
     page.until(lambda: "hires pass 512x341" in page.text(strip), "the size that Hires. fix resizes to")
 
