@@ -67,6 +67,60 @@ def test_lora_switched_after_the_gate():
     assert stood_down(accelerator) == [TOLD.format("the adapters")]
 
 
+def scale_of_guidance(value):
+    def change(pipe, tensors):
+        pipe._guidance_scale = value
+
+    return change
+
+
+@pytest.mark.parametrize("value, acts", [(9.0, True), (5.0, False), (1.0, False)])
+def test_the_guidance_scale_changed_after_the_gate(value, acts):
+    """Where guidance ends, what was kept of the rows that go on is still theirs."""
+    pipe = models.pipeline()
+    change = (
+        scale_of_guidance(value)
+        if value > 1
+        else lambda pipe, tensors: scale_of_guidance(value)(pipe, tensors) or guidance_off(pipe, tensors)
+    )
+    with accelerated(pipe, GATE) as accelerator:
+        gated = models.picture(pipe, 8)
+        changed = models.picture(pipe, 8, **at(4, change))
+    assert torch.equal(changed, gated) is not acts
+    assert stood_down(accelerator) == ([TOLD.format("the guidance scale")] if acts else [])
+
+
+@pytest.mark.parametrize("scale, acts", [(0.1, True), (1.0, False)])
+def test_the_scale_of_an_image_prompt_changed_after_the_gate(scale, acts):
+    from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
+
+    class Images(torch.nn.Module):
+        def forward(self, image_embeds):
+            return image_embeds
+
+    pipe = models.pipeline()
+    for name, attn in pipe.unet.named_modules():
+        if name.endswith("attn2"):
+            attn.set_processor(models.lively(IPAdapterAttnProcessor2_0(32, models.WIDTH, num_tokens=(4,), scale=[1.0])))
+    pipe.unet.encoder_hid_proj = Images()
+    pipe.unet.register_to_config(encoder_hid_dim_type="ip_image_proj")
+    image = [torch.randn(2, 1, 4, models.WIDTH, generator=torch.Generator().manual_seed(0))]
+    pipe.unet.register_forward_pre_hook(
+        lambda module, args, kwargs: (args, kwargs | {"added_cond_kwargs": {"image_embeds": image}}), with_kwargs=True
+    )
+
+    def change(pipe, tensors):
+        for processor in pipe.unet.attn_processors.values():
+            if isinstance(processor, IPAdapterAttnProcessor2_0):
+                processor.scale = [scale]
+
+    with accelerated(pipe, GATE) as accelerator:
+        gated = models.picture(pipe, 6, size=64)
+        changed = models.picture(pipe, 6, size=64, **at(3, change))
+    assert torch.equal(changed, gated) is not acts
+    assert stood_down(accelerator) == ([TOLD.format("the adapters")] if acts else [])
+
+
 @pytest.mark.parametrize("kind", models.BOTH)
 def test_a_bare_unet_that_is_given_another_text(kind):
     unet = models.UNETS[kind]()

@@ -9,13 +9,16 @@ import torch
 from torch import nn
 
 from ..core.errors import in_words, strict
-from ..core.sites import Site
+from ..core.reasons import Reason
+from ..core.sites import Site, is_tracing
 from .contract import LayerAtWork, Runner, UNetCall
 from .guard import blame
 from .instance_forward import InstanceForward
 
 if TYPE_CHECKING:
     from .hooks import Arming
+
+OTHER_TOKENS = Reason.of("other_tokens", "the layer was given other tokens than its block")
 
 
 class LayerForward(InstanceForward):
@@ -28,7 +31,10 @@ class LayerForward(InstanceForward):
     def __call__(self, *args, **kwargs):
         call = self.arming.call
         runners = [r for r in self.runners if not r.stopped]
-        if call is None or not runners:
+        if call is None or is_tracing():
+            return self.original(*args, **kwargs)
+        self.arming.reached(self.site, self.part)
+        if not runners:
             return self.original(*args, **kwargs)
         failure = None
         try:
@@ -49,7 +55,7 @@ class LayerForward(InstanceForward):
         """The layer's output, or None when no method has anything to do here."""
         given = call.backend.read_layer(self.part, args, kwargs)
         if not self.arming.is_ours(call, self.site, given.x):
-            return self._stand_down(runners, "the layer was given other tokens than its block")
+            return self._stand_down(runners, OTHER_TOKENS)
 
         def own(*tokens_and_context: torch.Tensor) -> torch.Tensor:
             args, kwargs = given.with_tokens(*tokens_and_context)

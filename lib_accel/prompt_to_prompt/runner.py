@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..backends.known import PLAIN
+from ..core.reasons import Reason
 from ..core.rows import Row
 from ..core.schedule import first_step
 from ..core.sites import Site
@@ -23,9 +24,19 @@ from .word_watch import WordWatch
 if TYPE_CHECKING:
     from .method import ImageEdit, PromptToPrompt
 
-NO_STEP = "nothing edited: no step is in a window of an edit"
-UNKNOWN_ROWS = "nobody said which rows are conditional"
-NO_LAYER = "nothing edited: none of the chosen layers is in this U-Net"
+NO_STEP = Reason.of("no_step", "no step is in a window of an edit")
+UNKNOWN_ROWS = Reason.of("rows_unknown", "nobody said which rows are conditional")
+NO_LAYER = Reason.of("no_layer", "none of the chosen layers is in this U-Net")
+LOCAL_BLEND = Reason.of("local_blend", "local blend")
+NO_SOURCE = Reason.of("no_source", "the source's row was not in this call or before it")
+
+
+def _nothing_edited(why: Reason) -> Reason:
+    return Reason.of("nothing_edited", "nothing edited: {why}", why=why)
+
+
+def _kept(what: str, why: Reason) -> Reason:
+    return Reason.of("kept", "{what} kept: {why}", what=what, why=why)
 
 
 class PromptToPromptRunner(Runner):
@@ -73,7 +84,7 @@ class PromptToPromptRunner(Runner):
         out = latents.clone()
         for image, mask in masks.items():
             out[image] = blended(latents[image], latents[self._edits[image].source], mask.to(latents.device))
-        self.account.note("local blend")
+        self.account.note(LOCAL_BLEND)
         return out
 
     def why_without_effect(self) -> str | None:
@@ -83,7 +94,7 @@ class PromptToPromptRunner(Runner):
         if not (self._text_now or self._self_now) or self.account.effects:
             return None
         if not self._chosen:
-            return NO_LAYER.removeprefix("nothing edited: ")
+            return NO_LAYER
         if not self._moment.rows.known:
             return UNKNOWN_ROWS
         return self.account.failed or next(iter(sorted(self.account.reasons)), None)
@@ -111,7 +122,7 @@ class PromptToPromptRunner(Runner):
     def begin_call(self, moment: Moment) -> None:
         self._moment, self._latents = moment, tuple(moment.sample.shape[-2:])
         if not moment.rows.known:
-            self.account.note(f"nothing edited: {UNKNOWN_ROWS}")
+            self.account.note(_nothing_edited(UNKNOWN_ROWS))
 
     def needs_full(self, moment: Moment) -> str | None:
         return "Prompt-to-Prompt edits attention in this step" if self._text_now or self._self_now else None
@@ -154,7 +165,7 @@ class PromptToPromptRunner(Runner):
         for index, edit in edited.items():
             source = self._sources.find((site.name, "attn1"), call.rows, self._source_of(call.rows[index], edit), heads)
             if source is None:
-                self.account.stood_down("self-attention kept: the source's row was not in this call or before it", site.name)
+                self.account.stood_down(_kept("self-attention", NO_SOURCE), site.name)
                 continue
             if self.config.self_source != "value":
                 k[index] = source.k
@@ -185,7 +196,7 @@ class PromptToPromptRunner(Runner):
         for index, (edit, take, keep) in wanted.items():
             source = self._sources.find((site.name, "attn2"), call.rows, self._source_of(call.rows[index], edit), heads)
             if source is None:
-                self.account.stood_down("cross-attention kept: the source's row was not in this call or before it", site.name)
+                self.account.stood_down(_kept("cross-attention", NO_SOURCE), site.name)
                 continue
             edits.append(CrossEdit(index, source.q, source.k, take, keep))
         fp32, scale = call.traits.upcast(layer.module), call.backend.scale_of(layer.module, heads.q.shape[-1])
@@ -215,7 +226,8 @@ class PromptToPromptRunner(Runner):
         mixing = edit.mixings[row.part].fitted(context.shape[1])
         if mixing is None:
             aligned = len(edit.mixings[row.part].keep)
-            self.account.stood_down(f"cross-attention kept: the text has {context.shape[1]} tokens, not {aligned} or more", site.name)
+            short = Reason.of("short_text", "the text has {tokens} tokens, not {least} or more", tokens=context.shape[1], least=aligned)
+            self.account.stood_down(_kept("cross-attention", short), site.name)
             return None
         now = mixing.at(self._moment.step, self.config.window_rule)
         if now is None:
@@ -227,10 +239,11 @@ class PromptToPromptRunner(Runner):
         """Never a silent no-op: why nothing is edited, as long as nothing was."""
         self._in_window |= self._text_now or self._self_now
         if not self._chosen:
-            self.account.is_idle(NO_LAYER if self._in_window else NO_STEP)
+            self.account.is_idle(_nothing_edited(NO_LAYER if self._in_window else NO_STEP))
         blend, total = self.config.blend, moment.step.total
         if blend is not None and total is not None and first_step(blend.start, total) >= total:
-            self.account.note(f"no local blend: its start {blend.start:g} is behind the last of {total} steps")
+            sentence = "no local blend: its start {start:g} is behind the last of {steps} steps"
+            self.account.note(Reason.of("no_blend", sentence, start=blend.start, steps=total))
 
     # -- this step ----------------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import models
 import pytest
 import torch
 
-from lib_accel import AgentAttention, TokenMerging, accelerated, is_patched
+from lib_accel import AgentAttention, DeepCache, TokenMerging, accelerated, is_patched
 
 both = pytest.mark.parametrize("kind", models.BOTH)
 COMPILED = "everything stood down: the U-Net is compiled"
@@ -89,6 +89,72 @@ def test_a_pipeline_with_a_compiled_unet():
     pipe.unet = torch.compile(pipe.unet, backend="eager")
     with accelerated(pipe, TokenMerging()) as accelerator:
         assert accelerator.report().as_dict()["stood_down"] == [COMPILED]
+
+
+@pytest.mark.parametrize("other", ["compiled", "exchanged"])
+def test_a_pipeline_whose_unet_changes_afterwards(other, eagerly):
+    pipe = models.pipeline()
+    unet, plain = pipe.unet, models.picture(pipe, 2)
+    with accelerated(pipe, TokenMerging()) as accelerator:
+        pipe.unet = torch.compile(unet, backend="eager") if other == "compiled" else copy.deepcopy(unet)
+        assert torch.equal(models.picture(pipe, 2), plain)
+        assert [reason["code"] for reason in accelerator.report().as_dict()["reasons"]] == [other]
+        pipe.unet = unet
+        assert accelerator.report().as_dict()["reasons"] == []
+        pipe.unet = torch.compile(unet, backend="eager")
+    # As it was when it ended.
+    pipe.unet = unet
+    assert accelerator.report().as_dict()["stood_down"] == [COMPILED]
+
+
+def passing_by(module, layers):
+    """A forward that runs the code of ``layers`` past whatever is put on them, as code does that was compiled before; it bears no mark."""
+    own = module.forward
+
+    def forward(*args, **kwargs):
+        put = [(vars(layer), name, vars(layer)[name]) for layer in layers for name in ("forward",) if name in vars(layer)]
+        for attributes, name, _ in put:
+            del attributes[name]
+        try:
+            return own(*args, **kwargs)
+        finally:
+            for attributes, name, value in put:
+                attributes[name] = value
+
+    return forward
+
+
+@both
+def test_what_is_passed_by_is_not_claimed(kind):
+    unet = models.UNETS[kind]()
+    with accelerated(unet, AgentAttention(window=(0, 1)), auto=False) as accelerator:
+        one, *others = [site for site in accelerator.sites if site.level == 0]
+        one.block.forward = passing_by(one.block, [one.part("attn1")])
+        models.call(unet)
+    method = accelerator.report().as_dict()["methods"][0]
+    assert method["layers"] == len(others)
+    assert [(reason["code"], reason["layers"]) for reason in method["reasons"]] == [("unreached", 1)]
+
+
+def test_served_stages_that_are_passed_by_are_run_after_all():
+    """Nothing stands for what the deep stages return where what was put on them is not reached: the call is run again, whole."""
+    unet = models.diffusers_unet()
+    plain = models.one_pass(unet, (999, 700, 400, 100))
+    with accelerated(unet, DeepCache(every=2, warm_up=0, last=0), auto=False) as accelerator:
+        assert not torch.equal(models.one_pass(unet, (999, 700, 400, 100)), plain)
+        assert accelerator.report().as_dict()["methods"][0]["shallow_steps"] > 0
+    for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks):
+        parts = [
+            block,
+            *getattr(block, "resnets", ()),
+            *(getattr(block, "attentions", None) or ()),
+            *(getattr(block, "downsamplers", None) or ()),
+        ]
+        block.forward = passing_by(block, parts[1:])
+    with accelerated(unet, DeepCache(every=2, warm_up=0, last=0), auto=False) as accelerator:
+        assert torch.equal(models.one_pass(unet, (999, 700, 400, 100)), plain)
+    told = accelerator.report().as_dict()["methods"][0]
+    assert told["shallow_steps"] == 0 and told["reasons"]
 
 
 @both

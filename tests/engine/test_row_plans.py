@@ -13,7 +13,7 @@ from traces import differences, fingerprint
 from lib_accel import Row, RowPlan, TGate, accelerated, remove_patch
 from lib_accel.core.row_slicing import cut_rows, fill_rows, prediction_of
 from lib_accel.core.rows import Layout, without_guidance
-from lib_accel.methods.tgate import TGateRunner
+from lib_accel.methods.tgate_runner import TGateRunner
 
 both = pytest.mark.parametrize("kind", models.BOTH)
 ROWS = torch.arange(4.0)[:, None].expand(-1, 3)
