@@ -76,7 +76,8 @@ def run_row(row: dict[str, Any], results: Path) -> str | None:
             return why
         path.insert(0, str(folder))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*path, *filter(None, [os.environ.get("PYTHONPATH")])])}
-    command = [sys.executable, "-m", "lib_accel", row["command"], *shlex.split(row["arguments"]), *output(row, results)]
+    processes = ["torch.distributed.run", "--nproc-per-node", str(row["processes"]), "-m"] if row.get("processes", 1) > 1 else []
+    command = [sys.executable, "-m", *processes, "lib_accel", row["command"], *shlex.split(row["arguments"]), *output(row, results)]
     done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, check=False)
     sys.stderr.write(done.stderr)
     if done.returncode:
@@ -153,7 +154,9 @@ def table_of(row: dict[str, Any], result: dict[str, Any]) -> str:
 
 def shown(row: dict[str, Any]) -> str:
     """The row's command as a reader would type it."""
-    return f"python -m lib_accel {row['command']} {row['arguments']}"
+    count = row.get("processes", 1)
+    launcher = "python" if count == 1 else f"torchrun --nproc-per-node {count}"
+    return f"{launcher} -m lib_accel {row['command']} {row['arguments']}"
 
 
 def duration(row: dict[str, Any]) -> str:

@@ -16,9 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
+from lib_accel.cli.processes import Processes, is_first
 from lib_accel.sample import DEFAULT_GUIDANCE, DEFAULT_SIZE, DEFAULT_STEPS, captions, checker, load_pipeline
 
 GOALS = {"background": 0.95, "colour": 0.95, "shape": 0.85, "both objects": 0.70}
+SHOWN = 48  # pictures in the grid
 
 
 def summarise(verdicts: list) -> dict:
@@ -79,6 +81,10 @@ def add_arguments(parser: argparse.ArgumentParser, holds: str, batch: int) -> No
     )
 
 
+def _pass(options: argparse.Namespace) -> tuple[int, float, int]:
+    return options.steps, options.guidance, options.size
+
+
 def main(argv: list | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=400, help="pictures")
@@ -87,17 +93,22 @@ def main(argv: list | None = None) -> int:
 
     import torch
 
-    pipeline = load_pipeline(folder=options.model, device=options.device)
+    processes = Processes(options.device)
+    pipeline = load_pipeline(folder=options.model, device=processes.device)
     prompts = captions.held_out_prompts(options.count, options.seed)
     shown, began = [], time.monotonic()
     verdicts: list = []
     with torch.autocast(torch.device(options.device).type, torch.bfloat16, enabled=options.precision == "bfloat16"):
-        pictures = draw(pipeline, prompts, options.steps, options.guidance, options.size, options.seed, options.batch)
-        for prompt, picture in zip(prompts, pictures):
-            verdicts.append(checker.judge(picture, captions.parse(prompt)))
-            if len(shown) < 48:
-                shown.append(picture)
+        for start in processes.part(range(0, len(prompts), options.batch)):
+            part = prompts[start : start + options.batch]
+            for prompt, picture in zip(part, draw(pipeline, part, *_pass(options), options.seed + start, options.batch)):
+                verdicts.append(checker.judge(picture, captions.parse(prompt)))
+                if len(shown) < SHOWN:
+                    shown.append(picture)
     seconds = time.monotonic() - began
+    verdicts, shown = processes.gathered(verdicts), processes.gathered(shown)[:SHOWN]
+    if not is_first():
+        return 0
     summary = summarise(verdicts)
     print(
         f"{len(prompts)} pictures, {options.size}x{options.size}, {options.steps} steps, guidance {options.guidance}, "
@@ -109,6 +120,7 @@ def main(argv: list | None = None) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     save_grid(shown, options.out / "grid.png")
     settings = {name: getattr(options, name) for name in ("count", "steps", "guidance", "size", "seed", "precision")}
+    settings["processes"] = processes.as_dict()
     answers = [{"prompt": prompt, "right": verdict.right} for prompt, verdict in zip(prompts, verdicts)]
     report = {"settings": settings, "summary": summary, "seconds_per_picture": seconds / len(prompts), "pictures": answers}
     (options.out / "evaluation.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from lib_accel.cli.processes import Processes, is_first
 from lib_accel.image_editing.editing import draw_edits
 from lib_accel.prompt_to_prompt import Edit, LocalBlend, Reweight, composite, feathered
 from lib_accel.sample import captions, checker, load_pipeline, scenes
@@ -112,6 +113,12 @@ class Evaluation:
         self.shown: list[tuple[str, list[Any]]] = []
         self.weighed: list[tuple[str, list[Any]]] = []
 
+    def gather(self, processes: Processes) -> None:
+        """Take what the other processes found, in the sources' order."""
+        for name in ("records", "weights", "blends", "shown", "weighed"):
+            setattr(self, name, processes.gathered(getattr(self, name)))
+        self.shown, self.weighed = self.shown[: self.options.shown], self.weighed[: self.options.shown]
+
     def draw(self, case: Case, edits: list[Edit], seed: int, **more: Any) -> Any:
         o = self.options
         settings = {"steps": o.steps, "guidance": o.guidance, "width": o.size, "height": o.size, "pictures_at_once": o.batch} | more
@@ -187,33 +194,38 @@ def main(argv: list | None = None) -> int:
     import torch
 
     with torch.autocast(torch.device(options.device).type, torch.bfloat16, enabled=options.precision == "bfloat16"):
-        evaluation = evaluate(options)
-    write(evaluation, options)
+        processes = Processes(options.device)
+        evaluation = evaluate(options, processes)
+    if is_first():
+        write(evaluation, options, processes)
     return 0
 
 
-def evaluate(options: argparse.Namespace) -> Evaluation:
-    """Draw and measure all sources."""
-    evaluation = Evaluation(load_pipeline(folder=options.model, device=options.device), options)
+def evaluate(options: argparse.Namespace, processes: Processes) -> Evaluation:
+    """Draw and measure all sources; in the first process what all of them found."""
+    evaluation = Evaluation(load_pipeline(folder=options.model, device=processes.device), options)
     rng, began = np.random.default_rng((options.seed, 7)), time.monotonic()
-    for number in range(options.count):
-        case = random_case(rng)
+    cases = [random_case(rng) for _ in range(options.count)]
+    for number, case in processes.part(list(enumerate(cases))):
         seed = options.seed + number
         evaluation.edits(case, seed)
         evaluation.weight(case, seed)
         if number < options.blends:
             for scheduler in SCHEDULERS:
                 evaluation.blend(case, seed, scheduler)
-        print(f"{number + 1} of {options.count}, {time.monotonic() - began:.0f} s", flush=True)
+        if is_first():
+            print(f"{number + 1} of {options.count}, {time.monotonic() - began:.0f} s", flush=True)
+    evaluation.gather(processes)
     return evaluation
 
 
-def write(evaluation: Evaluation, options: argparse.Namespace) -> None:
+def write(evaluation: Evaluation, options: argparse.Namespace, processes: Processes) -> None:
     """Print the tables; edits.json, grid.png and weights.png into the folder."""
     summary = summarise(evaluation.records, evaluation.weights, evaluation.blends)
     print_summary(summary)
     options.out.mkdir(parents=True, exist_ok=True)
     settings = {name: value if not isinstance(value, Path) else str(value) for name, value in vars(options).items()}
+    settings["processes"] = processes.as_dict()
     report = {
         "settings": settings,
         "summary": summary,

@@ -13,6 +13,7 @@ from .. import sample
 from .bench import DTYPES
 from .errors import CommandError
 from .models import open_pipeline
+from .samplers import SAMPLERS, check_sampler, use_sampler
 
 
 def add_drawing_arguments(parser: argparse.ArgumentParser, out: str, size: str = "the model's own") -> None:
@@ -34,6 +35,11 @@ def add_pass_arguments(parser: argparse.ArgumentParser, out: str, holds: str) ->
     parser.add_argument("--out", type=Path, default=Path(out), help=f"folder for {holds} (default: {out})")
 
 
+def add_sampler_argument(parser: argparse.ArgumentParser) -> None:
+    """--sampler; `check_pass` checks it, `open_for_drawing` uses it."""
+    parser.add_argument("--sampler", metavar="NAME", help=f"one of {', '.join(SAMPLERS)} (default: the model's own)")
+
+
 def check_pass(args: argparse.Namespace, sizes: Iterable[int], **most: int) -> None:
     """CommandError for a side, a number of steps or a guidance scale that cannot be, or an argument of ``most`` outside 1 to its number."""
     for size in sizes:
@@ -42,6 +48,7 @@ def check_pass(args: argparse.Namespace, sizes: Iterable[int], **most: int) -> N
     for name, high in {"steps": 1000, **most}.items():
         if not 1 <= getattr(args, name) <= high:
             raise CommandError(f"--{name} is {getattr(args, name)}; it must be a whole number from 1 to {high}.")
+    check_sampler(getattr(args, "sampler", None))
     if not 0 <= args.guidance <= 100:
         raise CommandError(f"--guidance is {args.guidance}; it must be a number from 0 to 100.")
 
@@ -51,4 +58,5 @@ def open_for_drawing(args: argparse.Namespace) -> tuple[Any, str]:
     dtype = DTYPES[args.dtype or ("float16" if args.device.startswith("cuda") else "float32")]
     pipeline, what = open_pipeline(args.model, args.config, args.device, dtype)
     pipeline.set_progress_bar_config(disable=True)
+    use_sampler(pipeline, getattr(args, "sampler", None))
     return pipeline, what

@@ -9,13 +9,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..image_editing.editing import EditedPictures, draw_edits
+from ..image_editing.editing import EditedPictures, draw_part
 from ..image_editing.inversion import INVERSIONS
 from ..image_editing.options import VARIANTS
 from ..prompt_to_prompt import KINDS, Edit, LocalBlend
 from .drawing import add_drawing_arguments, open_for_drawing
 from .errors import CommandError
 from .measuring import machine
+from .processes import Processes, is_first
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,17 +65,37 @@ def run(args: argparse.Namespace) -> int:
         Edit(cell.prompt, args.kind, weights, {"default_": cell.cross} | windows if windows else cell.cross, cell.self_attention)
         for cell in cells
     ]
-    options = _options(args)
+    options, processes = _options(args), Processes(args.device)
+    args.device = processes.device
     pipeline, what = open_for_drawing(args)
-    made = draw_edits(pipeline, args.source, edits, args.seed, **options)
+    made = _draw(pipeline, args, edits, options, processes)
+    if not is_first():
+        return 0
     accounts = list(dict.fromkeys(_timeless(str(report)) for report in made.reports))
-    result = _write(args, made, cells, what, accounts)
+    result = _write(args, made, cells, what, accounts, processes)
     for entry in result["pictures"]:
         print(f"{entry['file']}: {entry['kind']}, {entry['label']}")
     for report in made.reports:
         print(report)
     print(f"Model: {what}. Look at {args.out / 'edit.png'}")
     return 0
+
+
+def _draw(pipeline: Any, args: argparse.Namespace, edits: list[Edit], options: dict[str, Any], processes: Processes) -> EditedPictures:
+    """What all processes made, in the first of them; each draws its part of the batches that one process would draw."""
+    made = draw_part(pipeline, args.source, edits, args.seed, processes.part, **options)
+    made.masks = [mask if mask is None else mask.cpu() for mask in made.masks]
+    parts = processes.gathered([(made.pictures, made.masks, made.reports)])
+    if parts:
+        pictures, masks, reports = zip(*parts)
+        made.pictures, made.masks = ([_first(entries) for entries in zip(*of_all)] for of_all in (pictures, masks))
+        made.reports = [report for of_one in reports for report in of_one]
+    return made
+
+
+def _first(entries: tuple[Any, ...]) -> Any:
+    """What the process that drew it has."""
+    return next((entry for entry in entries if entry is not None), None)
 
 
 def _cells(args: argparse.Namespace) -> list[EditCell]:
@@ -158,7 +179,9 @@ def _timeless(account: str) -> str:
     return re.sub(r" in [\d.]+ s", "", account)
 
 
-def _write(args: argparse.Namespace, made: EditedPictures, cells: list[EditCell], what: str, accounts: list[str]) -> dict[str, Any]:
+def _write(
+    args: argparse.Namespace, made: EditedPictures, cells: list[EditCell], what: str, accounts: list[str], processes: Processes
+) -> dict[str, Any]:
     """The pictures, the grid and edit.json; returns what is in the last."""
     from ..images.grid import PAPER, grid
 
@@ -186,6 +209,7 @@ def _write(args: argparse.Namespace, made: EditedPictures, cells: list[EditCell]
     columns = ["source", *(f"cross {text}" for text in across)]
     grid(rows, columns, labels, footer=footer, missing=PAPER).save(args.out / "edit.png")
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
+    settings["processes"] = processes.as_dict()
     result = {
         "model": what,
         "settings": settings,

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+from collections.abc import Callable
 
 from ..core.fields import SettingError
 from ..core.sites import UnsupportedModelError
 from .errors import CommandError
+from .processes import is_first, quiet_but_first
 
 COMMANDS = {
     "demo": "draw pictures plain and accelerated, side by side, with times",
@@ -21,6 +23,9 @@ COMMANDS = {
     "quality": "what each method changes in the pictures: distance, tone, detail, what they show, time",
 }
 
+# Under a launcher of several processes these share the work; the others run in the first process alone.
+SHARED = ("edit", "quality")
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command. Returns the exit status: 0, 1 when a check failed, 2 for bad input."""
@@ -31,8 +36,15 @@ def main(argv: list[str] | None = None) -> int:
         modules[name] = importlib.import_module(f".{name}", __package__)
         modules[name].add_arguments(commands.add_parser(name, help=summary, description=summary.capitalize() + "."))
     args = parser.parse_args(argv)
+    if args.command not in SHARED and not is_first():
+        return 0
+    with quiet_but_first():
+        return _run(modules[args.command].run, args)
+
+
+def _run(command: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
     try:
-        return modules[args.command].run(args)
+        return command(args)
     except (CommandError, SettingError, UnsupportedModelError) as error:
         print(f"{args.command}: {error}", file=sys.stderr)
         return 2

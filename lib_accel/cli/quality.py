@@ -17,10 +17,11 @@ from ..methods.registry import with_settings
 from ..settings.model_families import FAMILIES, family_of
 from ..settings.presets import PRESETS, preset
 from .alternatives import ALTERNATIVES, Fewer, Ngms, parse_alternative
-from .drawing import add_pass_arguments, check_pass, open_for_drawing
+from .drawing import add_pass_arguments, add_sampler_argument, check_pass, open_for_drawing
 from .errors import CommandError
 from .lab import MISSING, PEERS
 from .measuring import machine
+from .processes import Processes, is_first
 from .taking_turns import TimedPicture, draw
 from .variants import Variant, parse_variant
 
@@ -52,31 +53,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", nargs="+", metavar="TEXT", help="your own prompts instead")
     parser.add_argument("--size", type=int, nargs="+", default=[256, 512], help="pixels a side, multiples of 8 (default 256 512)")
     parser.add_argument("--seed", type=int, default=0, help="of the prompts; picture i is drawn from seed + i")
-    parser.add_argument(
-        "--workers", type=int, default=1, help="processes that draw side by side and share the processor's threads (default 1)"
-    )
+    add_sampler_argument(parser)
     add_pass_arguments(parser, "accel-quality", "quality.json and the grids")
 
 
 def run(args: argparse.Namespace) -> int:
     _variants(args)  # What is wrong is told before the model is opened.
+    processes = Processes(args.device)
+    args.device = processes.device
     pipeline, what = open_for_drawing(args)
     family = family_of(find_unet(pipeline), args.steps)
     variants = _variants(args, family)
     prompts = args.prompt or sample_prompts(args.count, args.seed)
-    print(f"Model: {what}. {len(prompts)} prompts, {len(variants)} variants, {args.steps} steps, guidance {args.guidance:g}.", flush=True)
+    drawn = f"{args.steps} steps of {args.sampler or 'its own sampler'}, guidance {args.guidance:g}"
+    print(f"Model: {what}. {len(prompts)} prompts, {len(variants)} variants, {drawn}.", flush=True)
     print(f"Presets for {family}.", flush=True)
+    if processes.count > 1:
+        print(f"{processes.count} processes, on {', '.join(processes.devices)}.", flush=True)
     args.out.mkdir(parents=True, exist_ok=True)
-    keys = ("steps", "guidance", "seed", "size", "auto", "workers")
+    keys = ("steps", "guidance", "sampler", "seed", "size", "auto")
     result: dict[str, Any] = {
         "model": what,
         "machine": machine(),
-        "settings": {key: getattr(args, key) for key in keys},
+        "settings": {key: getattr(args, key) for key in keys} | {"processes": processes.as_dict()},
         "prompts": prompts,
     }
     result["sizes"] = {}
     for size in args.size:
-        drawings, not_run = draw(pipeline, variants, prompts, size, args)
+        drawings, not_run = draw(pipeline, variants, prompts, size, args, processes)
+        if not is_first():
+            continue
         # The checker knows the sample model's world only, and random weights show nothing.
         judged = args.model is None and sample.has_weights() and all(map(_is_of_its_world, prompts))
         rows = compare(drawings, prompts, pipeline.vae, judged)
@@ -84,6 +90,8 @@ def run(args: argparse.Namespace) -> int:
         result["sizes"][str(size)] = shown
         print(f"\n{size}x{size}\n\n{table(shown)}", flush=True)
         grid(drawings, rows).save(args.out / f"grid-{size}.png")
+    if not is_first():
+        return 0
     (args.out / "quality.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(f"\nTimes: medians of one picture, variants by turns. Wrote {args.out / 'quality.json'} and the grids beside it.")
     return 0
@@ -106,7 +114,7 @@ def _is_of_its_world(prompt: str) -> bool:
 
 def _variants(args: argparse.Namespace, family: str = FAMILIES[0]) -> list[Variant]:
     """Check the arguments; the variants, plain first, with presets for ``family``. CommandError or SettingError."""
-    check_pass(args, args.size, count=10000, workers=64)
+    check_pass(args, args.size, count=10000)
     auto = False if args.auto == "off" else None
     variants = [Variant("plain")]
     for name in args.method:
@@ -154,6 +162,7 @@ def compare(drawings: dict[str, list[TimedPicture]], prompts: list[str], autoenc
             "seconds": statistics.median(drawn.seconds for drawn in drawing),
             "ratio": statistics.median(ratios),
             "account": drawing[-1].account,
+            **_calls([drawn.calls for drawn in drawing if drawn.calls is not None]),
         }
         if judged:
             shown = _verdicts(pictures, prompts)
@@ -170,6 +179,11 @@ def _verdicts(pictures: list[np.ndarray], prompts: list[str]) -> list[bool]:
     return [checker.judge(picture, captions.parse(prompt)).right for picture, prompt in zip(pictures, prompts)]
 
 
+def _calls(counts: list[int]) -> dict[str, Any]:
+    """U-Net calls that ran: mean, fewest and most; nothing where none were counted."""
+    return {"calls": statistics.fmean(counts), "calls_range": [min(counts), max(counts)]} if counts else {}
+
+
 def _spread(name: str, values: list[float]) -> dict[str, float]:
     """Mean, median and worst of what is the better the higher it is."""
     return {name: statistics.fmean(values), f"{name}_median": statistics.median(values), f"{name}_worst": min(values)}
@@ -177,15 +191,13 @@ def _spread(name: str, values: list[float]) -> dict[str, float]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as a Markdown table."""
-    lines = [
-        "| variant | PSNR dB (mean / median / worst) | SSIM | luminance | saturation | detail | FD | shows the prompt | change (95 %) "
-        "| s | ratio |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    columns = ["variant", "U-Net calls", "PSNR dB (mean / median / worst)", "SSIM", "luminance", "saturation", "detail", "FD"]
+    columns += ["shows the prompt", "change (95 %)", "s", "ratio"]
+    lines = [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
     for row in rows:
         if row.get("not_run"):
             why = row["not_run"].replace("|", "/")
-            lines.append(f"| {row['name']} | not run: {why}" + " |" * 10)
+            lines.append(f"| {row['name']} | not run: {why}" + " |" * (len(columns) - 1))
             continue
         shown = f"{row['shown']:.0%}" if "shown" in row else "-"
         plain = row["name"] == "plain"
@@ -194,11 +206,18 @@ def table(rows: list[dict[str, Any]]) -> str:
             change = "{:+.1%} ({:+.1%} to {:+.1%})".format(row["shown_change"], *row["shown_interval"])
         fd = "-" if row["fd"] is None or plain else f"{row['fd']:.4f}"
         psnr, ssim = ("same", "1") if plain else (_shown_spread(row, "psnr", 1), _shown_spread(row, "ssim", 3))
-        lines.append(
-            f"| {row['name']} | {psnr} | {ssim} | {row['luminance_shift']:+.2f} | {row['saturation_shift']:+.2f} | {row['detail']:.2f} "
-            f"| {fd} | {shown} | {change} | {row['seconds']:.2f} | {row['ratio']:.2f} |"
-        )
+        cells = [row["name"], _shown_calls(row), psnr, ssim, f"{row['luminance_shift']:+.2f}", f"{row['saturation_shift']:+.2f}"]
+        cells += [f"{row['detail']:.2f}", fd, shown, change, f"{row['seconds']:.2f}", f"{row['ratio']:.2f}"]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _shown_calls(row: dict[str, Any]) -> str:
+    """Mean, and the fewest and most where pictures differ."""
+    if "calls" not in row:
+        return "-"
+    fewest, most = row["calls_range"]
+    return f"{fewest}" if fewest == most else f"{row['calls']:.1f} ({fewest} to {most})"
 
 
 def _shown_spread(row: dict[str, Any], name: str, digits: int) -> str:

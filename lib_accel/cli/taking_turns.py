@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from .alternatives import Fewer
-from .drawing import open_for_drawing
 from .measuring import reason, timed
+from .processes import Processes
 from .variants import Variant
 
 TELL_EVERY = 10  # prompts
 
 
 class TimedPicture(NamedTuple):
-    """One picture: uint8 of shape (height, width, 3), the seconds it took, and the report's account of it."""
+    """One picture: uint8 of shape (height, width, 3), the seconds it took, the report's account of it, and the U-Net calls that ran.
+
+    calls: None where nothing counted them.
+    """
 
     picture: np.ndarray
     seconds: float
     account: str
+    calls: int | None = None
 
 
 class _Work(NamedTuple):
@@ -36,27 +38,21 @@ class _Work(NamedTuple):
     warm: set[int]
 
 
-# The work of this process, when it is one of several.
-_mine: _Work | None = None
-
-
 def draw(
-    pipeline: Any, variants: list[Variant], prompts: Sequence[str], size: int, args: argparse.Namespace
+    pipeline: Any, variants: list[Variant], prompts: Sequence[str], size: int, args: argparse.Namespace, processes: Processes
 ) -> tuple[dict[str, list[TimedPicture]], dict[str, str]]:
     """Draw every prompt with every variant, picture i from the seed ``args.seed + i``.
 
-    A list of pictures by the variant's name, in prompts' order, and by name why a peer did not run. A prompt's variants are drawn one after
-    the other in one process, so that all see the same machine. ``args.workers`` above 1: that many processes side by side, each with its
-    own copy of the model and its part of the processor's threads.
+    A list of pictures by the variant's name, in prompts' order, and by name why a peer did not run; nothing but in the first of
+    ``processes``. A prompt's variants are drawn one after the other in one process, so that all see the same machine.
     """
-    tasks = [(index, prompt, size) for index, prompt in enumerate(prompts)]
-    if args.workers == 1:
-        work = _Work(pipeline, variants, args, set())
-        return _gathered((draw_one(work, *task) for task in tasks), variants, len(prompts), size)
-    threads = max(1, torch.get_num_threads() // args.workers)
-    spawn = multiprocessing.get_context("spawn")  # A forked child of a process that has used threads or a GPU hangs.
-    with ProcessPoolExecutor(args.workers, spawn, _begin, (variants, args, threads)) as pool:
-        return _gathered(pool.map(_draw_mine, tasks), variants, len(prompts), size)
+    work, part = _Work(pipeline, variants, args, set()), []
+    tasks = processes.part(list(enumerate(prompts)))
+    for done, (index, prompt) in enumerate(tasks, 1):
+        part.append(draw_one(work, index, prompt, size))
+        if done % TELL_EVERY == 0:
+            print(f"  {size}x{size}: {done} of {len(tasks)} prompts", flush=True)
+    return _gathered(processes.gathered(part), variants, size)
 
 
 def draw_one(work: _Work, index: int, prompt: str, size: int) -> dict[str, TimedPicture | str]:
@@ -94,32 +90,23 @@ def _draw(work: _Work, variant: Variant, prompt: str, size: int, seed: int, step
     with variant.on(work.pipeline) as accelerator:
         run = getattr(work.pipeline, "stands_in", work.pipeline)  # A peer may bring its own loop.
         seconds = timed(lambda: images.extend(run(prompt, **settings).images))
-    return TimedPicture(np.array(images[0].convert("RGB")), seconds, "" if accelerator is None else str(accelerator.report()))
+    picture = np.array(images[0].convert("RGB"))
+    if accelerator is None:
+        return TimedPicture(picture, seconds, "")
+    report = accelerator.report()
+    return TimedPicture(picture, seconds, str(report), report.as_dict()["calls_run"])
 
 
 def _gathered(
-    parts: Iterable[dict[str, TimedPicture | str]], variants: list[Variant], count: int, size: int
+    parts: Iterable[dict[str, TimedPicture | str]], variants: list[Variant], size: int
 ) -> tuple[dict[str, list[TimedPicture]], dict[str, str]]:
     drawings: dict[str, list[TimedPicture]] = {variant.name: [] for variant in variants}
     not_run: dict[str, str] = {}
-    for done, part in enumerate(parts, 1):
+    for part in parts:
         for name, drawn in part.items():
             if isinstance(drawn, TimedPicture):
                 drawings[name].append(drawn)
             elif name not in not_run:
                 not_run[name] = drawn
                 print(f"  {size}x{size}: {name} not run: {drawn}", flush=True)
-        if done % TELL_EVERY == 0:
-            print(f"  {size}x{size}: {done} of {count} prompts", flush=True)
     return {name: pictures for name, pictures in drawings.items() if name not in not_run}, not_run
-
-
-def _begin(variants: list[Variant], args: argparse.Namespace, threads: int) -> None:
-    global _mine
-    torch.set_num_threads(threads)
-    _mine = _Work(open_for_drawing(args)[0], variants, args, set())
-
-
-def _draw_mine(task: tuple[int, str, int]) -> dict[str, TimedPicture | str]:
-    assert _mine is not None
-    return draw_one(_mine, *task)

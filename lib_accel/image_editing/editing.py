@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,8 +65,15 @@ def edit_images(pipe: Any, source: str, edits: Sequence[Edit | str] | Edit | str
 
 def draw_edits(pipe: Any, source: str, edits: Sequence[Edit | str] | Edit | str, seed: int, **options: Any) -> EditedPictures:
     """`edit_images` with all that is known of the pictures."""
+    return draw_part(pipe, source, edits, seed, list, **options)
+
+
+def draw_part(
+    pipe: Any, source: str, edits: Sequence[Edit | str] | Edit | str, seed: int, part: Callable[[list[Batch]], list[Batch]], **options: Any
+) -> EditedPictures:
+    """`draw_edits` for one of several processes that share the batches: ``part`` picks those to draw; entries of the others are None."""
     given = checked_edits(edits, options.get("edit", "auto"))
-    return _EditingRun(checked_pipeline(pipe), checked_source(source), given, checked_seed(seed), EditOptions(**options)).run()
+    return _EditingRun(checked_pipeline(pipe), checked_source(source), given, checked_seed(seed), EditOptions(**options)).run(part)
 
 
 def _kept_some(report: Report) -> bool:
@@ -88,14 +95,17 @@ class _EditingRun:
         self.batches = batches(len(edits), options.pictures_at_once, options.source_latent == "shared")
         self.methods = [self._method(batch) for batch in self.batches]
 
-    def run(self) -> EditedPictures:
+    def run(self, part: Callable[[list[Batch]], list[Batch]]) -> EditedPictures:
         count = 1 + len(self.edits)
         kinds = ["source"] + [kind_of(self.source_stream, stream, edit) for stream, edit in zip(self.streams, self.edits)]
         made = EditedPictures([None] * count, [None] * count, kinds, [None] * count)
+        drawn = part(self.batches)
+        if not drawn:
+            return made
         with stood_aside(self.pipe), ddim(self.pipe) if self.options.inversion else nullcontext():
             inverted = self._invert()
-            for batch, method in zip(self.batches, self.methods):
-                self._draw(batch, method, inverted, made)
+            for batch in drawn:
+                self._draw(batch, self.methods[self.batches.index(batch)], inverted, made)
         made.heat = {word: made.heat[word] for word in self.options.heat_maps if word in made.heat}
         return made
 
