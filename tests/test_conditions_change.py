@@ -7,7 +7,6 @@ import torch
 from lib_accel import TGate, accelerated
 
 GATE = TGate(gate=0.25)
-TOLD = "what was kept was let go when {} changed in mid-pass"
 
 
 def at(index, change):
@@ -18,7 +17,7 @@ def at(index, change):
 
 
 def stood_down(accelerator):
-    return accelerator.report().as_dict()["stood_down"]
+    return [(reason["code"], reason.get("what")) for reason in accelerator.report().as_dict()["reasons"]]
 
 
 def new_texts(pipe, tensors):
@@ -45,7 +44,7 @@ def test_prompts_changed_after_the_gate(change, acts):
         gated = models.picture(pipe, 8)
         changed = models.picture(pipe, 8, **at(4, change))
     assert torch.equal(changed, gated) is not acts
-    assert stood_down(accelerator) == ([TOLD.format("the prompts")] if acts else [])
+    assert stood_down(accelerator) == ([("conditions_changed", "the prompts")] if acts else [])
 
 
 def test_lora_switched_after_the_gate():
@@ -64,7 +63,7 @@ def test_lora_switched_after_the_gate():
         assert stood_down(accelerator) == []
         switched = models.picture(pipe, 8, **switch)
     assert not torch.equal(switched, gated)
-    assert stood_down(accelerator) == [TOLD.format("the adapters")]
+    assert stood_down(accelerator) == [("conditions_changed", "the adapters")]
 
 
 def scale_of_guidance(value):
@@ -87,7 +86,7 @@ def test_the_guidance_scale_changed_after_the_gate(value, acts):
         gated = models.picture(pipe, 8)
         changed = models.picture(pipe, 8, **at(4, change))
     assert torch.equal(changed, gated) is not acts
-    assert stood_down(accelerator) == ([TOLD.format("the guidance scale")] if acts else [])
+    assert stood_down(accelerator) == ([("conditions_changed", "the guidance scale")] if acts else [])
 
 
 @pytest.mark.parametrize("scale, acts", [(0.1, True), (1.0, False)])
@@ -118,7 +117,7 @@ def test_the_scale_of_an_image_prompt_changed_after_the_gate(scale, acts):
         gated = models.picture(pipe, 6, size=64)
         changed = models.picture(pipe, 6, size=64, **at(3, change))
     assert torch.equal(changed, gated) is not acts
-    assert stood_down(accelerator) == ([TOLD.format("the adapters")] if acts else [])
+    assert stood_down(accelerator) == ([("conditions_changed", "the adapters")] if acts else [])
 
 
 @pytest.mark.parametrize("kind", models.BOTH)
@@ -133,7 +132,7 @@ def test_a_bare_unet_that_is_given_another_text(kind):
             models.call(unet, one)
         given[3].text = given[3].text.flip(-1)
         models.call(unet, given[3])
-    assert stood_down(accelerator) == [TOLD.format("the prompts")]
+    assert stood_down(accelerator) == [("conditions_changed", "the prompts")]
 
 
 def test_a_replaced_accelerator_leaves_the_other_alone():
@@ -149,4 +148,4 @@ def test_a_replaced_accelerator_leaves_the_other_alone():
         assert torch.equal(models.one_pass(copy.deepcopy(unet)), plain)
         assert second.report().as_dict()["unet_calls"] == 4
     assert torch.equal(models.one_pass(unet), plain)
-    assert stood_down(first) == ["another accelerator took this one's place on the U-Net"]
+    assert stood_down(first) == [("replaced", None)]

@@ -46,7 +46,7 @@ class MethodAccount:
     def _told(self) -> list[dict[str, Any]]:
         """Everything that is told in words, as data; with the number of layers where it is about some."""
         layers = [as_data(reason) | {"layers": len(sites)} for reason, sites in sorted(self.reasons.items())]
-        whole = [*sorted(self.notes), self.off, self._why_idle()]
+        whole = [*sorted(self.notes), self.off, None if self.notes else self._why_idle()]
         failed = [{"code": "failed", "text": self.failed}] if self.failed else []
         return [as_data(clause) for clause in whole if clause] + layers + failed
 

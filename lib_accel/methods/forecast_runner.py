@@ -14,6 +14,7 @@ from ..core.row_history import RowHistory
 from ..core.rows import Layout, Row
 from ..core.schedule import waiting_for_prompts
 from ..engine.contract import Moment, Runner
+from .forecast_units import as_continued, as_prediction
 from .guided_error import GuidedError, picture_of
 
 # The U-Net's whole output, as a place of `RowHistory`.
@@ -129,7 +130,7 @@ class ForecastRunner(Runner):
         noise = self._noise(moment)
         for index in wanted:
             kept = self._history.at(OUTPUT, [moment.rows[index]], self._level(moment), self._order(moment))
-            served[index] = self._given_back(moment, kept, noise, moment.sample[index : index + 1])[0]
+            served[index] = as_prediction(moment, kept, noise, moment.sample[index : index + 1])[0]
         self._handed = set(served)
         return served
 
@@ -146,7 +147,7 @@ class ForecastRunner(Runner):
         for row in rows:
             self.account.served(moment.pass_and_step, max(picture_of(row), 0), ran=True)
         taken = list(ran)
-        values = self._kept(moment, prediction[taken], self._noise(moment), moment.sample[taken])
+        values = as_continued(moment, prediction[taken], self._noise(moment), moment.sample[taken])
         if values is None:
             self._learns = self._may_serve = False
             self.account.note(_no_forecast(NO_SIGMA))
@@ -249,20 +250,6 @@ class ForecastRunner(Runner):
 
     def _noise(self, moment: Moment) -> Noise:
         return Noise(moment.predicts, self._level(moment))
-
-    def _kept(self, moment: Moment, prediction: torch.Tensor, noise: Noise, x: torch.Tensor) -> torch.Tensor | None:
-        """``prediction`` as it is continued. Latents may have more channels (inpainting), and so may predictions (PixArt's variance)."""
-        channels = min(prediction.shape[1], x.shape[1])
-        turn = noise.as_picture if moment.sampler.forecasting.of == "picture" else noise.as_derivative
-        turned = turn(prediction[:, :channels], x[:, :channels])
-        return None if turned is None else torch.cat([turned, prediction[:, channels:].to(turned)], 1)
-
-    def _given_back(self, moment: Moment, kept: torch.Tensor, noise: Noise, x: torch.Tensor) -> torch.Tensor:
-        """What was kept as ``x``'s prediction."""
-        channels = min(kept.shape[1], x.shape[1])
-        turn = noise.from_picture if moment.sampler.forecasting.of == "picture" else noise.from_derivative
-        turned = turn(kept[:, :channels], x[:, :channels])
-        return torch.cat([turned, kept[:, channels:].to(turned)], 1)
 
 
 def _is_beside(moment: Moment) -> bool:

@@ -21,7 +21,8 @@ from ..ops.attention_edits import attend
 from ..ops.levels import grid_at
 from .layers import Layers
 from .maps import MapSums, key_of, maps_of
-from .tokens import PromptTokens, streams
+from .segmenting import streams
+from .tokens import PromptTokens
 
 
 @dataclass(frozen=True)

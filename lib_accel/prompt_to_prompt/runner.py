@@ -18,7 +18,7 @@ from ..ops.levels import grid_at
 from .layers import Layers
 from .local_blend import blended
 from .maps import maps_of
-from .source_rows import Heads, SourceRows
+from .source_rows import SourceRows, projected
 from .word_watch import WordWatch
 
 if TYPE_CHECKING:
@@ -158,12 +158,12 @@ class PromptToPromptRunner(Runner):
         waited_for = self._sources.waited_for(call.rows)
         if not edited and not waited_for:
             return None
-        heads = self._project(call, layer, layer.x)
+        heads = projected(call, layer, layer.x)
         self._sources.keep((site.name, "attn1"), call.rows, waited_for, heads)
         q, k, v = (tensor.clone() for tensor in heads)
         acted = False
         for index, edit in edited.items():
-            source = self._sources.find((site.name, "attn1"), call.rows, self._source_of(call.rows[index], edit), heads)
+            source = self._sources.find((site.name, "attn1"), call.rows, (edit.source, call.rows[index].part), heads)
             if source is None:
                 self.account.stood_down(_kept("self-attention", NO_SOURCE), site.name)
                 continue
@@ -190,11 +190,11 @@ class PromptToPromptRunner(Runner):
         watches = self._words.wanted(site, tokens)
         if not wanted and not watches and not waited_for:
             return None
-        heads = self._project(call, layer, layer.context)
+        heads = projected(call, layer, layer.context)
         self._sources.keep((site.name, "attn2"), call.rows, waited_for, heads)
         edits = []
         for index, (edit, take, keep) in wanted.items():
-            source = self._sources.find((site.name, "attn2"), call.rows, self._source_of(call.rows[index], edit), heads)
+            source = self._sources.find((site.name, "attn2"), call.rows, (edit.source, call.rows[index].part), heads)
             if source is None:
                 self.account.stood_down(_kept("cross-attention", NO_SOURCE), site.name)
                 continue
@@ -256,14 +256,3 @@ class PromptToPromptRunner(Runner):
     def _before(self, start: float) -> bool:
         step = self._moment.step
         return step.fraction < start if step.total is None else step.index < first_step(start, step.total)
-
-    def _source_of(self, row: Row, edit: ImageEdit) -> tuple[int, int]:
-        """(image, part) that a row takes from."""
-        return (edit.source, row.part)
-
-    def _project(self, call: UNetCall, layer: LayerAtWork, context: torch.Tensor) -> Heads:
-        """[B, heads, tokens, d] of queries, keys and values, by the layer's own projections, called as modules."""
-        attn, backend = layer.module, call.backend
-        for_keys, for_values = call.traits.kv_inputs(attn, context)
-        q, k, v = attn.to_q(layer.x), attn.to_k(for_keys), attn.to_v(for_values)
-        return Heads(*(backend.split_heads(attn, tensor) for tensor in (q, k, v)))

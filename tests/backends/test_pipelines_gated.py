@@ -177,7 +177,7 @@ def test_tiles_stay_guided():
             for _ in range(2):
                 models.call(pipe.unet, models.inputs(timestep=float(timestep)))
     assert ran == [2] * 8
-    assert "guidance was kept: the U-Net runs more often than was said" in guided.account(accelerator)["notes"]
+    assert "guidance_kept: too_many_calls" in guided.codes(guided.account(accelerator))
 
 
 def test_tuples_and_together_with_merging():

@@ -1,6 +1,7 @@
 """`edit_images` while the caller's own accelerator is at work: it stands aside, and goes on afterwards, whatever happened meanwhile."""
 
 import diffusers
+import guided
 import pytest
 import torch
 from traces import differences, fingerprint
@@ -10,7 +11,6 @@ from lib_accel import TGate, TokenMerging, accelerated, edit_images, is_patched,
 SOURCE, SQUARE = "a red circle on a gray wall", "a red square on a gray wall"
 SMALL = {"steps": 2, "width": 64, "height": 64, "guidance": 5.0}
 MERGING = TokenMerging(max_downsample=2)
-ASIDE = "it stood aside while edit_images drew"
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def hooks(pipe):
 
 
 def stood_down(accelerator):
-    return accelerator.report().as_dict()["stood_down"]
+    return guided.codes(accelerator.report().as_dict())
 
 
 def test_it_goes_on_after_edits(pipe, edited):
@@ -50,7 +50,7 @@ def test_it_goes_on_after_edits(pipe, edited):
         assert edits(pipe) == edited
         assert hooks(pipe) == between
         assert torch.equal(drawn(pipe), fast)
-        assert stood_down(accelerator) == [ASIDE]
+        assert stood_down(accelerator) == ["aside"]
         assert accelerator.report().as_dict()["unet_calls"] == 4
     assert not torch.equal(fast, plain)
     assert not differences(before, fingerprint(pipe.unet))
@@ -159,7 +159,7 @@ def test_an_accelerator_that_finds_another_in_its_place_is_replaced(pipe):
             edits(pipe)
         finally:
             del pipe.scheduler.step
-        assert stood_down(accelerator) == ["another accelerator took this one's place on the U-Net"]
+        assert stood_down(accelerator) == ["replaced"]
         assert is_patched(pipe)
     assert is_patched(pipe)
     kept[-1].remove()
