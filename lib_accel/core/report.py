@@ -201,8 +201,10 @@ def _method_clause(method: dict[str, Any], whole: dict[str, Any]) -> str:
 
 
 def _forecast_words(served: list[dict[str, Any]], whole: dict[str, Any]) -> str:
-    """How many steps were forecast, by picture where they differ."""
-    counts = [len(one["steps"]) for one in served]
-    least, most = min(counts), max(counts)
-    steps = whole["steps"] // max(whole["passes"], 1)
-    return f"{most} of {steps} steps forecast" if least == most else f"{least} to {most} of {steps} steps forecast, by picture"
+    """How many steps were forecast in all passes, by picture where they differ."""
+    counts: dict[int, list[int]] = {}
+    for one in served:
+        counts.setdefault(one["pass"], []).append(len(one["steps"]))
+    least, most = (sum(map(extreme, counts.values())) for extreme in (min, max))
+    of_all = f"of {whole['steps']} steps forecast"
+    return f"{most} {of_all}" if least == most else f"{least} to {most} {of_all}, by picture"

@@ -57,6 +57,7 @@ class AccelScript(scripts.Script):
     @_carefully
     def before_process(self, p: Any, *args: Any) -> None:
         SESSION.sweep(by=p)
+        job.tell_others(p, self, args)
 
     @_carefully
     def process(self, p: Any, *args: Any) -> None:
@@ -66,7 +67,7 @@ class AccelScript(scripts.Script):
     def process_batch(self, p: Any, *args: Any, **kwargs: Any) -> None:
         mine = job.job_of(p)
         if mine is not None:
-            mine.account.begin_batch()
+            mine.begin_batch(p)
         started.before_sampling(p)
         if mine is not None and mine.edits is not None:
             mine.edits.pad(p)
@@ -102,7 +103,7 @@ class AccelScript(scripts.Script):
     @_carefully
     def _before_png_info(self, p: Any, picture: Any, *args: Any) -> None:
         # Jobs that others ran inside on this picture may have written theirs into it.
-        job.write(p)
+        job.write_picture(p)
 
     if COMPOSITE:
         postprocess_image_after_composite = _before_png_info
@@ -114,6 +115,7 @@ class AccelScript(scripts.Script):
         mine = job.job_of(p)
         if mine is not None:
             SESSION.close(p)
+            mine.tell_of_others()
             processed.comments = "\n".join(text for text in (getattr(processed, "comments", ""), str(mine.account)) if text.strip())
             started.tell(processed, mine.account.as_dict())
             job.leave_line(p)

@@ -91,6 +91,8 @@ class WebUI:
         more = [*flags] if extension else [*flags, "--disable-extra-extensions"]
         self.address = f"http://127.0.0.1:{port}"
         self.data = data
+        # Of the last job, as data; None where it had none.
+        self.account: dict[str, Any] | None = None
         self.log = (data / "log.txt").open("wb")
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "COMMANDLINE_ARGS": "", "HF_HUB_OFFLINE": "1"}
         command = [python, "launch.py", *FLAGS, *SKIPS, *places, *more]
@@ -136,7 +138,41 @@ class WebUI:
             body["alwayson_scripts"] = alwayson
         status, answer = self.post(f"/sdapi/v1/{tab}", body)
         assert status == 200, answer
-        return pixels(answer["images"][0]), json.loads(answer["info"])["infotexts"][0]
+        return pixels(answer["images"][0]), self.told(answer)[0]
+
+    def told(self, answer: dict) -> list[str]:
+        """The infotexts of a job's answer; its account is kept."""
+        info = json.loads(answer["info"])
+        self.account = info["extra_generation_params"].get("Accel account")
+        return info["infotexts"]
+
+    def methods(self, place: str | None = None) -> list[dict]:
+        """What every method did in the passes of the last job (place: in those of one kind), with the steps of its pass as ``all``."""
+        passes = [entry for entry in self.account["passes"] if place in (None, entry["place"])]
+        return [method | {"all": entry["report"]["steps"]} for entry in passes for method in entry["report"]["methods"]]
+
+    def did(self, effect: str) -> list[tuple[int, int, int]]:
+        """Of every pass of the last job with this effect: on how many layers, in how many steps, of how many."""
+        found = [(method["layers_by_effect"].get(effect, 0), method["steps"], method["all"]) for method in self.methods()]
+        return [one for one in found if one[0]]
+
+    def saved(self) -> int:
+        """Evaluations of a row that the last job saved."""
+        return sum(method["evaluations_saved"] for method in self.methods())
+
+    def failures(self) -> list[str]:
+        """Errors of ours in the last job."""
+        notes = [note for notes in self.account["notes"].values() for note in notes]
+        return [note for note in notes if "error" in note] + [method["failed"] for method in self.methods() if method["failed"]]
+
+    def reasons(self) -> str:
+        """Why something did not act in the last job: all clauses, in the words of its account."""
+        notes = [note for notes in self.account["notes"].values() for note in notes]
+        for entry in self.account["passes"]:
+            notes += entry["report"]["stood_down"]
+        for method in self.methods():
+            notes += [*method["notes"], *method["stood_down"], *filter(None, (method["off"], method["idle"]))]
+        return "; ".join(notes)
 
     def reports(self) -> list[dict]:
         """Of the last job's passes."""

@@ -110,3 +110,30 @@ def test_off_is_exact_after_it(host):
     host.job(steps=STEPS, accel=PLAN)
     assert same(host.job(steps=STEPS), before)
     assert "forward" not in vars(host.shared.sd_model.model.diffusion_model)
+
+
+def test_pictures_of_a_batch_count_are_counted_together(host):
+    _, done = rows_run_by_step(host, PLAN, n_iter=3)
+    served = [entry["report"]["methods"][0]["served"] for entry in last_report(host)["passes"]]
+    assert served == [[{"pass": number, "picture": 0, "steps": [5, 7]}] for number in (1, 2, 3)]
+    assert "6 of 30 steps forecast" in done.comments
+    assert all("2 of 10 steps forecast" in text for text in done.infotexts)
+
+
+@pytest.mark.parametrize("same_unet", [False, True])
+def test_a_refiner_begins_anew_in_the_same_pass(host, same_unet):
+    """The host draws one pass; what was served before and after the switch is told together."""
+    refiner = host.model(seed=5, name="refiner")
+    if same_unet:
+        refiner.model.diffusion_model = host.shared.sd_model.model.diffusion_model
+    rows, done = rows_run_by_step(host, FREE, refiner_model=refiner, refiner_switch_at=0.5, steps=24)
+    parts = [entry["report"] for entry in last_report(host)["passes"]]
+    entries = [one for part in parts for one in part["methods"][0]["served"]]
+    told = [step for one in entries for step in one["steps"]]
+    # The U-Net that is watched is that of the first part.
+    assert [step for step, count in enumerate(rows) if not count and (same_unet or step < 12)] == [s for s in told if same_unet or s < 12]
+    # Nothing is continued over the switch.
+    assert not {*range(12, 17)} & {*told} and min(told) < 12 and max(told) > 16
+    assert {one["pass"] for one in entries} == {1} and sum(part["passes"] for part in parts) == 1
+    assert sum(part["calls_served"] for part in parts) == len(told)
+    assert f"{len(told)} of 24 steps forecast" in done.comments

@@ -1,6 +1,5 @@
 """The script "Accel A/B" in a real WebUI. Skipped without A1111_ROOT."""
 
-import json
 import threading
 import time
 
@@ -23,7 +22,7 @@ def webui(tmp_path_factory):
 
 
 def compare(webui, accel=ON, repeats=1, warm_up=False, tab="txt2img", scripts=None, **fields):
-    """(pictures with the sheet first, what the sheet tells, the infotexts) of a comparison."""
+    """(pictures with the sheet first, what the comparison tells, the infotexts) of a comparison."""
     alwayson = {"accel": {"args": [accel]}} | {name: {"args": args} for name, args in (scripts or {}).items()}
     body = (
         FIELDS
@@ -32,8 +31,8 @@ def compare(webui, accel=ON, repeats=1, warm_up=False, tab="txt2img", scripts=No
     )
     status, answer = webui.post(f"/sdapi/v1/{tab}", body)
     assert status == 200, answer
-    told = json.loads(answer["info"])["infotexts"]
-    return [real_webui.pixels(text) for text in answer["images"]], told[0], told
+    told = webui.told(answer)
+    return [real_webui.pixels(text) for text in answer["images"]], " ".join(webui.account["comments"]), told
 
 
 def test_both_pictures_are_those_of_jobs_of_their_own(webui):

@@ -78,9 +78,10 @@ def check(webui, way, rows, fields, steps=STEPS):
     if steps != STEPS:
         full = first_step(0.4, steps)
     assert sum(seen) == full * rows[0] + (steps - full) * rows[1], told
-    assert f"{(steps - full) * (rows[0] - rows[1])} evaluations saved" in told and "error" not in told
+    assert webui.saved() == (steps - full) * (rows[0] - rows[1]) and not webui.failures()
     if "gate" in way:
-        assert f" layers for {steps - full} of {steps} steps, no guidance for {steps - full} of {steps} steps" in told
+        (served,), (method,) = webui.did("cross-attention served"), webui.methods()
+        assert served[1:] == (steps - full, steps) and method["unguided_steps"] == steps - full
     assert not np.array_equal(picture, plain)
     assert np.array_equal(webui.job(infotext=told, **fields)[0], picture)
     assert np.array_equal(webui.job(**fields)[0], plain)
@@ -112,8 +113,8 @@ class TestInpainting:
         with pytest.raises(AssertionError, match="Sizes of tensors must match"):
             inpainting.job(**ngms)
         inpainting.get("/witness/rows")
-        _, told = inpainting.job(BARE | WAYS["gate"][0], **ngms)
-        assert inpainting.get("/witness/rows")[1] == [1] * STEPS and "guidance was left to the WebUI" in told
+        inpainting.job(BARE | WAYS["gate"][0], **ngms)
+        assert inpainting.get("/witness/rows")[1] == [1] * STEPS and "guidance was left to the WebUI" in inpainting.reasons()
         with pytest.raises(AssertionError, match="Sizes of tensors must match"):
             inpainting.job(**ngms)
 
@@ -142,7 +143,7 @@ class TestControlNet:
         reference = {"controlnet": [{"enabled": True, "module": "reference_only", "model": "None", "image": encoded(PICTURE)}]}
         plain = controlled.job(**FIELDS)[0]
         with_reference = controlled.job(scripts=reference, **FIELDS)[0]
-        _, told = controlled.job(BARE | WAYS["gate"][0], scripts=reference, **FIELDS)
-        assert "every row is run, and no cross-attention kept: ControlNet's reference is at work" in told
+        controlled.job(BARE | WAYS["gate"][0], scripts=reference, **FIELDS)
+        assert "every row is run, and no cross-attention kept: ControlNet's reference is at work" in controlled.reasons()
         assert np.array_equal(controlled.job(scripts=reference, **FIELDS)[0], with_reference)
         assert np.array_equal(controlled.job(**FIELDS)[0], plain)

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import real_webui
 
+from lib_accel.settings.infotext import unquoted
+
 pytestmark = real_webui.needs("A1111_ROOT")
 
 ON = {"enabled": True, "preset": "Fast", "auto": False}
@@ -42,7 +44,7 @@ def test_both_jobs_do_what_their_settings_say(webui, along):
     alone, account = webui.job(ON, **FIELDS)
     traces = webui.get("/witness/traces")[1]
     picture, told, given, last, rows = detailed(webui, ON, "accel" if along else "")
-    assert webui.get("/accel/v1/report")[1]["report"]["line"] in told
+    assert unquoted(webui.get("/accel/v1/report")[1]["report"]["line"]) in told
     assert np.array_equal(given, alone)
     assert np.array_equal(picture, repainted(webui, ON if along else None, alone))
     outer, inner = rows[:12], rows[12:]

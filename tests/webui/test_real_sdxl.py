@@ -1,6 +1,5 @@
 """A checkpoint of SDXL's kind in a real WebUI, through its API. Skipped without A1111_ROOT and A1111_SDXL."""
 
-import json
 import re
 
 import numpy as np
@@ -33,7 +32,7 @@ KINDS = {
 }
 AFTER = {"guidance.on": True, "guidance.when": "after", "guidance.after": 0.4}
 GATE = {"tgate.on": True, "tgate.gate": 0.4}
-# Settings, the words for what they do, and on which layers; none where it is rows that are left out.
+# Settings, their effect, and on which layers; none where it is rows that are left out: then the count of steps.
 METHODS = {
     "agents": ({"agents.on": True, "agents.max_downsample": 8, "agents.end": 1}, "agents", "all"),
     "merging": ({"merging.on": True, "merging.ratio": 0.5}, "merging", "finest"),
@@ -41,8 +40,8 @@ METHODS = {
     "downsampling": ({"downsampling.on": True, "downsampling.factor": 2}, "downsampling", "finest"),
     "gate": (GATE, "cross-attention served", "all"),
     "published gate": (GATE | {"tgate.after_gate": "uncond", "tgate.cache": "mean"}, "cross-attention served", "all"),
-    "guidance": (AFTER, "no guidance", None),
-    "kept direction": (AFTER | {"guidance.reuse": True, "guidance.every": 0}, "guidance direction kept", None),
+    "guidance": (AFTER, "unguided_steps", None),
+    "kept direction": (AFTER | {"guidance.reuse": True, "guidance.every": 0}, "kept_direction_steps", None),
 }
 
 
@@ -83,11 +82,12 @@ def test_off_is_exact_before_and_after_each_preset(webui, without, layers, kind,
     fields = SMALL | KINDS[kind]
     assert np.array_equal(webui.job(**fields)[0], without[kind])
     traces = webui.get("/witness/traces")[1]
-    on, told = webui.job({"enabled": True, "preset": preset, "auto": False}, **fields)
+    on = webui.job({"enabled": True, "preset": preset, "auto": False}, **fields)[0]
     assert not np.array_equal(on, without[kind])
     # Its widths are not SDXL's own, so presets take it for SD1, where Fast goes one level deeper.
-    downsampled = int(re.search(rf"downsampling on (\d+) of {layers['all']} layers for ", told)[1])
-    assert f"Accel {preset}: " in told and (downsampled > layers["finest"] if preset == "Fast" else downsampled == layers["finest"])
+    downsampled = webui.did("downsampling")[0][0]
+    assert webui.account["preset"].lower() == preset.lower()
+    assert downsampled > layers["finest"] if preset == "Fast" else downsampled == layers["finest"]
     off, told = webui.job(**fields)
     assert np.array_equal(off, without[kind]) and "Accel" not in told
     assert webui.get("/witness/traces")[1] == traces
@@ -106,12 +106,13 @@ def test_methods(webui, without, layers, method, kind):
     assert len(seen) == report["unet_calls"]
     later = STEPS - gate
     if where is None:
-        assert f"{effect} for {later} of {STEPS} steps, {later} evaluations saved" in told
+        (done,) = webui.methods()
+        assert done[effect] == later == webui.saved()
     elif later:
-        assert f"{effect} on {layers[where]} of {layers['all']} layers for {later} of {STEPS} steps" in told
-        assert f"no guidance for {later} of {STEPS} steps, {later} evaluations saved" in told
+        assert webui.did(effect) == [(layers[where], later, STEPS)]
+        assert webui.methods()[0]["unguided_steps"] == later == webui.saved()
     else:
-        assert re.search(rf"{effect} on {layers[where]}( of|, .* of) {layers['all']} layers for {STEPS} of {STEPS} steps", told)
+        assert webui.did(effect) == [(layers[where], STEPS, STEPS)]
     assert not np.array_equal(picture, without[kind])
     assert np.array_equal(webui.job(infotext=told, **fields)[0], picture)
     assert np.array_equal(webui.job(**fields)[0], without[kind])
@@ -134,9 +135,9 @@ def test_a_refiner_of_another_kind(webui, without):
     refined = SMALL | {"refiner_checkpoint": names[0], "refiner_switch_at": 0.5}
     plain = webui.job(**refined)[0]
     rows(webui)
-    picture, told = webui.job(BARE | {"tgate.on": True, "tgate.gate": 0.2}, **refined)
+    picture = webui.job(BARE | {"tgate.on": True, "tgate.gate": 0.2}, **refined)[0]
     seen = rows(webui)
-    assert re.search("another model from step [1-9]", told) and len(seen) == STEPS
+    assert len(webui.account["passes"]) == 2 and len(seen) == STEPS
     # Nothing of the first model is served by the second: its first step runs all rows.
     assert seen[:3] == [2, 2, 2] and sum(seen) < 2 * STEPS and seen[4:].count(2) == 1
     assert not np.array_equal(picture, plain)
@@ -150,12 +151,10 @@ EDITS = ["star -> ring", "red -> blue", "a large blue star on grass" + ", painte
 
 def edit(webui, settings, **fields):
     """(pictures, infotexts) of the script Prompt-to-Prompt, the grid first."""
-    script = next(s for s in webui.get("/sdapi/v1/script-info")[1] if s["name"] == "prompt-to-prompt" and s["is_img2img"] is False)
-    args = [settings] + [None] * (len(script["args"]) - 1)
-    body = {"prompt": SOURCE, "seed": 1, "sampler_name": "Euler a", "script_name": "prompt-to-prompt", "script_args": args}
+    body = {"prompt": SOURCE, "seed": 1, "sampler_name": "Euler a", "script_name": "prompt-to-prompt", "script_args": [settings]}
     status, answer = webui.post("/sdapi/v1/txt2img", body | SMALL | fields)
     assert status == 200, answer
-    return [pixels(image).astype(int) for image in answer["images"]], json.loads(answer["info"])["infotexts"]
+    return [pixels(image).astype(int) for image in answer["images"]], webui.told(answer)
 
 
 def test_three_edits_of_unequal_length_with_heat_maps_and_blend(webui, layers):
@@ -166,9 +165,8 @@ def test_three_edits_of_unequal_length_with_heat_maps_and_blend(webui, layers):
     # The prompts are longer than the negative one: two calls a step, of the four prompts and of as many negative ones.
     assert rows(webui) == [4] * (2 * STEPS)
     count = layers["all"]
-    told = rf"cross-attention on {count}, self-attention on \d+ of {count} layers for {STEPS} of {STEPS} steps \[local blend\]"
-    assert re.search(told, texts[0])
-    assert "3 pictures of 3 edits, 1 source" in texts[0] and f"{2 * STEPS} U-Net calls" in texts[0]
+    assert webui.did("cross-attention") == [(count, STEPS, STEPS)] and webui.did("self-attention") and "local blend" in webui.reasons()
+    assert webui.account["passes"][0]["report"]["unet_calls"] == 2 * STEPS
     # The grid, the source, its edits, and heat maps of the three that have the word.
     assert len(pictures) == 1 + 1 + 3 + 3 and sum("P2P heat map: star" in text for text in texts) == 3
     drawn = pictures[1:5]
@@ -184,7 +182,6 @@ def test_a_source_alone_is_the_plain_picture_and_edits_keep_to_it(webui):
 
 @pytest.mark.parametrize("hires", [False, True])
 def test_edits_in_the_hires_pass(webui, hires):
-    pictures, texts = edit(webui, {"edits": EDITS[0], "hires": hires}, **HIRES)
+    pictures, _ = edit(webui, {"edits": EDITS[0], "hires": hires}, **HIRES)
     assert pictures[1].shape == (192, 192, 3)
-    told = texts[0].split("hires pass: ")[1]
-    assert ("PromptToPrompt: cross-attention on" in told) is hires, told
+    assert len(webui.did("cross-attention")) == 1 + hires

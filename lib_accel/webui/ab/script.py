@@ -12,7 +12,7 @@ import modules.scripts as scripts
 from modules import processing, shared
 
 from ...core.fields import SettingError, checked
-from ..host import requests
+from ..host import distributed, requests
 from . import result, runs
 
 TITLE = "Accel A/B"
@@ -65,6 +65,8 @@ class AccelAB(scripts.Script):
             raise requests.refusal(p, error) from error
         # Whoever gave us p may run it again (img2img's batch): it stays as it is.
         own = copy.copy(p)
+        if distributed.keep_here(own):
+            complaints.append(distributed.HERE)
         processing.fix_seed(own)
         sides = runs.run_both(own, settings[REPEATS], settings[WARM_UP])
         try:

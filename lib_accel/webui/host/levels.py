@@ -16,7 +16,8 @@ CLOSE = 1e-3
 
 
 class Levels:
-    """The noise levels of one pass, read in its first step, and compared with those of its calls from then on."""
+    """The noise levels of one pass, read in its first step or where another model goes on with it, and compared with those of its calls
+    from then on."""
 
     def __init__(self) -> None:
         self._denoiser: Any = None
@@ -63,7 +64,7 @@ def _fits(sigmas: tuple[float, ...], step: int, sigma: float | None) -> bool:
 
 
 def _levels(denoiser: Any, sigma: float | None) -> tuple[float, ...] | None:
-    """The levels of the pass from ``sigma``, that of its first call, on; None where the host's list does not hold it."""
+    """The levels of the pass, ``sigma`` being that of the step at hand; None where the host's list does not hold it."""
     if sigma is None:
         return None
     sampler, p = denoiser.sampler, denoiser.p
@@ -76,8 +77,11 @@ def _levels(denoiser: Any, sigma: float | None) -> tuple[float, ...] | None:
         if getattr(p, "extra_generation_params", None) is not None:
             p.extra_generation_params.clear()
             p.extra_generation_params.update(kept)
-    begin = next((place for place, level in enumerate(levels) if abs(level - sigma) <= CLOSE * sigma), None)
-    return None if begin is None or begin + 1 >= len(levels) else tuple(levels[begin:])
+    here = next((place for place, level in enumerate(levels) if abs(level - sigma) <= CLOSE * sigma), None)
+    if here is None or here + 1 >= len(levels) or here < denoiser.step:
+        return None
+    # The pass began so many steps before.
+    return tuple(levels[here - denoiser.step :])
 
 
 def _from_sigmas(sampler: Any, p: Any, steps: int) -> list[float]:

@@ -46,7 +46,10 @@ class Account:
         """A pass ended, or its part with one model. size: of its pictures, (width, height). goes_on: a part of it was added before."""
         self.places[place] = None
         # One pass of the host's, however often its model changed.
-        self.passes.append((place, {**report.as_dict(), "passes": 0 if goes_on else 1}))
+        data = {**report.as_dict(), "passes": 0 if goes_on else 1}
+        number = sum(earlier["passes"] for where, earlier in self.passes if where == place) + data["passes"]
+        data["methods"] = [{**method, "served": _of_pass(method["served"], number)} for method in data["methods"]]
+        self.passes.append((place, data))
         if size is not None:
             self.sizes[place] = size
         if self._batch is not None:
@@ -103,11 +106,27 @@ class Account:
                 self.note(place, text)
 
 
+def _of_pass(served: list[dict[str, Any]], number: int) -> list[dict[str, Any]]:
+    """The steps that were served to every picture, whatever passes the engine made of the host's pass ``number``."""
+    steps: dict[int, set[int]] = {}
+    for one in served:
+        steps.setdefault(one["picture"], set()).update(one["steps"])
+    return [{"pass": number, "picture": picture, "steps": sorted(found)} for picture, found in sorted(steps.items())]
+
+
 def _idle(report: dict[str, Any]) -> bool:
     """Whether the size alone kept every method that reduces tokens from acting."""
     names = [method.__name__ for method in with_least().values()]
     by_size = [method for method in report["methods"] if method["method"] in names]
     return any(method["too_small"] for method in by_size) and not any(method["layers"] for method in by_size)
+
+
+def _together(served: list[dict[str, Any]], more: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Steps that were served, of reports of the same place."""
+    found: dict[tuple[int, int], set[int]] = {}
+    for one in [*served, *more]:
+        found.setdefault((one["pass"], one["picture"]), set()).update(one["steps"])
+    return [{"pass": number, "picture": picture, "steps": sorted(steps)} for (number, picture), steps in sorted(found.items())]
 
 
 def _merged(reports: list[dict[str, Any]]) -> dict[str, Any]:
@@ -129,6 +148,7 @@ def _merged(reports: list[dict[str, Any]]) -> dict[str, Any]:
                 same[count] += method[count]
             for most in ("layers", "too_small", "cache_bytes"):
                 same[most] = max(same[most], method[most])
+            same["served"] = _together(same["served"], method["served"])
             same["notes"] = sorted({*same["notes"], *method["notes"]})
             same["reasons"] = _all_of(same["reasons"], method["reasons"])
             for counts in ("layers_by_effect", "stood_down"):

@@ -15,7 +15,7 @@ from ...settings.model_families import FEW_STEP, family_of
 from ...settings.presets import PRESETS
 from ...settings.schema import GROUPS, KNOBS
 from ..accordion import refused, user_presets
-from ..host import facts
+from ..host import distributed, facts
 from .account import Account
 
 # Attributes of the host's processing objects. Copies of such an object take them along, so a job knows whose it is.
@@ -47,6 +47,9 @@ class Job:
         self.edits = getattr(p, EDITS, None)
         self.settings: Settings | None = None
         self.line: str | None = None
+        # Of the last batch: how many pictures were drawn here, those of other machines behind them, and how many have their PNG info.
+        self._here = self._written = 0
+        self._others: list[distributed.Remote] = []
         try:
             if error is not None:
                 raise error
@@ -71,6 +74,25 @@ class Job:
     @property
     def p(self) -> Any:
         return self._p()
+
+    def begin_batch(self, p: Any) -> None:
+        """A batch of ``p`` begins."""
+        self.account.begin_batch()
+        self._here, self._written, self._others = p.batch_size, 0, []
+
+    def next_picture(self) -> distributed.Remote | None:
+        """The next picture of the batch gets its PNG info: who drew it, if it was another machine."""
+        number = self._written - self._here
+        self._written += 1
+        if number >= 0 and not self._others:
+            self._others = distributed.remotes(self.p)
+        return self._others[number] if 0 <= number < len(self._others) else None
+
+    def tell_of_others(self) -> None:
+        """All pictures are drawn: say which came from other machines."""
+        said = distributed.told(self._others or distributed.remotes(self.p))
+        if said:
+            self.account.note("", said)
 
     def tell_why_none_was_seen(self) -> None:
         """A batch was drawn without a pass that the host told of: whoever replaced its sampling is named."""
@@ -123,6 +145,38 @@ def begin(p: Any, args: tuple) -> None:
         job.account.note("", complaint)
     setattr(p, JOB, job)
     write(p)
+
+
+def tell_others(p: Any, script: Any, args: tuple) -> None:
+    """A job is about to be shared out among machines, perhaps: then they are told its settings by name, and nothing that was of an earlier
+    job is on ``p``, all of which is sent."""
+    if distributed.script_of(p) is None:
+        return
+    setattr(p, JOB, None)
+    own, _ = user_presets.read()
+    try:
+        given = given_by(args, dict(getattr(p, AXES, None) or {}), own)
+        name = str(given.get("preset", CUSTOM))
+        if name in own:
+            # Nobody else knows it.
+            given = {**preset_values(name, "sd1", own), **given, "preset": CUSTOM}
+    except SettingError:
+        return
+    distributed.name_values(p, script, given)
+
+
+def write_picture(p: Any) -> None:
+    """As `write`, for the next picture of the batch, which another machine may have drawn in its own way."""
+    write(p)
+    job = job_of(p)
+    remote = job.next_picture() if job is not None else None
+    if remote is None:
+        return
+    if remote.report is None:
+        for key in [key for key in p.extra_generation_params if is_ours(key)]:
+            del p.extra_generation_params[key]
+    else:
+        p.extra_generation_params[REPORT_KEY] = remote.report
 
 
 def write(p: Any) -> None:

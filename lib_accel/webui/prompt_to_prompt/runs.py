@@ -12,7 +12,7 @@ from modules import errors, processing, shared
 
 from ...core.errors import in_words
 from ...settings.job import Settings
-from ..host import facts, generators
+from ..host import distributed, facts, generators
 from ..jobs import job, started
 from ..jobs.account import Account
 from . import controls, host_text, values
@@ -64,6 +64,8 @@ def draw(p: Any, edits: Edits, plan: Plan) -> Drawn:
         batch, mine = EditedBatch(edits, cells), job_for(p, edits, plan, cells)
         if any(cell.control for cell in cells):
             setattr(mine, job.EDITS, batch)
+        if distributed.keep_here(mine) and distributed.HERE not in drawn.notes:
+            drawn.notes.append(distributed.HERE)
         run = started.begin(mine, alike=True)
         begin_alike()
         began = time.perf_counter()

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from modules import errors, extra_networks, infotext_utils, paths, prompt_parser, sd_models, sd_samplers_common, shared
-from modules.scripts import PostprocessImageArgs, PostSampleArgs
+from modules.scripts import PostprocessBatchListArgs, PostprocessImageArgs, PostSampleArgs
 
 
 class Processed:
@@ -181,7 +181,9 @@ def process_images_inner(p):
             decoded = after.samples.clamp(-3, 3)
             shared.state.nextjob()
             p.scripts.postprocess_batch(p, images=decoded, batch_number=n)
-            for i, latent in enumerate(decoded):
+            listed = PostprocessBatchListArgs(list(decoded))
+            p.scripts.postprocess_batch_list(p, listed, batch_number=n)
+            for i, latent in enumerate(listed.images):
                 pixels = ((latent[:3] + 3) * 42.5).round().byte().permute(1, 2, 0).contiguous()
                 holder = PostprocessImageArgs(Image.fromarray(pixels.numpy()))
                 p.scripts.postprocess_image(p, holder)

@@ -22,6 +22,7 @@ MOMENTS = (
     "before_hr",
     "post_sample",
     "postprocess_batch",
+    "postprocess_batch_list",
     "postprocess_image",
     "postprocess_image_after_composite",
     "postprocess",
@@ -29,6 +30,7 @@ MOMENTS = (
 
 
 PostSampleArgs = make_dataclass("PostSampleArgs", ["samples"])
+PostprocessBatchListArgs = make_dataclass("PostprocessBatchListArgs", ["images"])
 PostprocessImageArgs = make_dataclass("PostprocessImageArgs", ["image"])
 
 

@@ -1,0 +1,90 @@
+"""Beside the extension Distributed, whose master sends parts of a job to other WebUIs: what these are told, what stays here, who drew what.
+
+The master copies the host's processing object and the values of all scripts into requests (papuSpartan/stable-diffusion-webui-distributed
+2.3.0, `before_process`), and puts the pictures that come back behind its own last batch (`postprocess_batch_list`).
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from ...settings.infotext import REPORT_KEY
+
+TITLE = "distribute"
+HERE = "Distributed is at work: all pictures of this script are drawn on this machine, because they belong together."
+_REPORT = re.compile(rf"(?:^|, |\n){re.escape(REPORT_KEY)}: ([^,\n]*)")
+
+
+class Remote(NamedTuple):
+    """A picture that another machine drew. report: Accel's line from there, None where it took no part."""
+
+    machine: str
+    report: str | None
+
+
+def script_of(p: Any) -> Any:
+    """Distributed's script if it shares out jobs such as ``p``, else None."""
+    for script in getattr(getattr(p, "scripts", None), "alwayson_scripts", None) or ():
+        world = getattr(script, "world", None)
+        if world is not None and script.title().lower() == TITLE:
+            of_images = bool(getattr(p, "init_images", None))
+            return script if getattr(world, "enabled_i2i" if of_images else "enabled", True) else None
+    return None
+
+
+def keep_here(p: Any) -> bool:
+    """Make ``p``, a copy that nobody else has, a job that is not shared out. Whether it would have been."""
+    theirs = script_of(p)
+    if theirs is None:
+        return False
+    runner = copy.copy(p.scripts)
+    for name in ("scripts", "alwayson_scripts"):
+        setattr(runner, name, [script for script in getattr(runner, name) if script is not theirs])
+    if hasattr(runner, "callback_map"):
+        runner.callback_map = {}
+    p.scripts = runner
+    return True
+
+
+def name_values(p: Any, script: Any, given: Mapping[str, Any]) -> None:
+    """Put the settings ``given``, by name, in the place of our ``script``'s values: other versions of Accel have others."""
+    args = list(p.script_args)
+    args[script.args_from] = dict(given)
+    p.script_args = tuple(args)
+
+
+def remotes(p: Any) -> list[Remote]:
+    """The pictures of other machines, in the order in which they stand behind those of the last batch; none before they came."""
+    theirs, found = script_of(p), []
+    for job in getattr(getattr(theirs, "world", None), "jobs", None) or ():
+        worker = job.worker
+        response = getattr(worker, "response", None)
+        if not isinstance(response, Mapping) or job.batch_size < 1 or getattr(worker, "master", False):
+            continue
+        infotexts = _infotexts(response)
+        for number in range(len(response.get("images") or ())):
+            said = _REPORT.search(infotexts[number]) if number < len(infotexts) else None
+            found.append(Remote(str(worker.label), said and said[1]))
+    return found
+
+
+def told(pictures: list[Remote]) -> str | None:
+    """Who drew what (a clause); None when nobody else drew anything."""
+    parts = []
+    for machine in dict.fromkeys(picture.machine for picture in pictures):
+        reports = [picture.report for picture in pictures if picture.machine == machine]
+        with_accel = sum(report is not None for report in reports)
+        how = "all with Accel" if with_accel == len(reports) else f"{with_accel} with Accel" if with_accel else "without Accel"
+        parts.append(f"{machine} {len(reports)} ({how})")
+    return f"pictures of other machines: {', '.join(parts)}; the rest of this line is about those of this machine" if parts else None
+
+
+def _infotexts(response: Mapping[str, Any]) -> list[str]:
+    try:
+        return [str(text) for text in json.loads(response["info"])["infotexts"]]
+    except (KeyError, TypeError, ValueError):
+        return []
