@@ -29,10 +29,11 @@ class LayerForward(InstanceForward):
         self.arming, self.site, self.part, self.runners = arming, site, part, runners
 
     def __call__(self, *args, **kwargs):
-        call = self.arming.call
-        runners = [r for r in self.runners if not r.stopped]
-        if call is None or is_tracing():
+        # First: nothing of ours is compiled along.
+        call = None if is_tracing() else self.arming.call
+        if call is None:
             return self.original(*args, **kwargs)
+        runners = [r for r in self.runners if not r.stopped]
         self.arming.reached(self.site, self.part)
         if not runners:
             return self.original(*args, **kwargs)

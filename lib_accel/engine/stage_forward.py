@@ -115,9 +115,11 @@ class StageForward(InstanceForward):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         run, arming = self._run, self._run.arming
+        if is_tracing():
+            return self.original(*args, **kwargs)
         if arming.call is not None and self._first and arming.is_over():
             arming.disarm()
-        if arming.call is None or is_tracing():
+        if arming.call is None:
             return self.original(*args, **kwargs)
         whole, deep, backend = arming.call, run.deep, arming.call.backend
         x = next((value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)), None)
