@@ -81,6 +81,27 @@ def sgm_unet(seed: int = 0, unet_class: type | None = None, **changes) -> nn.Mod
     return lively((unet_class or sgm_twin.UNetModel)(**(shape | changes)), seed)
 
 
+def forge_unet(seed: int = 0, **changes) -> nn.Module:
+    """SD1-like U-Net of the Forge family (our twin's): attention at levels 0 and 1 and in the middle (level 2); 7 blocks of 2 heads."""
+    import forge_twin
+
+    return lively(forge_twin.IntegratedUNet2DConditionModel(**({"context_dim": WIDTH} | changes)), seed)
+
+
+def forge_unet_sdxl(seed: int = 0, **changes) -> nn.Module:
+    """SDXL-like: no attention at level 0, depths 1 and 2, linear projections, extra vector `y`."""
+    sdxl = {"transformer_depth": (0, 1, 2), "adm_in_channels": WIDTH, "use_linear_in_transformer": True}
+    return forge_unet(seed, **(sdxl | changes))
+
+
+class ForgeEngine:
+    """A holder of the shape of Forge's engines: no module, ``.forge_objects.unet.model.diffusion_model``."""
+
+    def __init__(self, unet: nn.Module) -> None:
+        wrapper = SimpleNamespace(diffusion_model=unet, predictor=SimpleNamespace(prediction_type="epsilon"))
+        self.forge_objects = SimpleNamespace(unet=SimpleNamespace(model=wrapper))
+
+
 def latent_diffusion(unet: nn.Module) -> nn.Module:
     """A holder of the shape of LDM's LatentDiffusion and SGM's engines: ``.model.diffusion_model``."""
     holder = nn.Module()
@@ -215,6 +236,8 @@ UNETS = {
     "ldm": ldm_unet,
     "ldm-sd2": ldm_unet_sd2,
     "sgm": sgm_unet,
+    "forge": forge_unet,
+    "forge-sdxl": forge_unet_sdxl,
     "diffusers": diffusers_unet,
     "diffusers-sd2": diffusers_unet_sd2,
     "diffusers-sdxl": diffusers_unet_sdxl,

@@ -7,12 +7,13 @@ from torch import nn
 from ..core.sites import UnsupportedModelError
 from .base import Backend, LayerCall
 from .diffusers import DiffusersBackend
+from .forge import ForgeBackend
 from .ldm import LDMBackend
 from .pixart import PixArtBackend
 from .sgm import SGMBackend
 
-# In this order: SGM's U-Nets are LDM's with something more.
-BACKENDS: tuple[Backend, ...] = (SGMBackend(), LDMBackend(), DiffusersBackend(), PixArtBackend())
+# In this order: SGM's and Forge's U-Nets are LDM's with something more.
+BACKENDS: tuple[Backend, ...] = (ForgeBackend(), SGMBackend(), LDMBackend(), DiffusersBackend(), PixArtBackend())
 
 __all__ = ["BACKENDS", "Backend", "LayerCall", "backend_for"]
 

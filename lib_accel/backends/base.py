@@ -136,6 +136,10 @@ class Backend:
         context = args[2] if len(args) > 2 else kwargs.get(self.context_name)
         return tensors_in(context, kwargs.get("y"))
 
+    def marks_of(self, args: tuple, kwargs: dict) -> tuple[str, ...] | None:
+        """The role (``cond`` | ``uncond``) of each equal chunk of a U-Net call's rows, where the call itself says so; None elsewhere."""
+        return None
+
     def rows_obstacle(self, unet: nn.Module, args: tuple, kwargs: dict, count: int, by_host: bool) -> str | None:
         """Why the ``count`` rows of a U-Net call may not be cut (a clause), or None: all that takes part works row by row.
 

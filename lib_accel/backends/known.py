@@ -109,7 +109,7 @@ def forward_obstacle(forward: Any, ability: str, known: Mapping[str, frozenset[s
     A decorator that gives its function the name of the one that it wraps does not hide it.
     """
     for function in _wrapped(forward):
-        home = _home_of(function)
+        home = home_of(function)
         if not any(ability in known.get(piece, ()) for piece in home.split(".")):
             return Reason.of("forward", "a forward from {home} is on {place}", home=home, place=place)
     return None
@@ -171,7 +171,7 @@ def _wrapped(forward: Any) -> Iterator[Any]:
         forward, seen = getattr(forward, "__wrapped__", None), seen + 1
 
 
-def _home_of(function: Any) -> str:
+def home_of(function: Any) -> str:
     """The module in whose code ``function`` stands, or that its class comes from."""
     function = getattr(function, "func", function)  # functools.partial
     function = getattr(function, "__func__", function)

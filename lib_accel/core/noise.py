@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from .forge_models import prediction_type
 from .scheduler_classes import is_flow
 
 KINDS = {
@@ -24,6 +25,9 @@ KINDS = {
     "x0": "sample",
     "flow_prediction": "flow",
     "flow": "flow",
+    "const": "flow",
+    # Noise levels relative to the data's own spread, which nobody tells.
+    "edm": "unknown",
 }
 
 # The sign of v in the kinds of prediction that are one.
@@ -34,12 +38,17 @@ _V = {"v": 1, "-v": -1}
 class Noise:
     """What a U-Net predicts at one noise level, and how it is turned into something else. Everything returned is float32 or finer.
 
-    kind: what is predicted, ``epsilon`` | ``v`` | ``-v`` (EDM's schedulers) | ``sample`` | ``flow``. sigma: noise / signal of the latents,
-    above 0; for flow matching the noise itself, its time. None when nobody tells.
+    kind: what is predicted, ``epsilon`` | ``v`` | ``-v`` (EDM's schedulers) | ``sample`` | ``flow`` | ``unknown`` (no prediction is
+    turned into another then). sigma: noise / signal of the latents, above 0; for flow matching the noise itself, its time. None when nobody
+    tells.
     """
 
     kind: str = "epsilon"
     sigma: float | None = None
+
+    @property
+    def _untold(self) -> bool:
+        return self.sigma is None or self.kind == "unknown"
 
     @property
     def signal(self) -> float | None:
@@ -60,7 +69,7 @@ class Noise:
         prediction = _fine(prediction)
         if self.kind == "epsilon":
             return prediction
-        if self.sigma is None:
+        if self._untold:
             return None
         if self.kind in _V:
             return self.signal * _V[self.kind] * prediction + self.noise * _fine(x)
@@ -73,7 +82,7 @@ class Noise:
         """By how much the prediction changes when its noise changes by one; None when it takes an unknown sigma to tell."""
         if self.kind == "epsilon":
             return 1.0
-        if self.sigma is None:
+        if self._untold:
             return None
         return -self.sigma if self.kind == "sample" else _V.get(self.kind, 1) / self.signal
 
@@ -86,7 +95,7 @@ class Noise:
         derivative = _fine(derivative)
         if self.kind in ("epsilon", "flow"):
             return derivative
-        if self.sigma is None:
+        if self._untold:
             return None
         if self.kind in _V:
             return _V[self.kind] * (derivative - self.noise * _fine(x)) / self.signal
@@ -97,7 +106,7 @@ class Noise:
         prediction = _fine(prediction)
         if self.kind == "sample":
             return prediction
-        if self.sigma is None:
+        if self._untold:
             return None
         if self.kind in _V:
             return self.signal * _fine(x) - self.noise * _V[self.kind] * prediction
@@ -110,7 +119,7 @@ class Noise:
         picture = _fine(picture)
         if self.kind == "sample":
             return picture
-        if self.sigma is None:
+        if self._untold:
             return None
         if self.kind == "flow":
             return (_fine(x) - picture) / self.noise
@@ -169,7 +178,7 @@ class NoiseView:
         if _is_edm(scheduler):
             # What they call epsilon is v with another sign, at noise levels relative to the data's own spread.
             return "-v" if config.prediction_type == "epsilon" else "v"
-        told = getattr(config, "prediction_type", None) or getattr(model, "parameterization", None)
+        told = getattr(config, "prediction_type", None) or prediction_type(model) or getattr(model, "parameterization", None)
         return KINDS.get(told, "epsilon") if isinstance(told, str) else "epsilon"
 
     def _sigma(self, table: Any, timestep: float) -> float | None:

@@ -7,11 +7,13 @@ number of calls meaningless.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from .marked_rows import MarkedRows
 from .reasons import Reason
 from .rows import Layout, Row
 
@@ -84,6 +86,8 @@ class StepClock:
         self._stride = 0.0
         self._fresh = True
         self._offset = 0
+        # The step's rows where calls mark theirs; None before its first such call.
+        self._marked: MarkedRows | None = None
         # Whether a step of this pass held more rows than the host told.
         self.overran = False
 
@@ -102,7 +106,7 @@ class StepClock:
         if self._host and (index < self._host[0] or total != self._host[1]):
             self._fresh = True
         self._host = (index, total, rows)
-        self._offset = 0
+        self._offset, self._marked = 0, None
 
     @property
     def told(self) -> bool:
@@ -183,13 +187,20 @@ class StepClock:
         """All rows of the step that the host told last."""
         return self._host[2] if self._host else None
 
-    def take_rows(self, count: int, layout: Layout | str | None) -> Layout:
+    def take_rows(self, count: int, layout: Layout | str | None, marks: Sequence[str] | None = None) -> Layout:
         """The next ``count`` rows of the step: the host's labels, else ``layout`` (the pipeline's), else unknown rows.
 
-        layout: a clause where the pipeline cannot tell, which says why.
+        layout: a clause where the pipeline cannot tell, which says why. marks: the role of each chunk, where the call itself says so;
+        the host's labels are then taken by them and not in order.
         """
         offset, self._offset = self._offset, self._offset + count
         rows = self._host[2] if self._host else None
+        if marks is not None and (rows is not None or (self._host is None and layout is None)):
+            if self._marked is None:
+                self._marked = MarkedRows(rows)
+            taken = self._marked.take(count, marks)
+            self.overran |= taken is None and rows is not None
+            return taken or Layout.unknown(count, offset)
         if rows is not None:
             if offset + count <= len(rows):
                 return Layout(rows[offset : offset + count])
@@ -199,7 +210,7 @@ class StepClock:
 
     def _advance(self, source: str, now: float) -> None:
         if self._last != (source, now):
-            self._offset = 0
+            self._offset, self._marked = 0, None
         self._last = (source, now)
 
     def _take_fresh(self) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .forge_models import wrapper_of
 from .reasons import Reason
 
 # Whether code is being traced to be compiled. Since torch 2.3; before that a compiled U-Net is known by its own marks alone.
@@ -109,19 +110,21 @@ def out_of_reach(unet: nn.Module, site: Site) -> str | None:
 
 
 def held_unet(model: Any) -> nn.Module:
-    """The U-Net of a diffusers pipeline (``.unet``, PixArt's ``.transformer``), an LDM or SGM engine (``.model.diffusion_model``), or the
-    U-Net itself; as it is held there, perhaps in a compiled wrapper. UnsupportedModelError when there is none.
+    """The U-Net of a diffusers pipeline (``.unet``, PixArt's ``.transformer``), an LDM or SGM engine (``.model.diffusion_model``), one of
+    the Forge family (``.forge_objects``), or the U-Net itself; as it is held there, perhaps in a compiled wrapper. UnsupportedModelError
+    when there is none.
     """
     transformer = getattr(model, "transformer", None)
     if not named(getattr(transformer, "_orig_mod", transformer), "PixArtTransformer2DModel"):
         transformer = None
-    candidates = (getattr(model, "unet", None), transformer, getattr(getattr(model, "model", None), "diffusion_model", None), model)
+    # Where a host of the Forge family compiles, ``.model`` still holds the module as it was: its own place is asked first.
+    candidates = (getattr(model, "unet", None), transformer, getattr(wrapper_of(model), "diffusion_model", None), model)
     for candidate in candidates:
         if isinstance(candidate, nn.Module):
             return candidate
     raise UnsupportedModelError(
         f"{type(model).__name__} holds no U-Net: looked for a diffusers pipeline (.unet, PixArt's .transformer), an LDM or SGM model "
-        "(.model.diffusion_model) and a U-Net module itself."
+        "(.model.diffusion_model), one of the Forge family (.forge_objects) and a U-Net module itself."
     )
 
 

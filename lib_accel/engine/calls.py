@@ -122,7 +122,7 @@ class Calls:
     def _arm(self, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         backend, unet = self._subject.backend, self._subject.unet
         sample = backend.sample_of(args, kwargs)
-        moment = self._where.at_call(unet, sample, backend.timestep_of(args, kwargs))
+        moment = self._where.at_call(unet, sample, backend.timestep_of(args, kwargs), backend.marks_of(args, kwargs))
         by_host = moment.step.source == "host"
         moment = replace(
             moment,

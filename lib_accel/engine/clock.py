@@ -63,8 +63,8 @@ class Whereabouts:
         """Rows that calls took since the host told a step."""
         return self._clock.rows_taken
 
-    def at_call(self, unet: torch.nn.Module, sample: torch.Tensor, timestep: Any) -> Moment:
-        """The call of ``unet`` on latents ``sample`` [rows, channels, h, w]."""
+    def at_call(self, unet: torch.nn.Module, sample: torch.Tensor, timestep: Any, marks: Sequence[str] | None = None) -> Moment:
+        """The call of ``unet`` on latents ``sample`` [rows, channels, h, w]. marks: see `Backend.marks_of`."""
         self.in_loop = False
         loop = None if self._own is None or self._clock.rows_told is not None else calling_loop(unet)
         if self._own is not None:
@@ -77,7 +77,7 @@ class Whereabouts:
             step = step or self._clock.at_timestep(timestep_value(timestep))
         rows = len(sample)
         layout = self._pipeline.rows(rows, loop) if self._pipeline else None
-        return self._moment(step, self._clock.take_rows(rows, layout), timestep, sample)
+        return self._moment(step, self._clock.take_rows(rows, layout, marks), timestep, sample)
 
     def _follow(self, loop: Loop | None) -> None:
         """See the pipeline whose loop the call comes from; another one's run is another pass."""

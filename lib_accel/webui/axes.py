@@ -21,7 +21,7 @@ PREFIX = "[Accel] "
 def add() -> None:
     """Add our axes to the host's plot script, if there is one and it has none of them yet."""
     module = next((data.module for data in scripts.scripts_data if Path(data.path).name == "xyz_grid.py"), None)
-    if module is None:
+    if not hasattr(module, "axis_options"):
         return
     known = {option.label for option in module.axis_options}
     module.axis_options.extend(option for option in (_axis(module, knob) for knob in KNOBS.values()) if option.label not in known)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import forge_face
 import gradio as gr
 import models
 import numpy as np
@@ -39,10 +40,16 @@ def _forget() -> None:
 
 
 class Host:
-    """One host from start to end. extension: whether ours is installed. version: (1, 7) to (1, 10). defaults: the file of defaults."""
+    """One host from start to end. extension: whether ours is installed. version: (1, 7) to (1, 10). defaults: the file of defaults.
 
-    def __init__(self, data: Path, extension: bool = True, version: tuple[int, int] = (1, 10), defaults: dict | None = None) -> None:
+    forge: as one of the Forge family; see `forge_face`.
+    """
+
+    def __init__(
+        self, data: Path, extension: bool = True, version: tuple[int, int] = (1, 10), defaults: dict | None = None, forge: bool = False
+    ) -> None:
         _forget()
+        self.forge = forge
         sys.path.insert(0, str(ROOT))
         import sgm_twin
         from ldm.modules.diffusionmodules.openaimodel import UNetModel
@@ -58,6 +65,8 @@ class Host:
         sd_unet.install(sgm_twin.UNetModel)
         sd_models.model_data.make = lambda: self.model()
         self._of_version(version)
+        if forge:
+            forge_face.install(self)
         self.folders = [ROOT, NEIGHBOUR] + ([PROJECT] if extension else [])
         self.start()
 
@@ -73,6 +82,8 @@ class Host:
 
     def model(self, seed: int = 0, name: str = "tiny", conditioning_key: str = "crossattn", kind: str = "sd1", **shape: Any) -> Any:
         """A model that `switch_to` can make the current one. kind: ``sd1`` | ``sd2`` | ``sdxl`` | ``sd3`` (without blocks)."""
+        if self.forge:
+            return forge_face.model(self.sd_models, seed, name, kind=kind, **shape)
         if conditioning_key == "hybrid":
             shape["in_channels"] = 9
         make = {"sd1": models.ldm_unet, "sd2": models.ldm_unet_sd2, "sdxl": models.sgm_unet, "sd3": Blockless}[kind]
@@ -100,6 +111,8 @@ class Host:
     def stop(self) -> None:
         self.hijack.undo()
         self.sd_unet.uninstall()
+        if self.forge:
+            forge_face.uninstall()
         sys.path.remove(str(ROOT))
         _forget()
 

@@ -41,6 +41,8 @@ class Distributed:
         self.busy = True
         try:
             accel = request["alwayson_scripts"]["Accel"]["args"] if has_accel else {"enabled": False}
+            if has_accel == "older":
+                accel = [accel[0] | {"unknown": 1}] if isinstance(accel[0], dict) else [{"unknown": 1}]
             fields = {key: request[key] for key in ("prompt", "negative_prompt", "steps", "width", "height", "cfg_scale")}
             done = self.host.job(accel=accel, batch_size=self.pictures, seed=request["seed"] + number, **fields)
         finally:

@@ -34,6 +34,13 @@ def test_pictures_carry_their_own_machines_account(host, first):
     assert "laptop 1 (all with Accel)" in done.comments and "old 1 (without Accel)" in done.comments
 
 
+def test_a_machine_that_refuses_the_settings_says_so_in_its_picture(host):
+    share(host, {"attic": "older"})
+    done = host.job(accel=ON)
+    assert "Accel report: " in done.infotexts[1] and "Accel merging ratio" not in done.infotexts[1]
+    assert "attic 1 (without Accel)" in done.comments
+
+
 def test_a_job_run_twice_on_one_object_can_be_sent_twice(host):
     script = share(host, {"laptop": True})
     p = host.p(accel=ON)

@@ -12,18 +12,22 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from ...settings.infotext import REPORT_KEY
+from ...settings.infotext import PRESET_KEY, REPORT_KEY
 
 TITLE = "distribute"
 HERE = "Distributed is at work: all pictures of this script are drawn on this machine, because they belong together."
 _REPORT = re.compile(rf"(?:^|, |\n){re.escape(REPORT_KEY)}: ([^,\n]*)")
 
+_SETTINGS = re.compile(rf"(?:^|, |\n){re.escape(PRESET_KEY)}: ")
+
 
 class Remote(NamedTuple):
-    """A picture that another machine drew. report: Accel's line from there, None where it took no part."""
+    """A picture that another machine drew. report: Accel's line from there, None where it is not installed. acted: whether it took part: an
+    older version refuses settings that it does not know."""
 
     machine: str
     report: str | None
+    acted: bool
 
 
 def script_of(p: Any) -> Any:
@@ -67,8 +71,9 @@ def remotes(p: Any) -> list[Remote]:
             continue
         infotexts = _infotexts(response)
         for number in range(len(response.get("images") or ())):
-            said = _REPORT.search(infotexts[number]) if number < len(infotexts) else None
-            found.append(Remote(str(worker.label), said and said[1]))
+            infotext = infotexts[number] if number < len(infotexts) else ""
+            said = _REPORT.search(infotext)
+            found.append(Remote(str(worker.label), said and said[1], bool(said and _SETTINGS.search(infotext))))
     return found
 
 
@@ -76,10 +81,9 @@ def told(pictures: list[Remote]) -> str | None:
     """Who drew what (a clause); None when nobody else drew anything."""
     parts = []
     for machine in dict.fromkeys(picture.machine for picture in pictures):
-        reports = [picture.report for picture in pictures if picture.machine == machine]
-        with_accel = sum(report is not None for report in reports)
-        how = "all with Accel" if with_accel == len(reports) else f"{with_accel} with Accel" if with_accel else "without Accel"
-        parts.append(f"{machine} {len(reports)} ({how})")
+        acted = [picture.acted for picture in pictures if picture.machine == machine]
+        how = "all with Accel" if all(acted) else f"{sum(acted)} with Accel" if any(acted) else "without Accel"
+        parts.append(f"{machine} {len(acted)} ({how})")
     return f"pictures of other machines: {', '.join(parts)}; the rest of this line is about those of this machine" if parts else None
 
 

@@ -8,11 +8,18 @@ from typing import Any
 
 from modules import devices, shared
 
+from ...core.forge_models import wrapper_of
 from ...core.sites import find_unet, named
+from ...engine.contract import HostTraits
 from ...engine.thresholds import Thresholds, thresholds_for
 from ...settings.few_step_models import few_step_sign, loras_in
-from .traits import WebuiTraits
+from . import traits as host_traits
+from .family import family
 
+# Where Forge Neo's built-in extension notes that it compiles the U-Net for the length of every call.
+COMPILES = "_torch_compile_config"
+# States of the Forge family's memory in which little of the GPU's is to be used.
+SPARING = ("NO_VRAM", "LOW_VRAM")
 TOKEN_MERGING = "the WebUI's own token merging is on (Settings, Optimizations)"
 
 
@@ -21,14 +28,30 @@ def unet_of(p: Any) -> Any:
     return find_unet(p.sd_model)
 
 
-def checkpoint_of(p: Any) -> Any:
-    """What tells one checkpoint from another in the same model object."""
-    return getattr(p.sd_model, "sd_checkpoint_info", None)
+def checkpoint_of(p: Any) -> tuple[Any, Any]:
+    """What tells one checkpoint from another in the same model object: its info, and the refiner that the job was switched to.
+
+    Forge Neo may load a refiner's weights into the same module and say so in PNG info alone.
+    """
+    told = getattr(p, "extra_generation_params", None) or {}
+    return getattr(p.sd_model, "sd_checkpoint_info", None), told.get("Refiner") if family().forge else None
+
+
+def scale_of(p: Any) -> float | None:
+    """The guidance scale of the pass at hand; the Forge family has one of its own for the hires pass."""
+    if family().forge and getattr(p, "is_hr_pass", False):
+        return getattr(p, "hr_cfg", None)
+    return getattr(p, "cfg_scale", None)
+
+
+def droppable_scale(p: Any) -> float | None:
+    """The scale by which it is decided that guidance is ours to drop in the whole pass; the Forge family drops it at 1 by itself."""
+    return None if family().forge else scale_of(p)
 
 
 def checkpoint_name(p: Any = None) -> str:
     """The name of the checkpoint that ``p`` samples with now; without ``p`` of the one that is loaded. Empty when nobody knows."""
-    model = p.sd_model if p is not None else _loaded_model()
+    model = p.sd_model if p is not None else loaded_model()
     info = getattr(model, "sd_checkpoint_info", None)
     return " ".join(str(getattr(info, field, "") or "") for field in ("title", "model_name"))
 
@@ -58,15 +81,27 @@ def steps_of_schedule(p: Any, from_picture: bool) -> int:
     return sd_samplers_common.setup_img2img_steps(p, asked)[0]
 
 
-def _loaded_model() -> Any:
+def loaded_model() -> Any:
+    """The model that is loaded; None without one. Never loads a checkpoint."""
     from modules import sd_models
 
-    return getattr(getattr(sd_models, "model_data", None), "sd_model", None)
+    model = getattr(getattr(sd_models, "model_data", None), "sd_model", None)
+    # What stands for a model in the Forge family before the first job.
+    return None if type(model).__name__ == "FakeInitialModel" else model
+
+
+def load_model() -> None:
+    """See to it that the checkpoint that the page shows is loaded: the Forge family loads with the first job that needs it."""
+    from modules import sd_models
+
+    reload = getattr(sd_models, "forge_model_reload", None)
+    if reload is not None:
+        reload()
 
 
 def loaded_unet() -> Any:
     """The U-Net of the model that is loaded; None without one. Never loads a checkpoint."""
-    return getattr(getattr(_loaded_model(), "model", None), "diffusion_model", None)
+    return getattr(wrapper_of(loaded_model()), "diffusion_model", None)
 
 
 def option(name: str, default: Any) -> Any:
@@ -93,8 +128,8 @@ def device() -> Any:
     return devices.device
 
 
-def traits() -> WebuiTraits:
-    return WebuiTraits()
+def traits() -> HostTraits:
+    return host_traits.traits()
 
 
 def table() -> tuple[Thresholds, str | None]:
@@ -108,17 +143,27 @@ def obstacle(p: Any) -> str | None:
 
     if getattr(sd_unet, "current_unet", None) is not None:
         return "off: the option sd_unet runs the U-Net elsewhere (TensorRT or the like), where no layer can be changed"
+    if family().forge and getattr(wrapper_of(p.sd_model), COMPILES, None) is not None:
+        return "everything stood down: the U-Net is compiled"
     return None
 
 
 def merges_tokens(p: Any) -> bool:
     """Whether the host's own token merging is at work on the model of ``p``: it changes the layers that methods on tokens change."""
+    if family().forge:
+        return (p.get_token_merging_ratio(for_hr=bool(getattr(p, "is_hr_pass", False))) or 0) > 0
     return (getattr(p.sd_model, "applied_token_merged_ratio", 0) or 0) > 0
 
 
 def spares_memory(p: Any) -> bool:
     """Whether the host moves the model in parts between main memory and the GPU (medvram, lowvram)."""
-    return bool(getattr(p.sd_model, "lowvram", False))
+    if not family().forge:
+        return bool(getattr(p.sd_model, "lowvram", False))
+    if family().comfy:
+        from ldm_patched.modules import model_management as memory
+    else:
+        from backend import memory_management as memory
+    return getattr(getattr(memory, "vram_state", None), "name", "") in SPARING
 
 
 def has_blocks(unet: Any) -> bool:

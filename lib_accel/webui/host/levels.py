@@ -91,5 +91,7 @@ def _from_sigmas(sampler: Any, p: Any, steps: int) -> list[float]:
 def _from_timesteps(denoiser: Any, steps: int) -> list[float]:
     """DDIM's list; the others' calls lie elsewhere, and are not found in it."""
     timesteps = denoiser.sampler.get_timesteps(denoiser.p, steps)
-    alphas = denoiser.alphas[timesteps.to(denoiser.alphas.device)].double().flip(0)
+    alphas = getattr(denoiser, "alphas", None)
+    alphas = denoiser.inner_model.inner_model.alphas_cumprod if alphas is None else alphas
+    alphas = alphas[timesteps.to(alphas.device)].double().flip(0)
     return ((1 - alphas) / alphas).sqrt().tolist()

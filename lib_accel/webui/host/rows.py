@@ -10,6 +10,7 @@ from typing import Any
 
 from ...core.rows import Row
 from . import facts
+from .family import family
 
 
 def rows_of(denoiser: Any, params: Any) -> list[Row] | None:
@@ -70,9 +71,9 @@ def sigma_of(denoiser: Any, params: Any) -> float | None:
     """The noise level of this step, relative to the picture. A GPU is waited for."""
     value = float(params.sigma[0])
     alphas = getattr(denoiser, "alphas", None)
-    if alphas is None:
+    if alphas is None or family().forge:
         return value
-    # DDIM, PLMS and UniPC are driven by timesteps.
+    # DDIM, PLMS and UniPC are driven by timesteps; the Forge family turns them into noise levels first.
     alpha = float(alphas[int(value)])
     return ((1 - alpha) / alpha) ** 0.5 if 0 < alpha < 1 else None
 

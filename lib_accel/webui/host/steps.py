@@ -90,6 +90,10 @@ class Steps:
         self._accelerator.new_pass()
         return f"{CHANGED_BATCH}: nothing is kept from step to step"
 
+    def close(self) -> None:
+        """The pass is over: nothing of ours is left on the host."""
+        self.restore()
+
     def restore(self) -> None:
         """Take back what a step put on the host, however it ended."""
         unguided, self._unguided = self._unguided, None

@@ -172,10 +172,9 @@ def write_picture(p: Any) -> None:
     remote = job.next_picture() if job is not None else None
     if remote is None:
         return
-    if remote.report is None:
-        for key in [key for key in p.extra_generation_params if is_ours(key)]:
-            del p.extra_generation_params[key]
-    else:
+    for key in [key for key in p.extra_generation_params if is_ours(key) and not remote.acted]:
+        del p.extra_generation_params[key]
+    if remote.report is not None:
         p.extra_generation_params[REPORT_KEY] = remote.report
 
 

@@ -16,6 +16,8 @@ from ...engine.accelerator import Accelerator
 from ...settings.job import thresholds_of
 from ...settings.passes import methods_for
 from ..host import facts
+from ..host.family import family
+from ..host.forge_steps import ForgeSteps
 from ..host.steps import Steps
 from .circumstances import adapted
 from .job import Job, family_for, job_of, write
@@ -34,7 +36,7 @@ class OpenPass:
     accelerator: Accelerator | None = None
     unet: Any = None
     checkpoint: Any = None
-    steps: Steps | None = None
+    steps: Steps | ForgeSteps | None = None
     size: tuple[int, int] | None = None
     told: bool = False
     watched: list[Any] = field(default_factory=list)
@@ -106,7 +108,8 @@ class Session:
                 now.job.edits.before_step(now.accelerator, denoiser, params)
             if now.steps is not None:
                 now.steps.begin(denoiser, params)
-            shield_from_host(denoiser, params)
+            if not family().forge:
+                shield_from_host(denoiser, params)
         except Exception as error:
             self._give_up(error)
 
@@ -147,7 +150,7 @@ class Session:
             account.note(now.place, "everything stood down: the U-Net is compiled")
             return
         settings = now.job.settings_for(family_for(p))
-        methods, *whys = methods_for(settings, now.place, getattr(p, "cfg_scale", None)) if now.job.accelerates else ((), None)
+        methods, *whys = methods_for(settings, now.place, facts.droppable_scale(p)) if now.job.accelerates else ((), None)
         if now.job.edits is not None:
             edited, why_unedited = now.job.edits.methods(p, now.place)
             methods, whys = methods + edited, [*whys, why_unedited]
@@ -161,8 +164,11 @@ class Session:
         except UnsupportedModelError as error:
             account.note(now.place, f"0 of 0 layers: {error}")
             return
-        now.steps = Steps(now.accelerator, methods, settings["drop_at_one"])
         self._made.add(now.accelerator)
+        if family().forge:
+            now.steps = ForgeSteps(now.accelerator, methods, settings["drop_at_one"], p, self._give_up)
+        else:
+            now.steps = Steps(now.accelerator, methods, settings["drop_at_one"])
 
     def _follow_model(self, now: OpenPass, p: Any, step: int) -> None:
         """The refiner changes the checkpoint in the middle of a pass: another model object, or other weights in the same."""
@@ -176,7 +182,7 @@ class Session:
             self._detach(now)
             now.job.account.note(now.place, f"another model from step {step + 1} on")
             self._attach(now, p, switched=True)
-        elif facts.checkpoint_of(p) is not now.checkpoint:
+        elif any(new is not old for new, old in zip(facts.checkpoint_of(p), now.checkpoint)):
             now.checkpoint = facts.checkpoint_of(p)
             if now.accelerator is not None:
                 now.accelerator.new_pass()
@@ -198,7 +204,7 @@ class Session:
         accelerator, now.accelerator = now.accelerator, None
         steps, now.steps = now.steps, None
         if steps is not None:
-            steps.restore()
+            steps.close()
             for note in sorted(steps.notes):
                 now.job.account.note(now.place, note)
         if accelerator is None:

@@ -14,6 +14,7 @@ from ...prompt_to_prompt import Mixing, PromptTokens, blended, mix
 from ...prompt_to_prompt.edits import equalizer
 from ...prompt_to_prompt.windows import token_windows
 from ...settings.passes import FIRST, HIRES
+from ..host.family import family
 from . import host_text, values
 from .checking import Edits
 from .controls import CROSS, SELF, TITLE
@@ -107,7 +108,7 @@ class EditedBatch:
         self._accelerator, self._denoiser = accelerator, denoiser
         self._size = tuple(params.x.shape[-2:])
         # DDIM and the like are given noise to go by; the picture in it has to be worked out.
-        by_noise = getattr(denoiser, "alphas", None) is not None
+        by_noise = _returns_noise(denoiser)
         self._latents = (params.x[:count], params.sigma[:count]) if by_noise and params.x.shape[0] >= count else None
 
     def after_step(self, params: Any) -> None:
@@ -116,7 +117,7 @@ class EditedBatch:
         masks = self._masks_now(tuple(x.shape[-2:])) if x.shape[0] == 1 + len(self.cells) else {}
         if not masks:
             return
-        if getattr(self._denoiser, "alphas", None) is None:
+        if not _returns_noise(self._denoiser):
             params.x = _blend(x, masks)
         elif self._latents is not None:
             latents, timesteps = self._latents
@@ -156,6 +157,11 @@ class EditedBatch:
         words = [word for word in self.edits.heat_words() if any(stream.has(word) for stream in self._streams)]
         if words:
             self.heat = accelerator.heat_maps(words)
+
+
+def _returns_noise(denoiser: Any) -> bool:
+    """Whether a step ends with predicted noise in the picture's place; in the Forge family it never does."""
+    return getattr(denoiser, "alphas", None) is not None and not family().forge
 
 
 def hires_crop(p: Any) -> tuple[int, int]:

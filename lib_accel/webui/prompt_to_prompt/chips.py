@@ -9,10 +9,9 @@ import zlib
 from html import escape
 from typing import Any
 
-from modules import sd_models
-
 from ...core.fields import SettingError
 from ...prompt_to_prompt import Edit, Mixing, PromptTokens, blankless, kind_of, mix, split_words, tokenize
+from ..host import facts
 from . import host_text
 from .controls import CONTROLS
 from .lines import Line, parse_lines
@@ -57,7 +56,7 @@ def _stream(prompt: str) -> PromptTokens:
     if refusal:
         raise SettingError(f"{refusal[0].upper()}{refusal[1:]}.")
     text = host_text.without_tags(prompt)
-    model = getattr(getattr(sd_models, "model_data", None), "sd_model", None)
+    model = facts.loaded_model()
     if model is not None:
         return host_text.tokens_of(model, text)
     # No checkpoint yet: words stand for tokens, and letters in scripts without blanks.

@@ -25,7 +25,9 @@ _STEPS = 50
 def text_model(sd_model: Any) -> Any:
     """What tokenizes for ``sd_model``: its text encoder, or for SDXL the first of its two. SettingError for kinds without chunks (SD3)."""
     whole = getattr(sd_model, "cond_stage_model", None)
-    for one in (whole, *(getattr(whole, "embedders", None) or ())):
+    # Forge's engines have theirs by themselves; the first of SDXL's is called so.
+    engines = (getattr(sd_model, name, None) for name in ("text_processing_engine_l", "text_processing_engine"))
+    for one in (whole, *(getattr(whole, "embedders", None) or ()), *engines):
         if hasattr(one, "tokenize_line") and hasattr(one, "chunk_length"):
             return one
     raise SettingError("Prompt-to-Prompt knows SD1, SD2 and SDXL; the text encoder of this checkpoint is of another kind.")

@@ -9,7 +9,7 @@ import modules.scripts as scripts
 from modules import processing
 
 from ...core.fields import SettingError
-from ..host import requests
+from ..host import facts, requests
 from . import checking, controls, result, runs, ui
 
 
@@ -33,6 +33,7 @@ class PromptToPromptScript(scripts.Script):
         # Whoever gave us p may run it again (img2img's batch): it stays as it is.
         own = copy.copy(p)
         processing.fix_seed(own)
+        facts.load_model()
         try:
             edits, plan = checking.prepared(own, args)
         except SettingError as error:

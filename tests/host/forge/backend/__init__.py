@@ -1,0 +1,1 @@
+"""The parts of Forge that the extension asks by name."""

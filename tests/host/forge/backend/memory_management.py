@@ -1,0 +1,5 @@
+"""How much of the GPU may be used."""
+
+from types import SimpleNamespace
+
+vram_state = SimpleNamespace(name="NORMAL_VRAM")

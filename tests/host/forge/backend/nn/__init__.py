@@ -1,0 +1,1 @@
+"""Where U-Nets are."""

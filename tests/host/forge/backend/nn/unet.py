@@ -1,0 +1,1 @@
+"""The double has its own (see `forge_twin`)."""

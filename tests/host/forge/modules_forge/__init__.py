@@ -1,0 +1,1 @@
+"""By this package, and the two of `backend`, the Forge family is told."""
