@@ -58,7 +58,7 @@ class PromptToPromptRunner(Runner):
         self._moment: Moment | None = None
         self._latents: tuple[int, int] | None = None
         self._mixed: dict = {}
-        self._text_now = self._self_now = self._chosen = self._in_window = False
+        self._text_now = self._self_now = self._chosen = self._in_window = self._acted = False
 
     def word_maps(self, words: Sequence[str | int], every_step: bool) -> dict[str | int, Any] | None:
         """See `Accelerator.heat_maps`."""
@@ -91,7 +91,7 @@ class PromptToPromptRunner(Runner):
         """Why nothing was edited, in a step that should have been (a clause); None where something was, or none should have been yet."""
         if self._moment is None:
             return "the U-Net's calls are not seen"
-        if not (self._text_now or self._self_now) or self.account.effects:
+        if self._acted or not (self._text_now or self._self_now):
             return None
         if not self._chosen:
             return NO_LAYER
@@ -176,6 +176,7 @@ class PromptToPromptRunner(Runner):
             acted = True
         if not acted:
             return None
+        self._acted = True
         self.account.acted("self-attention", site.name)
         out = attend(q, k, v, call.backend.scale_of(layer.module, q.shape[-1]), call.traits.upcast(layer.module))
         return call.backend.project_out(layer.module, out)
@@ -204,6 +205,7 @@ class PromptToPromptRunner(Runner):
             self._words.add(call, site, heads, edits, scale, fp32)
         if not edits:
             return None
+        self._acted = True
         self.account.acted("cross-attention", site.name)
         return call.backend.project_out(layer.module, edited_cross_attention(heads.q, heads.k, heads.v, edits, scale, fp32))
 
