@@ -53,7 +53,7 @@ def test_schedulers_tell_what_it_takes(case):
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("PNDMScheduler", "sampler_unknown"),
+        ("PNDMScheduler", "no_better"),
         ("HeunDiscreteScheduler", "evaluations"),
         ("LCMScheduler", "few_steps"),
         ("DDPMScheduler", "no_better"),
