@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from .row_slicing import stacked
 from .rows import Layout, Row
 
 
@@ -70,7 +71,7 @@ class RowHistory:
         first = newest[0]
         if any(_kind(one) != _kind(first) for one in newest):
             return None
-        return torch.stack([_continued(history, coordinate, order) for history in histories]).to(first.device)
+        return stacked([_continued(history, coordinate, order) for history in histories]).to(first.device)
 
     def newest(self, place: Hashable, row: Row, count: int = 1) -> list[Kept]:
         """What was kept of ``row``, the newest first, at most ``count``."""

@@ -19,7 +19,15 @@ def cut_rows(value: Any, count: int, keep: Sequence[int]) -> Any:
 
 def fill_rows(value: Any, keep: Sequence[int], fill: Sequence[int]) -> Any:
     """``value`` (a U-Net's output: a tensor, a tuple, a diffusers output) with one row per entry of ``fill``, its place in ``keep``."""
-    return _mapped(value, lambda tensor: torch.stack([tensor[at] for at in fill]) if _has_rows(tensor, len(keep)) else tensor)
+    return _mapped(value, lambda tensor: stacked([tensor[at] for at in fill]) if _has_rows(tensor, len(keep)) else tensor)
+
+
+def stacked(rows: Sequence[torch.Tensor]) -> torch.Tensor:
+    """[rows, ...], laid out in memory as ``rows`` are: where they come from a model in channels_last, its next layer expects that."""
+    first = rows[0]
+    if first.ndim == 3 and first.stride(0) == 1 and not first.is_contiguous():
+        return torch.stack([row.movedim(0, -1) for row in rows]).movedim(-1, 1)
+    return torch.stack(list(rows))
 
 
 def prediction_of(value: Any) -> torch.Tensor | None:

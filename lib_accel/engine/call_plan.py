@@ -12,7 +12,7 @@ from torch import nn
 
 from ..backends import Backend
 from ..backends.pipeline import TOO_MANY_CALLS
-from ..core.row_slicing import fill_rows, prediction_of
+from ..core.row_slicing import fill_rows, prediction_of, stacked
 from ..core.rows import GUIDANCE_KEPT, Layout, RowPlan
 from ..core.stages import Stage, deep_stages
 from .contract import Moment, Runner, StageCut
@@ -83,7 +83,7 @@ class OpenCall:
 
     def prediction(self, like: torch.Tensor) -> torch.Tensor:
         """What a call predicts that runs nothing [rows, ...]; in the dtype of ``like``."""
-        return torch.stack([self.plan.output[source].to(like) for source in self.plan.source])
+        return stacked([self.plan.output[source].to(like) for source in self.plan.source])
 
     def finish(self, output: Any) -> Any:
         """The U-Net's output with all rows, shown to the methods."""

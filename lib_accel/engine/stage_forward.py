@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..core.placeholder import Placeholder
-from ..core.row_slicing import cut_rows
+from ..core.row_slicing import cut_rows, stacked
 from ..core.rows import Layout
 from ..core.stages import Stage, deep_stages
 from .call_plan import CallPlan
@@ -47,7 +47,7 @@ class DeepPart:
         ran = {row: place for place, row in enumerate(self.run)}
         if out is None and tuple(self.served) == tuple(range(self.count)):
             return hidden
-        return torch.stack([hidden[self.served[row]] if row in self.served else out[ran[row]] for row in range(self.count)])
+        return stacked([hidden[self.served[row]] if row in self.served else out[ran[row]] for row in range(self.count)])
 
 
 class StageRun:

@@ -124,6 +124,20 @@ def test_only_shallow_stages_run(kind, before, calls):
     assert accelerator._runners[0].learnt == ([tuple(range(len(calls[0])))] * len(calls) + [()] * len(calls)) * 2
 
 
+@both
+@pytest.mark.parametrize("method", [ServeStage(6), Shallow(2)], ids=["stage", "shallow"])
+def test_a_model_in_channels_last_gets_what_it_kept_as_it_was(kind, method):
+    """Laid out in memory otherwise, its next convolution would be another kernel's."""
+    unet = models.UNETS[kind]().to(memory_format=torch.channels_last)
+    given = []
+    stages_of(unet)[11].modules[0].register_forward_pre_hook(lambda _, args: given.append(args[0]))
+    with accelerated(unet, method) as accelerator:
+        out = [guided.step(unet, accelerator, index, 4, timestep=500) for index in range(4)]
+    assert served(accelerator)
+    assert all(torch.equal(out[0][row.key], other[row.key]) for other in out for row in PAIR)
+    assert {tensor.is_contiguous(memory_format=torch.channels_last) for tensor in given} == {True}
+
+
 @every_kind
 def test_what_is_served_is_what_was_kept(kind):
     """Other inputs: shallow stages see them, what is below the cut does not."""
@@ -321,7 +335,7 @@ def test_nothing_is_left(kind, method, error):
 
 
 def _more(kind, given):
-    if "sgm" in kind:
+    if "sgm" in kind or kind == "forge-sdxl":
         return {"y": given.text[:, 0]}
     if kind == "diffusers-sdxl":
         return {"added_cond_kwargs": {"text_embeds": given.text[:, 0], "time_ids": torch.full((2, 6), 64.0)}}

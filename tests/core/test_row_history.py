@@ -110,3 +110,14 @@ def test_forgetting():
 def test_depth_is_checked():
     with pytest.raises(ValueError, match=r"RowHistory\.depth is 0; it must be 1 or more"):
         RowHistory(0)
+
+
+def test_what_is_handed_back_is_laid_out_as_it_came():
+    """A model in channels_last runs other kernels on what is not, slower ones, and differs in the last bit."""
+    history, rows = RowHistory(depth=2), Layout([Row("cond", 0), Row("uncond", 0)])
+    for sigma in (2.0, 1.0):
+        history.put("place", rows, torch.rand(2, 3, 4, 4).contiguous(memory_format=torch.channels_last), sigma)
+    for order in (0, 1):
+        assert history.at("place", rows, 0.5, order).is_contiguous(memory_format=torch.channels_last)
+    history.put("plain", rows, torch.rand(2, 3, 4, 4))
+    assert history.at("plain", rows).is_contiguous()

@@ -74,10 +74,9 @@ def test_stages_that_are_served(webui):
     for methods in (STAGE, SHALLOW):
         picture, run, report = served(webui, methods, **ODD)
         assert report["calls_run"] == STEPS and report["stages_served"] > 0 and not np.array_equal(picture, before)
+        if methods is STAGE:
+            assert whole - run["blocks"] == 2 * (STEPS * 2 // 3), "the middle block has two"
         assert run["blocks"] < whole
-    # One block at most is saved where one stage is served.
-    run = served(webui, STAGE, **ODD)[1]
-    assert whole - run["blocks"] in (0, STEPS * 2 // 3)
     assert webui.get("/witness/traces")[1] == traces
     assert np.array_equal(plain(webui, **ODD)[0], before)
 
@@ -140,5 +139,6 @@ def test_a_network_around_the_unet(webui, when):
     assert report["calls_served"] == 6
     said = any("another forward" in reason for reason in report["stood_down"])
     assert (run["networks"], said) in {(3, False), (STEPS, True)}
-    assert webui.get("/witness/traces")[1]["found"] == traces["found"]
     assert np.array_equal(plain(webui)[0], before)
+    # The network put back the forward that it had found, maybe ours; the next job, on or off, takes that away.
+    assert webui.get("/witness/traces")[1] == traces

@@ -13,6 +13,7 @@ from typing import Any
 from ...core.errors import in_words, strict
 from ...core.sites import UnsupportedModelError, held_unet, is_compiled
 from ...engine.accelerator import Accelerator
+from ...engine.instance_forward import unwrap
 from ...settings.job import thresholds_of
 from ...settings.passes import methods_for
 from ..host import facts
@@ -60,6 +61,10 @@ class Session:
         for accelerator in list(self._made):
             accelerator.remove()
         self._made.clear()
+        unet = facts.loaded_unet()
+        if unet is not None:
+            # ControlNet and others put back the forward that they found, after ours was taken off.
+            unwrap(unet)
 
     def open(self, p: Any, place: str, has_sampler: bool = True) -> None:
         """A pass of ``p`` is about to be sampled. has_sampler: its sampler is made already; else ``p`` may still have an earlier one."""
