@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from .core.sites import find_unet
-from .engine.accelerator import Accelerator, accelerator_of
+from .engine.accelerator import Accelerator
+from .engine.at_work import accelerator_of
 from .engine.thresholds import Thresholds
 from .methods import AgentAttention, HostTraits
 

@@ -59,3 +59,23 @@ def passes(unet, accelerator, total=5, calls=(PAIR,), **told):
 
 def account(accelerator, index=0):
     return accelerator.report().as_dict()["methods"][index]
+
+
+def codes(told):
+    """The reasons in a report's or an account's data, by code; with the reason of a reason behind it."""
+    return [_code(reason) for reason in told["reasons"]]
+
+
+def _code(reason):
+    why = reason.get("why")
+    return f"{reason['code']}: {_code(why)}" if isinstance(why, dict) else reason["code"]
+
+
+def layers_why(account):
+    """Why layers of a method were left alone -> how many: by code, or by code and its values."""
+    return {_key(reason): reason["layers"] for reason in account["reasons"] if "layers" in reason}
+
+
+def _key(reason):
+    values = [value for name, value in reason.items() if name not in ("code", "text", "layers")]
+    return (reason["code"], *values) if values else reason["code"]

@@ -42,7 +42,7 @@ def test_unknown_rows_still_say_why():
     unet = models.diffusers_unet()
     with accelerated(unet, GuidanceSkip("after", after=0.25, reuse=True)) as accelerator:
         models.one_pass(unet, (999, 700, 400, 100))
-    assert guided.account(accelerator)["notes"] == ["guidance was kept: nobody said which rows are conditional"]
+    assert guided.codes(guided.account(accelerator)) == ["guidance_kept: rows_unknown"]
 
 
 @both

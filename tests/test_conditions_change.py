@@ -7,7 +7,6 @@ import torch
 from lib_accel import TGate, accelerated
 
 GATE = TGate(gate=0.25)
-TOLD = "what was kept was let go when {} changed in mid-pass"
 
 
 def at(index, change):
@@ -18,7 +17,7 @@ def at(index, change):
 
 
 def stood_down(accelerator):
-    return accelerator.report().as_dict()["stood_down"]
+    return [(reason["code"], reason.get("what")) for reason in accelerator.report().as_dict()["reasons"]]
 
 
 def new_texts(pipe, tensors):
@@ -45,7 +44,7 @@ def test_prompts_changed_after_the_gate(change, acts):
         gated = models.picture(pipe, 8)
         changed = models.picture(pipe, 8, **at(4, change))
     assert torch.equal(changed, gated) is not acts
-    assert stood_down(accelerator) == ([TOLD.format("the prompts")] if acts else [])
+    assert stood_down(accelerator) == ([("conditions_changed", "the prompts")] if acts else [])
 
 
 def test_lora_switched_after_the_gate():
@@ -64,7 +63,61 @@ def test_lora_switched_after_the_gate():
         assert stood_down(accelerator) == []
         switched = models.picture(pipe, 8, **switch)
     assert not torch.equal(switched, gated)
-    assert stood_down(accelerator) == [TOLD.format("the adapters")]
+    assert stood_down(accelerator) == [("conditions_changed", "the adapters")]
+
+
+def scale_of_guidance(value):
+    def change(pipe, tensors):
+        pipe._guidance_scale = value
+
+    return change
+
+
+@pytest.mark.parametrize("value, acts", [(9.0, True), (5.0, False), (1.0, False)])
+def test_the_guidance_scale_changed_after_the_gate(value, acts):
+    """Where guidance ends, what was kept of the rows that go on is still theirs."""
+    pipe = models.pipeline()
+    change = (
+        scale_of_guidance(value)
+        if value > 1
+        else lambda pipe, tensors: scale_of_guidance(value)(pipe, tensors) or guidance_off(pipe, tensors)
+    )
+    with accelerated(pipe, GATE) as accelerator:
+        gated = models.picture(pipe, 8)
+        changed = models.picture(pipe, 8, **at(4, change))
+    assert torch.equal(changed, gated) is not acts
+    assert stood_down(accelerator) == ([("conditions_changed", "the guidance scale")] if acts else [])
+
+
+@pytest.mark.parametrize("scale, acts", [(0.1, True), (1.0, False)])
+def test_the_scale_of_an_image_prompt_changed_after_the_gate(scale, acts):
+    from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
+
+    class Images(torch.nn.Module):
+        def forward(self, image_embeds):
+            return image_embeds
+
+    pipe = models.pipeline()
+    for name, attn in pipe.unet.named_modules():
+        if name.endswith("attn2"):
+            attn.set_processor(models.lively(IPAdapterAttnProcessor2_0(32, models.WIDTH, num_tokens=(4,), scale=[1.0])))
+    pipe.unet.encoder_hid_proj = Images()
+    pipe.unet.register_to_config(encoder_hid_dim_type="ip_image_proj")
+    image = [torch.randn(2, 1, 4, models.WIDTH, generator=torch.Generator().manual_seed(0))]
+    pipe.unet.register_forward_pre_hook(
+        lambda module, args, kwargs: (args, kwargs | {"added_cond_kwargs": {"image_embeds": image}}), with_kwargs=True
+    )
+
+    def change(pipe, tensors):
+        for processor in pipe.unet.attn_processors.values():
+            if isinstance(processor, IPAdapterAttnProcessor2_0):
+                processor.scale = [scale]
+
+    with accelerated(pipe, GATE) as accelerator:
+        gated = models.picture(pipe, 6, size=64)
+        changed = models.picture(pipe, 6, size=64, **at(3, change))
+    assert torch.equal(changed, gated) is not acts
+    assert stood_down(accelerator) == ([("conditions_changed", "the adapters")] if acts else [])
 
 
 @pytest.mark.parametrize("kind", models.BOTH)
@@ -79,7 +132,7 @@ def test_a_bare_unet_that_is_given_another_text(kind):
             models.call(unet, one)
         given[3].text = given[3].text.flip(-1)
         models.call(unet, given[3])
-    assert stood_down(accelerator) == [TOLD.format("the prompts")]
+    assert stood_down(accelerator) == [("conditions_changed", "the prompts")]
 
 
 def test_a_replaced_accelerator_leaves_the_other_alone():
@@ -95,4 +148,4 @@ def test_a_replaced_accelerator_leaves_the_other_alone():
         assert torch.equal(models.one_pass(copy.deepcopy(unet)), plain)
         assert second.report().as_dict()["unet_calls"] == 4
     assert torch.equal(models.one_pass(unet), plain)
-    assert stood_down(first) == ["another accelerator took this one's place on the U-Net"]
+    assert stood_down(first) == [("replaced", None)]

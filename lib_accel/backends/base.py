@@ -10,10 +10,13 @@ import torch
 from torch import nn
 
 from ..core.conditions import tensors_in
+from ..core.reasons import Reason
 from ..core.row_slicing import cut_rows
 from ..core.sites import PARTS, Site
 from ..core.stages import Stage
 from . import known
+
+JOINING_FORWARD = Reason.of("joining_forward", "another forward may join something of its own to what stages return")
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Backend:
 
         forward: what the U-Net itself carries below ours, None where its class's runs.
         """
-        return None if forward is None else "another forward may join something of its own to what stages return"
+        return None if forward is None else JOINING_FORWARD
 
     def joins(self, unet: nn.Module, args: tuple, kwargs: dict) -> str | None:
         """What may join something of its own to what stages return in this U-Net call (a clause), or None."""
@@ -106,18 +109,18 @@ class Backend:
         given.update(kwargs)
         x = given.pop(self.tokens_name, None)
         context = given.get(self.context_name)
-        own = None if len(args) <= len(names) else "more arguments than Accel knows"
+        own = None if len(args) <= len(names) else Reason.of("arguments", "more arguments than Accel knows")
         harmless = self.harmless.get(part, ())
         for name, value in given.items():
             if value is None or value is False or (isinstance(value, (int, float)) and value == 0) or name in harmless:
                 continue
             if name == self.context_name:
                 if part == "attn1" and value is not x:
-                    own = "self-attention was given a context"
+                    own = Reason.of("context", "self-attention was given a context")
             elif name == self.mask_name:
-                own = "an attention mask was given"
+                own = Reason.of("mask", "an attention mask was given")
             else:
-                own = f"the layer was called with {name!r}"
+                own = Reason.of("called_with", "the layer was called with {name!r}", name=name)
 
         def with_tokens(tokens: torch.Tensor, context: torch.Tensor | None = None) -> tuple[tuple, dict]:
             if context is not None:
@@ -172,7 +175,7 @@ class Backend:
     def plain_obstacle(self, attn: nn.Module) -> str | None:
         """Why ``attn`` cannot be computed in another way (a clause), or None."""
         missing = [n for n in ("to_q", "to_k", "to_v", "to_out", "heads") if getattr(attn, n, None) is None]
-        return f"the attention layer has no {missing[0]}" if missing else None
+        return Reason.of("layer_lacks", "the attention layer has no {name}", name=missing[0]) if missing else None
 
     def upcasts(self, attn: nn.Module) -> bool:
         """Whether ``attn`` was built to compute its scores in float32."""

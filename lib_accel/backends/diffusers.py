@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..core.reasons import Reason
 from ..core.sites import Site, named, sites_in
 from ..core.stages import Stage, StageList
 from . import known, row_safety
@@ -72,7 +73,7 @@ class DiffusersBackend(Backend):
     def together(self, unet: nn.Module, forward: Any, args: tuple, kwargs: dict) -> str | None:
         joined = ("down_block_additional_residuals", "mid_block_additional_residual", "down_intrablock_additional_residuals")
         if any(kwargs.get(name) is not None for name in joined) or len(args) > 3:
-            return "a ControlNet or T2I-Adapter joins something to what stages return"
+            return Reason.of("residuals", "a ControlNet or T2I-Adapter joins something to what stages return")
         return super().together(unet, forward, args, kwargs)
 
     def module_output(self, module: nn.Module, kwargs: dict, out: torch.Tensor) -> Any:
@@ -114,18 +115,18 @@ class DiffusersBackend(Backend):
             reason = known.forward_obstacle(forward, ability, known.DIFFUSERS_BLOCKS, "the block")
         if reason is None and ability in (known.TOKENS, known.KEYS):
             norm = next((n for n in ("spatial_norm", "group_norm") if getattr(layer, n, None) is not None), None)
-            reason = f"the attention layer has {norm}" if norm else None
+            reason = known.layer_has(norm) if norm else None
         return reason or (self.plain_obstacle(layer) if ability == known.PLAIN else None)
 
     def plain_obstacle(self, attn: nn.Module) -> str | None:
         for name, hook in known.hooks_on(attn):
             # It may bring in the weights for the layer's own forward alone.
-            return f"the hook {name} of {known.package_of(hook)} is on the attention layer itself"
+            return known.hook_on(name, hook, "the attention layer itself")
         for name in ("spatial_norm", "group_norm", "norm_q", "norm_k"):
             if getattr(attn, name, None) is not None:
-                return f"the attention layer has {name}"
+                return known.layer_has(name)
         if getattr(attn, "residual_connection", False) or getattr(attn, "rescale_output_factor", 1.0) != 1.0:
-            return "the attention layer rescales or adds its input"
+            return Reason.of("rescales", "the attention layer rescales or adds its input")
         return super().plain_obstacle(attn)
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 from torch import nn
 
+from ..core.reasons import Reason
+
 # What may be done with a layer.
 # rows: it works row by row, so rows of a batch may be left out.
 ROWS = "rows"
@@ -97,7 +99,8 @@ def processor_obstacle(layer: nn.Module, ability: str) -> str | None:
     if ability in PROCESSORS.get((package, name), ()):
         return None
     # A name that diffusers has, too, would say the wrong thing.
-    return f"attention processor {name}" + (f" of {package}" if package != "diffusers" and ("diffusers", name) in PROCESSORS else "")
+    of = f" of {package}" if package != "diffusers" and ("diffusers", name) in PROCESSORS else ""
+    return Reason.of("processor", "attention processor {name}", name=name + of)
 
 
 def forward_obstacle(forward: Any, ability: str, known: Mapping[str, frozenset[str]], place: str) -> str | None:
@@ -108,7 +111,7 @@ def forward_obstacle(forward: Any, ability: str, known: Mapping[str, frozenset[s
     for function in _wrapped(forward):
         home = home_of(function)
         if not any(ability in known.get(piece, ()) for piece in home.split(".")):
-            return f"a forward from {home} is on {place}"
+            return Reason.of("forward", "a forward from {home} is on {place}", home=home, place=place)
     return None
 
 
@@ -125,8 +128,18 @@ def hook_obstacle(module: nn.Module, place: str) -> str | None:
     for path, holder in _with_children(module, place):
         for name, hook in hooks_on(holder):
             if (package_of(hook), type(hook).__name__) not in HOOKS:
-                return f"the hook {name} of {package_of(hook)} is on {path}"
+                return hook_on(name, hook, path)
     return None
+
+
+def hook_on(name: str, hook: Any, place: str) -> Reason:
+    """That ``hook``, called ``name``, is on ``place``."""
+    return Reason.of("hook", "the hook {name} of {package} is on {place}", name=name, package=package_of(hook), place=place)
+
+
+def layer_has(name: str) -> Reason:
+    """That an attention layer has a part that ours do without."""
+    return Reason.of("layer_has", "the attention layer has {name}", name=name)
 
 
 def hooks_on(module: nn.Module) -> Iterator[tuple[str, Any]]:

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..core.reasons import Reason
+
 # Pipelines of diffusers that run the U-Net once per evaluation, on the unconditional rows and then the conditional ones, or, unguided, on
 # the conditional ones alone. Others combine predictions in ways of their own, and so may subclasses with a loop of their own.
 PAIRED = frozenset(
@@ -80,10 +82,12 @@ class Loop:
     def why_unknown(self) -> str | None:
         """Why it is not known whose rows a call holds (a clause), or None: it is."""
         if not self.direct:
-            return f"the U-Net was called beside the loop of {self.name}"
+            return Reason.of("beside_the_loop", "the U-Net was called beside the loop of {pipeline}", pipeline=self.name)
         if not self.paired:
-            return f"Accel does not know how {self.name} orders its rows"
-        return None if self.guided is not None else f"{self.name} does not tell whether it guides"
+            return Reason.of("order_unknown", "Accel does not know how {pipeline} orders its rows", pipeline=self.name)
+        if self.guided is None:
+            return Reason.of("guidance_untold", "{pipeline} does not tell whether it guides", pipeline=self.name)
+        return None
 
 
 def calling_loop(unet: nn.Module, ident: int | None = None) -> Loop | None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..core.noise import NoiseView
+from ..core.reasons import Reason
 from ..core.rows import Layout
 from ..core.samplers import Sampler
 from ..core.schedule import Step, StepClock, timestep_value
@@ -15,7 +16,7 @@ from .evaluations import steps_of_places
 from .loops import Loop
 from .noise_levels import SchedulerLevels
 
-TOO_MANY_CALLS = "the U-Net runs more often than was said"
+TOO_MANY_CALLS = Reason.of("too_many_calls", "the U-Net runs more often than was said")
 
 
 class PipelineView:
@@ -95,12 +96,12 @@ class PipelineView:
         if self._more_calls_than_scheduled:
             return TOO_MANY_CALLS
         if loop is None:
-            return "the U-Net was not called by the loop of a pipeline"
+            return Reason.of("called_by_hand", "the U-Net was not called by the loop of a pipeline")
         if loop.why_unknown:
             return loop.why_unknown
         if not loop.guided:
             return Layout(Layout.guided(2 * count)[count:])
-        return Layout.guided(count) if count % 2 == 0 else f"{count} rows are no pairs"
+        return Layout.guided(count) if count % 2 == 0 else Reason.of("no_pairs", "{count} rows are no pairs", count=count)
 
     @property
     def evaluation(self) -> int:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from ..core.conditions import tensors_in
+from ..core.reasons import Reason
 from ..core.row_slicing import cut_rows
 from . import known
 
@@ -107,7 +108,7 @@ def _reason_of_argument(name: str, value: Any, count: int) -> str | None:
     if value is None or isinstance(value, (bool, int, float, str, torch.dtype)) or name in WHOLE:
         return None
     if name not in ROWS:
-        return f"Accel does not know what the U-Net's argument {name} has to do with rows"
+        return Reason.of("argument", "Accel does not know what the U-Net's argument {name} has to do with rows", name=name)
     for tensor in _tensors(value):
         if tensor is None:
             return f"the U-Net's argument {name} holds more than tensors"
@@ -142,7 +143,7 @@ def _strangers(unet: nn.Module, by_host: bool) -> Iterator[str]:
         place = name or "the U-Net"
         kind = type(module)
         if _package(kind.forward) not in packages:
-            yield f"{place} is a {kind.__name__} of {_package(kind.forward)}"
+            yield Reason.of("module", "{place} is a {kind} of {package}", place=place, kind=kind.__name__, package=_package(kind.forward))
         stranger = known.processor_obstacle(module, known.ROWS)
         if stranger is None and not (by_host and module is unet):
             stranger = known.forward_obstacle(known.own_forward(module), known.ROWS, forwards, place)
@@ -150,7 +151,7 @@ def _strangers(unet: nn.Module, by_host: bool) -> Iterator[str]:
             yield stranger
         for hook_name, hook in known.hooks_on(module):
             if (known.package_of(hook), type(hook).__name__) not in known.HOOKS:
-                yield f"the hook {hook_name} of {known.package_of(hook)} is on {place}"
+                yield known.hook_on(hook_name, hook, place)
 
 
 def _package(thing: Any) -> str:

@@ -1,4 +1,4 @@
-"""Under what the calls of a pass run, row by row: texts and adapters. What methods keep belongs to it."""
+"""Under what the calls of a pass run, row by row: texts, adapters, guidance. What methods keep belongs to it."""
 
 from __future__ import annotations
 
@@ -24,12 +24,14 @@ class Conditions:
         """A pass begins."""
         self._rows: dict[Hashable, tuple[tuple[Seen, ...], int]] = {}
         self._adapters: Hashable = None
+        self._scale: float | None = None
         self._empty = True
 
-    def changed(self, rows: Layout, texts: Iterable[torch.Tensor], adapters: Hashable) -> tuple[str, ...]:
-        """What differs from before, in words: ``the prompts``, ``the adapters``.
+    def changed(self, rows: Layout, texts: Iterable[torch.Tensor], adapters: Hashable, scale: float | None = None) -> tuple[str, ...]:
+        """What differs from before, in words: ``the prompts``, ``the adapters``, ``the guidance scale``.
 
         rows: those of the call. texts: what steers it, tensors [rows, ...] (others are the same for all rows). adapters: see `adapters_of`.
+        scale: of guidance, None where nobody tells. Where guidance ends (at 1 or less), what was kept of the other rows is still theirs.
         Tensors are compared by identity, and by value only where that differs.
         """
         now = tuple((text, _version(text)) for text in texts)
@@ -41,7 +43,9 @@ class Conditions:
             self._rows[row.key] = (now, index)
         if not self._empty and adapters != self._adapters:
             told.append("the adapters")
-        self._adapters, self._empty = adapters, False
+        if scale is not None and self._scale is not None and scale != self._scale and scale > 1:
+            told.append("the guidance scale")
+        self._adapters, self._scale, self._empty = adapters, scale, False
         return tuple(told)
 
 

@@ -57,7 +57,16 @@ def checked(name: str, value: Any, rule: Any) -> Any:
     """``value`` in its normal form (numbers as float or int, windows as a pair of floats); SettingError when it breaks ``rule``."""
     if value is None and rule.get("optional"):
         return None
-    return _RULES[rule["kind"]](name, value, rule)
+    return _RULES[rule["kind"]](name, plain(value), rule)
+
+
+def plain(value: Any) -> Any:
+    """NumPy's numbers, truth values and texts, alone or in a sequence, as Python's own."""
+    if type(value).__module__ == "numpy":
+        return value.tolist()
+    if type(value) in (tuple, list) and any(type(one).__module__ == "numpy" for one in value):
+        return type(value)(map(plain, value))
+    return value
 
 
 def _number(name: str, value: Any, rule: Any) -> float:

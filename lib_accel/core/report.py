@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from .fields import changed, described
+from .reasons import Reason, as_data
 
 
 class MethodAccount:
@@ -24,6 +25,10 @@ class MethodAccount:
         self.failed: str | None = None
         self.off: str | None = None
         self.idle: str | None = None
+        # Whether a step lay in its window, and which method's drop left it nothing.
+        self.was_at_work = False
+        self.missed_window: tuple[float, float] | None = None
+        self.behind: str | None = None
         self.notes: set[str] = set()
         self.dropped_steps: set[tuple[int, int]] = set()
         self.kept_steps: set[tuple[int, int]] = set()
@@ -37,6 +42,28 @@ class MethodAccount:
     def is_idle(self, why: str | None) -> None:
         """Why this method did nothing so far, by its own settings (a clause); told only where it did nothing to the end."""
         self.idle = why
+
+    def _told(self) -> list[dict[str, Any]]:
+        """Everything that is told in words, as data; with the number of layers where it is about some."""
+        layers = [as_data(reason) | {"layers": len(sites)} for reason, sites in sorted(self.reasons.items())]
+        whole = [*sorted(self.notes), self.off, None if self.notes else self._why_idle()]
+        failed = [{"code": "failed", "text": self.failed}] if self.failed else []
+        return [as_data(clause) for clause in whole if clause] + layers + failed
+
+    def _why_idle(self) -> str | None:
+        """Why it did nothing, where nothing else says so."""
+        if self.effects or self.rows_dropped or any(self.served_steps.values()) or self.shallow_steps:
+            return None
+        if self.behind:
+            return Reason.of("behind", "{method} leaves out the same rows", method=self.behind)
+        if self.idle or self.off or self.failed or self.notes or self.reasons:
+            return self.idle
+        if self.was_at_work:
+            return Reason.of("nothing_to_do", "its settings leave it nothing to do on this U-Net")
+        if self.missed_window:
+            start, end = self.missed_window
+            return Reason.of("empty_window", "no step lay in its window ({start:g}, {end:g})", start=start, end=end)
+        return None
 
     def note(self, text: str) -> None:
         """Something that concerns the whole U-Net (a clause)."""
@@ -100,8 +127,9 @@ class MethodAccount:
             "too_small": len(self.too_small),
             "failed": self.failed,
             "off": self.off,
-            "idle": self.idle,
+            "idle": self._why_idle(),
             "notes": sorted(self.notes),
+            "reasons": self._told(),
             "unguided_steps": len(self.dropped_steps),
             "kept_direction_steps": len(self.kept_steps),
             "evaluations_saved": self.rows_dropped,
@@ -164,7 +192,7 @@ def _method_clause(method: dict[str, Any], whole: dict[str, Any]) -> str:
     if method["cache_bytes"]:
         more.append(f"{method['cache_bytes'] / 2**20:.1f} MiB kept")
     clause += (", " if effects and more else " " if more else "") + ", ".join(more)
-    notes = [method["idle"]] if method["idle"] and not (effects or more or method["notes"]) else []
+    notes = [method["idle"]] if method["idle"] and not method["notes"] else []
     notes += list(method["notes"]) + ([f"off: {method['off']}"] if method["off"] else [])
     notes += [f"{reason} ({count} layers)" for reason, count in method["stood_down"].items()]
     if method["failed"]:

@@ -12,9 +12,16 @@ from typing import Literal
 
 import torch
 
+from .reasons import Reason
+
 Role = Literal["cond", "uncond", "image", "unknown"]
-# What a clause about rows that could not be dropped begins with.
-GUIDANCE_KEPT = "guidance was kept: "
+
+
+def guidance_kept(why: str) -> Reason:
+    """Why no row was dropped. why: a clause."""
+    return Reason.of("guidance_kept", "guidance was kept: {why}", why=why)
+
+
 ROLES: tuple[str, ...] = ("cond", "uncond", "image", "unknown")
 
 
@@ -99,9 +106,9 @@ def without_guidance(rows: Layout, branch: Role = "cond") -> tuple[RowPlan | Non
     None when nothing can go, and then a clause that says why, or None when there is simply nothing to drop.
     """
     if not rows.known:
-        return None, rows.why_unknown or "nobody said which rows are conditional"
+        return None, rows.why_unknown or Reason.of("rows_unknown", "nobody said which rows are conditional")
     if any(row.role == "image" for row in rows):
-        return None, "the model guides by an image too"
+        return None, Reason.of("image_guidance", "the model guides by an image too")
     if not any(row.role == "uncond" for row in rows):
         return None, None
     place: dict[int, int] = {}
@@ -109,7 +116,7 @@ def without_guidance(rows: Layout, branch: Role = "cond") -> tuple[RowPlan | Non
     for at, index in enumerate(keep):
         place.setdefault(rows[index].image, at)
     if any(row.image not in place for row in rows) or len(keep) == len(rows):
-        return None, "the unconditional rows came in a call of their own"
+        return None, Reason.of("separate_calls", "the unconditional rows came in a call of their own")
     own = {index: at for at, index in enumerate(keep)}
     fill = tuple(own.get(index, place[row.image]) for index, row in enumerate(rows))
     several = branch == "cond" and len(place) < len(keep)

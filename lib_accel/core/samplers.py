@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from . import sampler_gains as gains
+from .reasons import Reason
 
 LEVELS = ("careful", "middle", "fast")
 # Fewer full calls say too little of how a picture changes.
@@ -81,14 +82,15 @@ class Sampler:
         if self.forecasting is not None:
             return None
         if not self.known:
-            return f"the sampler {self.name} is not known"
+            return Reason.of("sampler_unknown", "the sampler {sampler} is not known", sampler=self.name)
         if self.free_steps:
-            return f"{self.name} chooses its noise levels itself"
+            return Reason.of("free_steps", "{sampler} chooses its noise levels itself", sampler=self.name)
         if self.distilled:
-            return f"{self.name} is for models that are run in a few steps"
+            return Reason.of("few_steps", "{sampler} is for models that are run in a few steps", sampler=self.name)
         if self.evaluations > 1:
-            return f"{self.name} runs the U-Net {self.evaluations} times a step"
-        return f"no forecast with {self.name} was found to be better than fewer steps"
+            sentence = "{sampler} runs the U-Net {evaluations} times a step"
+            return Reason.of("evaluations", sentence, sampler=self.name, evaluations=self.evaluations)
+        return Reason.of("no_better", "no forecast with {sampler} was found to be better than fewer steps", sampler=self.name)
 
     def gain(self, sigmas: Sequence[float], step: int) -> float:
         """See `sampler_gains`; for samplers that can be forecast."""

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from .marked_rows import MarkedRows
+from .reasons import Reason
 from .rows import Layout, Row
 
 Window = tuple[float, float]
@@ -35,10 +36,11 @@ def acts_in(window: Window, index: int, total: int) -> bool:
     return first_step(start, total) <= index and (index < first_step(end, total) or end >= 1)
 
 
-def waiting_for_prompts(what: str, settled: int, total: int | None) -> str:
+def waiting_for_prompts(what: str, settled: int, total: int | None) -> Reason:
     """A clause: ``what`` waits until the prompts stay, from step ``settled`` (from 0) of ``total`` on, and sees them in one such step."""
-    never = total is not None and settled + 1 >= total
-    return f"{what} waits for the last change of the prompts, " + ("never: they change to the end" if never else f"step {settled + 2}")
+    if total is not None and settled + 1 >= total:
+        return Reason.of("waits_for_ever", "{what} waits for the last change of the prompts, never: they change to the end", what=what)
+    return Reason.of("waits", "{what} waits for the last change of the prompts, step {step}", what=what, step=settled + 2)
 
 
 def timestep_value(timestep: Any) -> float | None:

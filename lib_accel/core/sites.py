@@ -7,10 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import nn
 
 from .forge_models import wrapper_of
+from .reasons import Reason
 
+# Whether code is being traced to be compiled. Since torch 2.3; before that a compiled U-Net is known by its own marks alone.
+is_tracing = getattr(torch.compiler, "is_compiling", bool)
 PARTS = ("attn1", "attn2", "ff")
 
 
@@ -84,6 +88,11 @@ def _has_compiled_code(forward: Any) -> bool:
     return False
 
 
+def part_compiled(place: str) -> Reason:
+    """place: path of a module under the U-Net, or name of a layer."""
+    return Reason.of("part_compiled", "{place} is compiled", place=place)
+
+
 def out_of_reach(unet: nn.Module, site: Site) -> str | None:
     """Why nothing can be put on ``site``'s layers now (a short clause), or None.
 
@@ -94,10 +103,10 @@ def out_of_reach(unet: nn.Module, site: Site) -> str | None:
         module = getattr(module, piece, None)
         path.append(piece)
         if is_compiled(module):
-            return f"{'.'.join(path)} is compiled"
+            return part_compiled(".".join(path))
     if module is None or module is not site.block:
-        return "the block was exchanged after the methods were applied"
-    return next((f"{part} is compiled" for part in PARTS if is_compiled(site.part(part))), None)
+        return Reason.of("exchanged", "the block was exchanged after the methods were applied")
+    return next((part_compiled(part) for part in PARTS if is_compiled(site.part(part))), None)
 
 
 def held_unet(model: Any) -> nn.Module:

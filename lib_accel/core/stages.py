@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from .sites import is_compiled
+from .reasons import Reason
+from .sites import is_compiled, part_compiled
 
 
 @dataclass(eq=False)
@@ -50,9 +51,9 @@ class Stage:
                 module = getattr(module, piece, None)
                 path.append(piece)
                 if is_compiled(module):
-                    return f"{'.'.join(path)} is compiled"
+                    return part_compiled(".".join(path))
             if module is None or module is not wanted():
-                return f"{name} was exchanged after the methods were applied"
+                return Reason.of("exchanged", "{place} was exchanged after the methods were applied", place=name)
         return None
 
 

@@ -4,6 +4,8 @@ What is counted: matrix products, convolutions and attention (its scores and its
 matching of tokens included. What is not: norms, activations, softmax, additions, sorting, averaging and copying of tokens, all of which
 cost time but no products. Counters that look at layers alone leave out the scores and values of attention.
 
+torch's own counter (``torch.utils.flop_counter``) knows neither the attention kernel of CPUs nor the kinds and levels told apart here.
+
 Run it on a U-Net on torch's ``meta`` device: nothing is then computed, only shapes are passed on.
 """
 

@@ -12,12 +12,14 @@ from torch import nn
 
 from ..backends import Backend
 from ..backends.pipeline import TOO_MANY_CALLS
+from ..core.reasons import Reason
 from ..core.row_slicing import fill_rows, prediction_of, stacked
-from ..core.rows import GUIDANCE_KEPT, Layout, RowPlan
+from ..core.rows import Layout, RowPlan, guidance_kept
 from ..core.stages import Stage, deep_stages
 from .contract import Moment, Runner, StageCut
 from .guard import guarded
 
+AND_PROMPTS = Reason.of("and_prompts", "with AND prompts only the host can combine what is left")
 # Methods and the rows that each dropped.
 Owners = tuple[tuple[Runner, tuple[int, ...]], ...]
 
@@ -136,7 +138,7 @@ def plan_call(runners: list[Runner], moment: Moment, means: Means) -> CallPlan:
     why = _why_in_full(runners, moment) if serving else None
     if why:
         for runner in serving:
-            runner.account.note(f"run in full: {why}")
+            runner.account.note(Reason.of("run_in_full", "run in full: {why}", why=why))
         return replace(plan, in_full=True)
     for runner in serving:
         with guarded([runner]):
@@ -159,7 +161,8 @@ def _with_output(plan: CallPlan, runner: Runner, moment: Moment, means: Means) -
     alone = len(output) < len(plan.keep)
     obstacle = moment.obstacle() if alone else means.must_run()
     if obstacle:
-        runner.account.note(f"{'no row was served alone' if alone else 'every call was run'}: {obstacle}")
+        what = "no row was served alone" if alone else "every call was run"
+        runner.account.note(Reason.of("rows_not_alone" if alone else "calls_run", what + ": {why}", why=obstacle))
         return plan
     return replace(plan, output={**plan.output, **output})
 
@@ -175,7 +178,7 @@ def _with_cut(plan: CallPlan, runner: Runner, moment: Moment, means: Means) -> C
     if obstacle is None and len(cut.rows) < len(plan.keep):
         obstacle = moment.obstacle() or means.together()
     if obstacle:
-        runner.account.note(f"every stage was run: {obstacle}")
+        runner.account.note(Reason.of("stages_run", "every stage was run: {why}", why=obstacle))
         return plan
     return replace(plan, stages=cut)
 
@@ -210,15 +213,15 @@ def plan_rows(
         if plan is None or moment.dropped:
             continue
         if moment.guided_because:
-            runner.account.note(GUIDANCE_KEPT + moment.guided_because)
+            runner.account.note(guidance_kept(moment.guided_because))
         elif by_host and runner.changes_fill and not adds_direction:
             continue
         elif not by_host and not plan.exact:
-            runner.account.note(GUIDANCE_KEPT + "with AND prompts only the host can combine what is left")
+            runner.account.note(guidance_kept(AND_PROMPTS))
         elif tiles:
-            runner.account.note(GUIDANCE_KEPT + TOO_MANY_CALLS)
+            runner.account.note(guidance_kept(TOO_MANY_CALLS))
         elif obstacle := None if by_host else moment.obstacle():
-            runner.account.note(GUIDANCE_KEPT + obstacle)
+            runner.account.note(guidance_kept(obstacle))
         else:
             wanted.append((plan, runner))
     wanted.sort(key=lambda one: (one[1].changes_fill, -one[0].dropped, one[0].keep, one[1].account.name))
@@ -230,6 +233,8 @@ def plan_rows(
         if dropped:
             composed = joined
             owners.append((runner, dropped))
+        else:
+            runner.account.behind = owners[0][0].account.name
     return composed, tuple(owners)
 
 

@@ -46,6 +46,8 @@ class Whereabouts:
         self._noise = self._pipeline.noise if self._pipeline else NoiseView(model)
         self._told = Told()
         self.passes = 0
+        # Whether the call read last came from a pipeline's own loop.
+        self.in_loop = False
 
     def tell(self, index: int, total: int, rows: Sequence[Row] | None, told: Told) -> None:
         """The host's word on the calls that follow; see `Accelerator.step`."""
@@ -63,8 +65,10 @@ class Whereabouts:
 
     def at_call(self, unet: torch.nn.Module, sample: torch.Tensor, timestep: Any, marks: Sequence[str] | None = None) -> Moment:
         """The call of ``unet`` on latents ``sample`` [rows, channels, h, w]. marks: see `Backend.marks_of`."""
+        self.in_loop = False
         loop = None if self._own is None or self._clock.rows_told is not None else calling_loop(unet)
         if self._own is not None:
+            self.in_loop = loop is not None and loop.direct
             self._follow(loop)
         if self._clock.told:
             step = self._clock.at_host_step()

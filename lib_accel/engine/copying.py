@@ -1,9 +1,9 @@
-"""Copies and pickles of a patched U-Net come out unpatched."""
+"""Copies and pickles of a patched U-Net come out unpatched, also those that are made during a call of it."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import nn
@@ -22,15 +22,14 @@ _HOOK_TABLES = (
 class _CleanState:
     """Instance-level ``__getstate__``: what copy, deepcopy and pickle take of the module, without our hooks, forward and itself."""
 
-    def __init__(self, unet: nn.Module, handles: list, sweep: Callable[[], None]) -> None:
-        self._own = unet.__dict__.get("__getstate__")
-        self._unet = weakref.ref(unet)
-        self._ids = {handle.id for handle in handles}
-        self._sweep = sweep
+    def __init__(self, module: nn.Module, ids: Iterable[int], before: Callable[[], None]) -> None:
+        self._own = module.__dict__.get("__getstate__")
+        self._module = weakref.ref(module)
+        self._ids = set(ids)
+        self._before = before
 
     def __call__(self) -> Any:
-        # A copy made while a call is open would take its wrappers along; leftovers of an interrupt likewise.
-        self._sweep()
+        self._before()
         state = self._state()
         if not isinstance(state, dict):
             return state
@@ -50,28 +49,29 @@ class _CleanState:
 
     def _state(self) -> Any:
         """What a copy would take without us."""
-        of_class = getattr(type(self._unet()), "__getstate__", None)
+        of_class = getattr(type(self._module()), "__getstate__", None)
         if self._own is not None:
             return self._own()
         if of_class is None or of_class is getattr(object, "__getstate__", None):
-            return self._unet().__dict__
-        return of_class(self._unet())
+            return self._module().__dict__
+        return of_class(self._module())
 
     def undo(self) -> None:
-        unet = self._unet()
-        if unet.__dict__.get("__getstate__") is self:
-            del unet.__dict__["__getstate__"]
+        module = self._module()
+        if module.__dict__.get("__getstate__") is self:
+            del module.__dict__["__getstate__"]
             if self._own is not None:
-                unet.__dict__["__getstate__"] = self._own
+                module.__dict__["__getstate__"] = self._own
 
 
-def clean_copies(unet: nn.Module, handles: list, sweep: Callable[[], None]) -> None:
-    """From now on copies of ``unet`` lack the hooks of ``handles`` and our forward. ``sweep`` runs before each copy."""
-    unet.__dict__["__getstate__"] = _CleanState(unet, handles, sweep)
+def clean_copies(module: nn.Module, ids: Iterable[int], before: Callable[[], None] = lambda: None) -> None:
+    """From now on copies of ``module`` lack the hooks of these ids and our forward. before: runs before each copy."""
+    drop_clean_copies(module)
+    module.__dict__["__getstate__"] = _CleanState(module, ids, before)
 
 
-def drop_clean_copies(unet: nn.Module) -> None:
+def drop_clean_copies(module: nn.Module) -> None:
     """Undo `clean_copies`."""
-    state = unet.__dict__.get("__getstate__")
+    state = module.__dict__.get("__getstate__")
     if isinstance(state, _CleanState):
         state.undo()

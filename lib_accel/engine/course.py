@@ -73,4 +73,10 @@ class Course:
                 runner.reset()
 
     def _at_work(self, step: Step) -> list[Runner]:
-        return [runner for runner in self._runners if step.within(runner.window) and not runner.stopped]
+        at_work = [runner for runner in self._runners if step.within(runner.window) and not runner.stopped]
+        for runner in self._runners:
+            if runner in at_work:
+                runner.account.was_at_work = True
+            else:
+                runner.account.missed_window = runner.window
+        return at_work

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from torch import nn
 
-from ..backends import Backend
 from ..core.fields import SettingError
+from ..core.reasons import Reason
 from ..core.sites import Site, out_of_reach
 from .auto import AutoChoice
 from .contract import HostTraits, Runner
+from .subject import Subject
 
 
 def runner_of(method: Any) -> Runner:
@@ -40,24 +40,17 @@ def refuse_meetings(runners: list[Runner]) -> None:
 
 
 def wanted_sites(
-    unet: nn.Module,
-    sites: list[Site],
-    runners: Iterable[Runner],
-    finest: int,
-    backend: Backend,
-    traits: HostTraits,
-    auto: AutoChoice,
-    sample: torch.Tensor,
+    subject: Subject, runners: Iterable[Runner], traits: HostTraits, auto: AutoChoice, sample: torch.Tensor
 ) -> Iterator[tuple[Site, dict[str, list[Runner]], list[Runner]]]:
     """The sites that ``runners`` act on: (site, runners by part, runners that watch the block's tokens). Refusals go to their accounts."""
-    for site in sites:
+    for site in subject.sites:
         parts: dict[str, list[Runner]] = {}
         watchers = []
         for runner in runners:
-            wanted = runner.wants(site, finest)
+            wanted = runner.wants(site, subject.finest)
             if not wanted:
                 continue
-            obstacle = out_of_reach(unet, site) or ("attn1" in wanted and traits.obstacle(site))
+            obstacle = out_of_reach(subject.unet, site) or ("attn1" in wanted and traits.obstacle(site))
             if obstacle:
                 runner.account.stood_down(obstacle, site.name)
                 continue
@@ -65,7 +58,7 @@ def wanted_sites(
             if refusal:
                 runner.account.is_too_small(refusal, site.name)
                 continue
-            obstacles = {part: backend.obstacle(site, part, runner.ability) for part in sorted(wanted)}
+            obstacles = {part: subject.backend.obstacle(site, part, runner.ability) for part in sorted(wanted)}
             for part, obstacle in obstacles.items():
                 if obstacle:
                     runner.account.stood_down(obstacle, site.name)
@@ -87,7 +80,7 @@ def _alone(site: Site, part: str, runners: list[Runner]) -> list[Runner]:
     kept = []
     for runner in runners:
         if runner is not owner and part in runner.reduces | runner.computes:
-            runner.account.stood_down(f"{owner.account.name} edits this layer", site.name)
+            runner.account.stood_down(Reason.of("edited", "{method} edits this layer", method=owner.account.name), site.name)
         else:
             kept.append(runner)
     return kept

@@ -15,13 +15,17 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import nn
 
-from ..core.sites import Site
+from ..core.reasons import Reason
+from ..core.sites import Site, is_tracing
 from ..core.threads import is_inside
 from .contract import Runner, UNetCall
+from .copying import clean_copies, drop_clean_copies
 from .guard import guarded
 from .instance_forward import InstanceForward, unwrap
 from .layer_forward import LayerForward
-from .stage_forward import StageRun
+from .stage_forward import DeepPart, StageRun
+
+UNREACHED = Reason.of("unreached", "a call passed by what was put there, as compiled code does")
 
 
 class Arming:
@@ -33,6 +37,10 @@ class Arming:
         self._call: UNetCall | None = call
         self._hooked: list[tuple[weakref.ref, _GridHook | _TokensHook]] = []
         self._wrapped: list[InstanceForward] = []
+        self._hidden: list[nn.Module] = []
+        # The layers' forwards that were reached in this call. Compiled code passes by what was put on after it was made.
+        self._reached: set[tuple[Site, str]] = set()
+        self._cut: DeepPart | None = None
         # Stages that were served in this call, and whether one was in rows that otherwise ran in whole.
         self.stages_served = 0
         self.answered = False
@@ -74,6 +82,7 @@ class Arming:
     def arm_stages(self, runs: Iterable[StageRun]) -> None:
         """Put ours on the modules of these stages."""
         for run in runs:
+            self._cut = self._cut or run.deep
             for module in run.stage.modules:
                 unwrap(module)
             for forward in run.forwards():
@@ -87,9 +96,39 @@ class Arming:
         self._hooked.append((weakref.ref(module), hook))
         module.register_forward_pre_hook(hook, with_kwargs=True)
 
+    def reached(self, site: Site, part: str) -> None:
+        """The forward of ours on this layer runs."""
+        self._reached.add((site, part))
+
+    def tell_unreached(self) -> Reason | None:
+        """The call came to its end: tell methods where nothing of theirs was reached. Returns why its output cannot be used, or None: what
+        stands for served stages went in where it should.
+        """
+        if self._cut is not None and not self._cut.is_joined:
+            return UNREACHED
+        if not self.stages_served:
+            for forward in self._wrapped:
+                if isinstance(forward, LayerForward) and (forward.site, forward.part) not in self._reached:
+                    for runner in forward.runners:
+                        runner.account.stood_down(UNREACHED, forward.site.name)
+        return None
+
+    def hide_from_copies(self) -> None:
+        """Copies that are made before `disarm` lack everything of ours."""
+        self._hidden = [module for module in self._modules() if module is not None]
+        for module in self._hidden:
+            ours = (key for key, hook in module._forward_pre_hooks.items() if isinstance(hook, (_GridHook, _TokensHook)))
+            clean_copies(module, ours)
+
+    def _modules(self) -> set[nn.Module | None]:
+        return {reference() for reference, _ in self._hooked} | {forward.module for forward in self._wrapped}
+
     def disarm(self) -> None:
         """Remove everything."""
         self.call = None
+        for module in self._hidden:
+            drop_clean_copies(module)
+        self._hidden = []
         for reference, hook in self._hooked:
             module = reference()
             if module is not None:
@@ -119,6 +158,8 @@ class _GridHook:
         self.arming, self.site = arming, site
 
     def __call__(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        if is_tracing():
+            return
         if self.arming.is_over():
             self.arming.disarm()
         call = self.arming.call
@@ -135,6 +176,8 @@ class _TokensHook:
 
     def __call__(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         arming, site = self.arming, self.site
+        if is_tracing():
+            return
         if not arming.sees_grids and arming.is_over():
             arming.disarm()
         call = arming.call

@@ -15,6 +15,11 @@ class InstanceForward:
         self.previous = module.__dict__.get("forward")
         self._module = weakref.ref(module)
 
+    @property
+    def module(self) -> nn.Module | None:
+        """The module that it is on; None when that is gone."""
+        return self._module()
+
     def put(self) -> None:
         """Take the module's forward."""
         self._module().__dict__["forward"] = self

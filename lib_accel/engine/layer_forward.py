@@ -9,13 +9,16 @@ import torch
 from torch import nn
 
 from ..core.errors import in_words, strict
-from ..core.sites import Site
+from ..core.reasons import Reason
+from ..core.sites import Site, is_tracing
 from .contract import LayerAtWork, Runner, UNetCall
 from .guard import blame
 from .instance_forward import InstanceForward
 
 if TYPE_CHECKING:
     from .hooks import Arming
+
+OTHER_TOKENS = Reason.of("other_tokens", "the layer was given other tokens than its block")
 
 
 class LayerForward(InstanceForward):
@@ -26,9 +29,13 @@ class LayerForward(InstanceForward):
         self.arming, self.site, self.part, self.runners = arming, site, part, runners
 
     def __call__(self, *args, **kwargs):
-        call = self.arming.call
+        # First: nothing of ours is compiled along.
+        call = None if is_tracing() else self.arming.call
+        if call is None:
+            return self.original(*args, **kwargs)
         runners = [r for r in self.runners if not r.stopped]
-        if call is None or not runners:
+        self.arming.reached(self.site, self.part)
+        if not runners:
             return self.original(*args, **kwargs)
         failure = None
         try:
@@ -49,7 +56,7 @@ class LayerForward(InstanceForward):
         """The layer's output, or None when no method has anything to do here."""
         given = call.backend.read_layer(self.part, args, kwargs)
         if not self.arming.is_ours(call, self.site, given.x):
-            return self._stand_down(runners, "the layer was given other tokens than its block")
+            return self._stand_down(runners, OTHER_TOKENS)
 
         def own(*tokens_and_context: torch.Tensor) -> torch.Tensor:
             args, kwargs = given.with_tokens(*tokens_and_context)

@@ -13,6 +13,7 @@ from torch import nn
 from ..core.placeholder import Placeholder
 from ..core.row_slicing import cut_rows, stacked
 from ..core.rows import Layout
+from ..core.sites import is_tracing
 from ..core.stages import Stage, deep_stages
 from .call_plan import CallPlan
 from .contract import Runner, StageCut, UNetCall
@@ -34,6 +35,8 @@ class DeepPart:
         self.served = {row: place for place, row in enumerate(cut.rows)}
         self.run = tuple(row for row in range(count) if row not in self.served)
         self._call: UNetCall | None = None
+        # Whether what is served went into the call.
+        self.is_joined = False
 
     def call_of(self, whole: UNetCall) -> UNetCall:
         """The call as layers see it that run on some of the rows: what methods share in it is of other rows."""
@@ -43,6 +46,7 @@ class DeepPart:
 
     def joined(self, out: torch.Tensor | None) -> torch.Tensor:
         """[rows, C, h, w] what enters the first shallow up stage. out: of the rows that ran the deep stages, None when none did."""
+        self.is_joined = True
         hidden = self.hidden if out is None else self.hidden.to(out)
         ran = {row: place for place, row in enumerate(self.run)}
         if out is None and tuple(self.served) == tuple(range(self.count)):
@@ -111,6 +115,8 @@ class StageForward(InstanceForward):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         run, arming = self._run, self._run.arming
+        if is_tracing():
+            return self.original(*args, **kwargs)
         if arming.call is not None and self._first and arming.is_over():
             arming.disarm()
         if arming.call is None:

@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from ..core.reasons import Reason
+
 VERSION = 1
 NEVER = 1 << 60
 
@@ -47,7 +49,9 @@ class Thresholds:
         least = self.least.get(method, 0)
         if tokens >= least:
             return None
-        return f"not worth it on {tokens} tokens" + ("" if least >= NEVER else f", from {least} on")
+        if least >= NEVER:
+            return Reason.of("never_pays", "not worth it on {tokens} tokens", tokens=tokens)
+        return Reason.of("too_small", "not worth it on {tokens} tokens, from {least} on", tokens=tokens, least=least)
 
     def as_dict(self) -> dict[str, Any]:
         """What decides, ready for JSON; `Thresholds(**as_dict())` decides the same again."""

@@ -13,6 +13,7 @@ import torch
 from ..api import accelerated
 from ..core.fields import SettingError
 from ..core.report import Report
+from ..engine.at_work import stood_aside
 from ..prompt_to_prompt.edits import Edit, kind_of, mix
 from ..prompt_to_prompt.local_blend import composite
 from ..prompt_to_prompt.method import ImageEdit, PromptToPrompt
@@ -49,7 +50,8 @@ def edit_images(pipe: Any, source: str, edits: Sequence[Edit | str] | Edit | str
     pipe: a Stable Diffusion or SDXL pipeline of diffusers (text to image). source: the prompt. edits: edited prompts, or `Replace`,
     `Refine`, `Reweight`. seed: a whole number of any size; the source's picture is the one that ``pipe`` draws with it. options: see
     `EditOptions`. Returns PIL pictures, the source's first. SettingError and WordError, one sentence each, before anything is drawn.
-    Warns with the report where some layers could not be edited.
+    Warns with the report where some layers could not be edited. An accelerator at work on ``pipe`` stands aside meanwhile, and goes on
+    afterwards; what is to act on the edits is among the options (``methods``).
 
         edit_images(pipe, "a cat on a mat", ["a dog on a mat", Reweight({"mat": -1})], seed=1, cross_replace=0.8, self_replace=0.4)
 
@@ -100,7 +102,7 @@ class _EditingRun:
         drawn = part(self.batches)
         if not drawn:
             return made
-        with ddim(self.pipe) if self.options.inversion else nullcontext():
+        with stood_aside(self.pipe), ddim(self.pipe) if self.options.inversion else nullcontext():
             inverted = self._invert()
             for batch in drawn:
                 self._draw(batch, self.methods[self.batches.index(batch)], inverted, made)

@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 
-from ..core.fields import SettingError
+from ..core.fields import SettingError, plain
 from .reach import execution_device
 
 
 def checked_seed(seed: Any) -> int:
     """``seed`` as a generator takes it; whole numbers of any size, the same number for the same seed. SettingError for others."""
+    seed = plain(seed)
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise SettingError(f"seed is {seed!r}; it must be a whole number.")
     return seed % (1 << 64)
@@ -25,6 +26,7 @@ def checked_size(pipe: Any, width: int | None, height: int | None, image: Any) -
     if image is not None:
         check_picture(image, multiple)
     sizes = image.size if image is not None else tuple(side * multiple for side in own)
+    width, height = plain(width), plain(height)
     for name, given, at in (("width", width, 0), ("height", height, 1)):
         if given is None:
             continue

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from ..prompt_to_prompt.tokens import PromptTokens, equally_long, tokenize
+from ..prompt_to_prompt.segmenting import tokenize
+from ..prompt_to_prompt.tokens import PromptTokens, equally_long
 from .reach import execution_device
 
 

@@ -13,6 +13,7 @@ import torch
 from ..backends.known import PLAIN
 from ..core.fields import check, setting
 from ..core.method import TOKENS, WHOLE_PASS, Declaration, HiresSetting, Kind, Method, Schedule
+from ..core.reasons import Reason
 from ..core.schedule import Window
 from ..core.sites import Site
 from ..core.work import BlockWork
@@ -113,7 +114,7 @@ class AgentRunner(MergingRunner):
             return None
         obstacle = call.backend.obstacle(site, layer.part, PLAIN)
         if obstacle:
-            self.account.stood_down(f"no agents: {obstacle}", site.name)
+            self.account.stood_down(Reason.of("no_agents", "no agents: {why}", why=obstacle), site.name)
             return None
         out = self._attend(call, layer.module, layer.x, plan.agents.merge(layer.tokens))
         self.account.acted("agents", site.name)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ..core.reasons import Reason
 from ..core.row_history import RowHistory
 from ..core.rows import Layout
 from ..core.schedule import first_step, waiting_for_prompts
@@ -14,7 +15,10 @@ from ..engine.contract import Moment, Runner, StageCut, UNetCall
 
 BY_SAMPLER = "by sampler"
 HIDDEN = "hidden"
-IN_WHOLE = "every step ran in whole: "
+
+
+def _in_whole(why: str) -> Reason:
+    return Reason.of("in_whole", "every step ran in whole: {why}", why=why)
 
 
 class DeepCacheRunner(Runner):
@@ -57,13 +61,13 @@ class DeepCacheRunner(Runner):
     def begin_step(self, moment: Moment) -> None:
         self._may_serve = self._keeps = False
         if not self.stages:
-            self.stop("the stages of this U-Net are not known")
+            self.stop(Reason.of("stages_unknown", "the stages of this U-Net are not known"))
             return
         if self._before is None:
             self._begin(moment)
         self._index, self._sigma = moment.step.index, self._level(moment)
         if not self._served_any:
-            self.account.is_idle("no step came between whole ones")
+            self.account.is_idle(Reason.of("no_step_between", "no step came between whole ones"))
         if self._index < moment.settled:
             self.account.note(waiting_for_prompts("DeepCache", moment.settled, moment.step.total))
             self._forget()
@@ -85,14 +89,14 @@ class DeepCacheRunner(Runner):
         if not self._may_serve:
             return None
         if not moment.rows.known and moment.step.source == "schedule":
-            self.account.note(IN_WHOLE + (moment.rows.why_unknown or "nobody said whose rows these are"))
+            self.account.note(_in_whole(moment.rows.why_unknown or Reason.of("rows_unknown", "nobody said whose rows these are")))
             return None
         chosen = tuple(index for index in rows if self._serves(moment, rows, moment.rows[index].image))
         if not chosen:
             return None
         joined = moment.joins()
         if joined:
-            self.account.note(IN_WHOLE + joined)
+            self.account.note(_in_whole(joined))
             return None
         hidden = self._at(Layout(moment.rows[index] for index in chosen))
         if hidden is None:
@@ -126,7 +130,7 @@ class DeepCacheRunner(Runner):
             return False
         warming = step.fraction < settings.warm_up if step.total is None else step.index < first_step(settings.warm_up, step.total)
         if settings.warm_sigma and self._sigma is None:
-            self.account.note(IN_WHOLE + "nobody told the noise level")
+            self.account.note(_in_whole(Reason.of("no_level", "nobody told the noise level")))
             return False
         return not warming and not (settings.warm_sigma and self._sigma > settings.warm_sigma)
 

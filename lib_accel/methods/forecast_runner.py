@@ -9,16 +9,22 @@ import torch
 
 from ..core.error_control import ErrorControl
 from ..core.noise import Noise
+from ..core.reasons import Reason
 from ..core.row_history import RowHistory
 from ..core.rows import Layout, Row
 from ..core.schedule import waiting_for_prompts
 from ..engine.contract import Moment, Runner
+from .forecast_units import as_continued, as_prediction
 from .guided_error import GuidedError, picture_of
 
 # The U-Net's whole output, as a place of `RowHistory`.
 OUTPUT = "output"
-NO_SAMPLER = "nobody told the sampler"
-NO_SIGMA = "nobody told the noise levels"
+NO_SAMPLER = Reason.of("no_sampler", "nobody told the sampler")
+NO_SIGMA = Reason.of("no_level", "nobody told the noise levels")
+
+
+def _no_forecast(why: str) -> Reason:
+    return Reason.of("no_forecast", "no step was forecast: {why}", why=why)
 
 
 class ForecastRunner(Runner):
@@ -58,7 +64,7 @@ class ForecastRunner(Runner):
         self._may_serve = self._learns = False
         reason = self._why_not(moment)
         if reason is not None:
-            self.account.note(f"no step was forecast: {reason}")
+            self.account.note(_no_forecast(reason))
             self._forget()
             return
         index, sigma = moment.step.index, self._level(moment)
@@ -74,7 +80,8 @@ class ForecastRunner(Runner):
         between = self._between(moment)
         self._may_serve = index in between and moment.step.within(self.config.window)
         if not between:
-            self.account.is_idle(f"a pass of {self._steps(moment)} steps is too short: its first {between.start} and last steps always run")
+            sentence = "a pass of {steps} steps is too short: its first {first} and last steps always run"
+            self.account.is_idle(Reason.of("too_short", sentence, steps=self._steps(moment), first=between.start))
 
     def end_step(self) -> None:
         for image in self._served:
@@ -86,7 +93,7 @@ class ForecastRunner(Runner):
             if control is not None:
                 control.ran(self._ran.step, self._ran.of(image))
         if self._uncut and self._ran.pictures:
-            self.account.note(f"pictures that needed no call were run with the others: {self._uncut}")
+            self.account.note(Reason.of("uncut", "pictures that needed no call were run with the others: {why}", why=self._uncut))
         prompts = frozenset(self._prompts)
         if prompts and self._prompts_before is not None and prompts != self._prompts_before:
             self._forget()
@@ -94,7 +101,7 @@ class ForecastRunner(Runner):
 
     def end_pass(self) -> None:
         if not any(self.account.served_steps.values()) and not self.account.idle and not self.stopped:
-            self.account.is_idle("forecasts were too far off in every step")
+            self.account.is_idle(Reason.of("too_far_off", "forecasts were too far off in every step"))
         self._forget()
 
     # -- calls -------------------------------------------------------------------------------------------------------------
@@ -112,7 +119,7 @@ class ForecastRunner(Runner):
             return None
         if not self._may_serve or moment.evaluation or moment.whole_because:
             if moment.whole_because:
-                self.account.note(f"no step was forecast: {moment.whole_because}")
+                self.account.note(_no_forecast(moment.whole_because))
             return None
         wanted = tuple(index for index in rows if self._serves(moment, moment.rows[index]))
         if wanted and wanted != rows:
@@ -123,7 +130,7 @@ class ForecastRunner(Runner):
         noise = self._noise(moment)
         for index in wanted:
             kept = self._history.at(OUTPUT, [moment.rows[index]], self._level(moment), self._order(moment))
-            served[index] = self._given_back(moment, kept, noise, moment.sample[index : index + 1])[0]
+            served[index] = as_prediction(moment, kept, noise, moment.sample[index : index + 1])[0]
         self._handed = set(served)
         return served
 
@@ -140,10 +147,10 @@ class ForecastRunner(Runner):
         for row in rows:
             self.account.served(moment.pass_and_step, max(picture_of(row), 0), ran=True)
         taken = list(ran)
-        values = self._kept(moment, prediction[taken], self._noise(moment), moment.sample[taken])
+        values = as_continued(moment, prediction[taken], self._noise(moment), moment.sample[taken])
         if values is None:
             self._learns = self._may_serve = False
-            self.account.note(f"no step was forecast: {NO_SIGMA}")
+            self.account.note(_no_forecast(NO_SIGMA))
             return
         level = self._level(moment)
         errors = self._errors(moment, rows, values, level)
@@ -163,16 +170,17 @@ class ForecastRunner(Runner):
         if sampler.off:
             return sampler.off
         if self._steps(moment) is None:
-            return "nobody told how many steps there are"
+            return Reason.of("no_total", "nobody told how many steps there are")
         if not self.config.is_fixed(sampler):
             if self.config.every:
-                self.account.note(f"{sampler.name} is decided for each picture: fixed plans are for samplers of the first order")
+                sentence = "{sampler} is decided for each picture: fixed plans are for samplers of the first order"
+                self.account.note(Reason.of("no_fixed_plan", sentence, sampler=sampler.name))
             if moment.sigmas is None:
                 return NO_SIGMA
             if not moment.rows.known and moment.guidance is None:
-                return "nobody told whose rows these are"
+                return Reason.of("rows_unknown", "nobody told whose rows these are")
         if moment.sigmas is not None and not 0 <= moment.step.index < len(moment.sigmas) - 1:
-            return "the pass has more steps than noise levels were told"
+            return Reason.of("more_steps_than_levels", "the pass has more steps than noise levels were told")
         if self._level(moment) is None:
             return NO_SIGMA
         return None
@@ -242,20 +250,6 @@ class ForecastRunner(Runner):
 
     def _noise(self, moment: Moment) -> Noise:
         return Noise(moment.predicts, self._level(moment))
-
-    def _kept(self, moment: Moment, prediction: torch.Tensor, noise: Noise, x: torch.Tensor) -> torch.Tensor | None:
-        """``prediction`` as it is continued. Latents may have more channels (inpainting), and so may predictions (PixArt's variance)."""
-        channels = min(prediction.shape[1], x.shape[1])
-        turn = noise.as_picture if moment.sampler.forecasting.of == "picture" else noise.as_derivative
-        turned = turn(prediction[:, :channels], x[:, :channels])
-        return None if turned is None else torch.cat([turned, prediction[:, channels:].to(turned)], 1)
-
-    def _given_back(self, moment: Moment, kept: torch.Tensor, noise: Noise, x: torch.Tensor) -> torch.Tensor:
-        """What was kept as ``x``'s prediction."""
-        channels = min(kept.shape[1], x.shape[1])
-        turn = noise.from_picture if moment.sampler.forecasting.of == "picture" else noise.from_derivative
-        turned = turn(kept[:, :channels], x[:, :channels])
-        return torch.cat([turned, kept[:, channels:].to(turned)], 1)
 
 
 def _is_beside(moment: Moment) -> bool:

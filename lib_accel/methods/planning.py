@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ..core.reasons import Reason
 from ..core.rows import RowStore
 from ..core.sites import Site
 from ..engine.contract import UNetCall
@@ -15,6 +16,8 @@ from ..ops.downsampling import GridPool
 from ..ops.local_matching import KeptTensors
 from ..ops.matching import match_tokens, random_offsets
 from ..ops.merging import MergePlan
+
+WHY_NO_AGENTS = "no agents: {agents} would not be fewer than half of {tokens} tokens"
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def cut_for(h: int, w: int, settings: Any) -> Cut:
         gone = tokens - -(-h // settings.sy) * -(-w // settings.sx)
     if agents_pay(tokens - gone, tokens - merged):
         return Cut(tokens, merged, gone)
-    return Cut(tokens, merged, None, f"no agents: {tokens - gone} would not be fewer than half of {tokens - merged} tokens")
+    return Cut(tokens, merged, None, Reason.of("agents_do_not_pay", WHY_NO_AGENTS, agents=tokens - gone, tokens=tokens - merged))
 
 
 class Planner:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ..core.fields import SettingError
 from ..core.method import Method
 from ..engine.thresholds import declare_least
 from ..prompt_to_prompt.heat_maps import HeatMaps
@@ -49,14 +48,6 @@ def with_least() -> dict[str, type[Method]]:
 def by_word() -> dict[str, type[Method]]:
     """Those that the command line knows, by their name there."""
     return {method.declaration.named: method for method in METHODS if method.declaration.named}
-
-
-def of_group(group: str) -> type[Method]:
-    """The method whose settings begin with ``group``. SettingError when there is none."""
-    for method in with_settings():
-        if method.declaration.group == group:
-            return method
-    raise SettingError(f"{group!r} is no method; it must be one of {', '.join(m.declaration.group for m in with_settings())}.")
 
 
 def of_known_rows() -> tuple[type[Method], ...]:

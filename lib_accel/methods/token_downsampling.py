@@ -12,6 +12,7 @@ import torch
 from ..backends.known import KEYS
 from ..core.fields import check, setting
 from ..core.method import TOKENS, Declaration, HiresSetting, Kind, Method
+from ..core.reasons import Reason
 from ..core.schedule import Window
 from ..core.sites import Site
 from ..core.work import BlockWork
@@ -84,7 +85,7 @@ class DownsamplingRunner(Runner):
         h, w = call.grids[site]
         keys = downsample_grid(layer.tokens, h, w, self.config.factor_at(site.level - call.finest))
         if keys.shape[1] == layer.tokens.shape[1]:
-            self.account.stood_down(f"nothing to leave out on a {h}x{w} grid", site.name)
+            self.account.stood_down(Reason.of("nothing_to_leave_out", "nothing to leave out on a {h}x{w} grid", h=h, w=w), site.name)
             return None
         out = layer.own(layer.x, keys)
         self.account.acted("downsampling", site.name)

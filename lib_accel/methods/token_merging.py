@@ -13,6 +13,7 @@ import torch
 
 from ..core.fields import check, setting
 from ..core.method import TOKENS, Declaration, HiresSetting, Kind, Method, Schedule
+from ..core.reasons import Reason
 from ..core.schedule import Window
 from ..core.sites import Site
 from ..core.work import BlockWork
@@ -155,7 +156,7 @@ class MergingRunner(Runner):
             return None
         if plan.merging is None:
             h, w = call.grids[site]
-            self.account.stood_down(f"nothing to merge on a {h}x{w} grid", site.name)
+            self.account.stood_down(Reason.of("nothing_to_merge", "nothing to merge on a {h}x{w} grid", h=h, w=w), site.name)
             return None
         self.account.acted("merging", site.name)
         return plan.merging

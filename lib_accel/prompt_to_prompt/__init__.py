@@ -34,7 +34,9 @@ from .edits import KINDS, Edit, Mixing, Refine, Replace, Reweight, as_edit, kind
 from .layers import Layers
 from .local_blend import AlignedBlend, LocalBlend, WordColumns, blended, composite, edit_mask, feathered, word_mask
 from .maps import heat_picture
-from .tokens import PromptTokens, WordError, segmented, split_words, tokenize
+from .segmenting import segmented, tokenize
+from .splitting import split_words
+from .tokens import PromptTokens, WordError
 from .windows import window_of, windows_of
 
 __all__ = [

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..core.fields import SettingError
+from ..core.fields import SettingError, plain
 from ..core.schedule import Step
 from . import published
 from .alignment import Alignment, refinement, replacement, same_tokens
@@ -48,6 +48,7 @@ class Edit:
             raise SettingError(f"Edit.prompt is {self.prompt!r}; it must be a text, or None for the source's.")
         if not isinstance(self.weights, Mapping):
             raise SettingError(f"Edit.weights is {self.weights!r}; it must map words to numbers.")
+        object.__setattr__(self, "weights", {word: plain(weight) for word, weight in self.weights.items()})
         for word, weight in self.weights.items():
             if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not -MOST_WEIGHT <= weight <= MOST_WEIGHT:
                 raise SettingError(f"weight of {word!r} is {weight!r}; it must be a number from -{MOST_WEIGHT} to {MOST_WEIGHT}.")

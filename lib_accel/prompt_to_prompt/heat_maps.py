@@ -14,13 +14,15 @@ import torch
 from ..backends.known import PLAIN
 from ..core.fields import SettingError, check, setting
 from ..core.method import TOKENS, Declaration, Kind, Method
+from ..core.reasons import Reason
 from ..core.sites import Site
 from ..engine.contract import LayerAtWork, Moment, Runner, UNetCall
 from ..ops.attention_edits import attend
 from ..ops.levels import grid_at
 from .layers import Layers
 from .maps import MapSums, key_of, maps_of
-from .tokens import PromptTokens, streams
+from .segmenting import streams
+from .tokens import PromptTokens
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class HeatRunner(Runner):
     def begin_call(self, moment: Moment) -> None:
         self._latents = tuple(moment.sample.shape[-2:])
         if not moment.rows.known:
-            self.account.note("no maps: nobody said which rows are conditional")
+            self.account.note(Reason.of("no_maps", "no maps: nobody said which rows are conditional"))
 
     def wants(self, site: Site, finest: int) -> frozenset[str]:
         h, w = grid_at(*self._latents, site.level)

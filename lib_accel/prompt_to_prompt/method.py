@@ -18,7 +18,8 @@ from .edits import Edit, Mixing, mix
 from .layers import Layers
 from .local_blend import AlignedBlend, LocalBlend
 from .runner import PromptToPromptRunner
-from .tokens import PromptTokens, streams
+from .segmenting import streams
+from .tokens import PromptTokens
 from .windows import RULES, acts, window_of
 
 SELF_SOURCES = ("map", "value", "keys_values", None)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..backends.known import PLAIN
+from ..core.reasons import Reason
 from ..core.rows import Row
 from ..core.schedule import first_step
 from ..core.sites import Site
@@ -17,15 +18,25 @@ from ..ops.levels import grid_at
 from .layers import Layers
 from .local_blend import blended
 from .maps import maps_of
-from .source_rows import Heads, SourceRows
+from .source_rows import SourceRows, projected
 from .word_watch import WordWatch
 
 if TYPE_CHECKING:
     from .method import ImageEdit, PromptToPrompt
 
-NO_STEP = "nothing edited: no step is in a window of an edit"
-UNKNOWN_ROWS = "nobody said which rows are conditional"
-NO_LAYER = "nothing edited: none of the chosen layers is in this U-Net"
+NO_STEP = Reason.of("no_step", "no step is in a window of an edit")
+UNKNOWN_ROWS = Reason.of("rows_unknown", "nobody said which rows are conditional")
+NO_LAYER = Reason.of("no_layer", "none of the chosen layers is in this U-Net")
+LOCAL_BLEND = Reason.of("local_blend", "local blend")
+NO_SOURCE = Reason.of("no_source", "the source's row was not in this call or before it")
+
+
+def _nothing_edited(why: Reason) -> Reason:
+    return Reason.of("nothing_edited", "nothing edited: {why}", why=why)
+
+
+def _kept(what: str, why: Reason) -> Reason:
+    return Reason.of("kept", "{what} kept: {why}", what=what, why=why)
 
 
 class PromptToPromptRunner(Runner):
@@ -47,7 +58,7 @@ class PromptToPromptRunner(Runner):
         self._moment: Moment | None = None
         self._latents: tuple[int, int] | None = None
         self._mixed: dict = {}
-        self._text_now = self._self_now = self._chosen = self._in_window = False
+        self._text_now = self._self_now = self._chosen = self._in_window = self._acted = False
 
     def word_maps(self, words: Sequence[str | int], every_step: bool) -> dict[str | int, Any] | None:
         """See `Accelerator.heat_maps`."""
@@ -73,17 +84,17 @@ class PromptToPromptRunner(Runner):
         out = latents.clone()
         for image, mask in masks.items():
             out[image] = blended(latents[image], latents[self._edits[image].source], mask.to(latents.device))
-        self.account.note("local blend")
+        self.account.note(LOCAL_BLEND)
         return out
 
     def why_without_effect(self) -> str | None:
         """Why nothing was edited, in a step that should have been (a clause); None where something was, or none should have been yet."""
         if self._moment is None:
             return "the U-Net's calls are not seen"
-        if not (self._text_now or self._self_now) or self.account.effects:
+        if self._acted or not (self._text_now or self._self_now):
             return None
         if not self._chosen:
-            return NO_LAYER.removeprefix("nothing edited: ")
+            return NO_LAYER
         if not self._moment.rows.known:
             return UNKNOWN_ROWS
         return self.account.failed or next(iter(sorted(self.account.reasons)), None)
@@ -111,7 +122,7 @@ class PromptToPromptRunner(Runner):
     def begin_call(self, moment: Moment) -> None:
         self._moment, self._latents = moment, tuple(moment.sample.shape[-2:])
         if not moment.rows.known:
-            self.account.note(f"nothing edited: {UNKNOWN_ROWS}")
+            self.account.note(_nothing_edited(UNKNOWN_ROWS))
 
     def needs_full(self, moment: Moment) -> str | None:
         return "Prompt-to-Prompt edits attention in this step" if self._text_now or self._self_now else None
@@ -147,14 +158,14 @@ class PromptToPromptRunner(Runner):
         waited_for = self._sources.waited_for(call.rows)
         if not edited and not waited_for:
             return None
-        heads = self._project(call, layer, layer.x)
+        heads = projected(call, layer, layer.x)
         self._sources.keep((site.name, "attn1"), call.rows, waited_for, heads)
         q, k, v = (tensor.clone() for tensor in heads)
         acted = False
         for index, edit in edited.items():
-            source = self._sources.find((site.name, "attn1"), call.rows, self._source_of(call.rows[index], edit), heads)
+            source = self._sources.find((site.name, "attn1"), call.rows, (edit.source, call.rows[index].part), heads)
             if source is None:
-                self.account.stood_down("self-attention kept: the source's row was not in this call or before it", site.name)
+                self.account.stood_down(_kept("self-attention", NO_SOURCE), site.name)
                 continue
             if self.config.self_source != "value":
                 k[index] = source.k
@@ -165,6 +176,7 @@ class PromptToPromptRunner(Runner):
             acted = True
         if not acted:
             return None
+        self._acted = True
         self.account.acted("self-attention", site.name)
         out = attend(q, k, v, call.backend.scale_of(layer.module, q.shape[-1]), call.traits.upcast(layer.module))
         return call.backend.project_out(layer.module, out)
@@ -179,13 +191,13 @@ class PromptToPromptRunner(Runner):
         watches = self._words.wanted(site, tokens)
         if not wanted and not watches and not waited_for:
             return None
-        heads = self._project(call, layer, layer.context)
+        heads = projected(call, layer, layer.context)
         self._sources.keep((site.name, "attn2"), call.rows, waited_for, heads)
         edits = []
         for index, (edit, take, keep) in wanted.items():
-            source = self._sources.find((site.name, "attn2"), call.rows, self._source_of(call.rows[index], edit), heads)
+            source = self._sources.find((site.name, "attn2"), call.rows, (edit.source, call.rows[index].part), heads)
             if source is None:
-                self.account.stood_down("cross-attention kept: the source's row was not in this call or before it", site.name)
+                self.account.stood_down(_kept("cross-attention", NO_SOURCE), site.name)
                 continue
             edits.append(CrossEdit(index, source.q, source.k, take, keep))
         fp32, scale = call.traits.upcast(layer.module), call.backend.scale_of(layer.module, heads.q.shape[-1])
@@ -193,6 +205,7 @@ class PromptToPromptRunner(Runner):
             self._words.add(call, site, heads, edits, scale, fp32)
         if not edits:
             return None
+        self._acted = True
         self.account.acted("cross-attention", site.name)
         return call.backend.project_out(layer.module, edited_cross_attention(heads.q, heads.k, heads.v, edits, scale, fp32))
 
@@ -215,7 +228,8 @@ class PromptToPromptRunner(Runner):
         mixing = edit.mixings[row.part].fitted(context.shape[1])
         if mixing is None:
             aligned = len(edit.mixings[row.part].keep)
-            self.account.stood_down(f"cross-attention kept: the text has {context.shape[1]} tokens, not {aligned} or more", site.name)
+            short = Reason.of("short_text", "the text has {tokens} tokens, not {least} or more", tokens=context.shape[1], least=aligned)
+            self.account.stood_down(_kept("cross-attention", short), site.name)
             return None
         now = mixing.at(self._moment.step, self.config.window_rule)
         if now is None:
@@ -227,10 +241,11 @@ class PromptToPromptRunner(Runner):
         """Never a silent no-op: why nothing is edited, as long as nothing was."""
         self._in_window |= self._text_now or self._self_now
         if not self._chosen:
-            self.account.is_idle(NO_LAYER if self._in_window else NO_STEP)
+            self.account.is_idle(_nothing_edited(NO_LAYER if self._in_window else NO_STEP))
         blend, total = self.config.blend, moment.step.total
         if blend is not None and total is not None and first_step(blend.start, total) >= total:
-            self.account.note(f"no local blend: its start {blend.start:g} is behind the last of {total} steps")
+            sentence = "no local blend: its start {start:g} is behind the last of {steps} steps"
+            self.account.note(Reason.of("no_blend", sentence, start=blend.start, steps=total))
 
     # -- this step ----------------------------------------------------------------------------------------------------------
 
@@ -243,14 +258,3 @@ class PromptToPromptRunner(Runner):
     def _before(self, start: float) -> bool:
         step = self._moment.step
         return step.fraction < start if step.total is None else step.index < first_step(start, step.total)
-
-    def _source_of(self, row: Row, edit: ImageEdit) -> tuple[int, int]:
-        """(image, part) that a row takes from."""
-        return (edit.source, row.part)
-
-    def _project(self, call: UNetCall, layer: LayerAtWork, context: torch.Tensor) -> Heads:
-        """[B, heads, tokens, d] of queries, keys and values, by the layer's own projections, called as modules."""
-        attn, backend = layer.module, call.backend
-        for_keys, for_values = call.traits.kv_inputs(attn, context)
-        q, k, v = attn.to_q(layer.x), attn.to_k(for_keys), attn.to_v(for_values)
-        return Heads(*(backend.split_heads(attn, tensor) for tensor in (q, k, v)))

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..core.rows import Layout, Row, RowStore
+from ..engine.moments import LayerAtWork, UNetCall
 from .maps import key_of
 
 
@@ -20,6 +21,14 @@ class Heads(NamedTuple):
 
     def of(self, row: int) -> Heads:
         return Heads(*(tensor[row] for tensor in self))
+
+
+def projected(call: UNetCall, layer: LayerAtWork, context: torch.Tensor) -> Heads:
+    """Queries, keys and values of a layer, by its own projections, called as modules. context: [B, K, C] what it looks at."""
+    attn, backend = layer.module, call.backend
+    for_keys, for_values = call.traits.kv_inputs(attn, context)
+    q, k, v = attn.to_q(layer.x), attn.to_k(for_keys), attn.to_v(for_values)
+    return Heads(*(backend.split_heads(attn, tensor) for tensor in (q, k, v)))
 
 
 class SourceRows:

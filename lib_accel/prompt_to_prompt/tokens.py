@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from unicodedata import category
 
 from ..core.fields import SettingError
 from . import blankless
+from .splitting import is_word, normal, occurrences, words_in
 
 CHUNK = 77
-# Words and marks that may be one piece for a tokenizer.
-LONGEST = 16
-# A word with its apostrophes and hyphens, or a run of punctuation; where CLIP's own tokenizer splits, too.
-_WORD = r"[^\W_]+(?:['\u2019_-][^\W_]+)*"
-_PIECES = re.compile(_WORD + r"|(?:[^\w\s]|_)+")
-# With every mark for itself.
-_ATOMS = re.compile(_WORD + r"|[^\w\s]|_")
 
 
 class WordError(SettingError):
     """A word that is not in the prompt; the sentence names those that are."""
-
-
-def split_words(text: str) -> list[str]:
-    """The words of ``text`` and, apart from them, its punctuation, in order."""
-    return _PIECES.findall(text)
-
-
-def is_word(piece: str) -> bool:
-    """Whether ``piece`` is a word rather than punctuation. The marks of Thai and its like stand apart from their letters."""
-    return any(letter.isalnum() or category(letter)[0] == "M" for letter in piece)
 
 
 @dataclass(frozen=True)
@@ -137,13 +119,13 @@ class PromptTokens:
                 have = f"the words 0 to {len(places) - 1}" if places else "no words"
                 raise WordError(f"word number is {word}; the prompt {self.text!r} has {have}.")
             return self.of_piece(places[word])
-        as_written = [(_normal(self.pieces[piece]), piece) for piece in places]
-        by_words = [(inner, piece) for piece in places for inner in _words_in(self.pieces[piece])]
+        as_written = [(normal(self.pieces[piece]), piece) for piece in places]
+        by_words = [(inner, piece) for piece in places for inner in words_in(self.pieces[piece])]
         by_letters = [(unit, piece) for inner, piece in by_words for unit in blankless.units(inner)]
-        letters = [unit for inner in _words_in(str(word)) for unit in blankless.units(inner)]
-        stretches = [pieces for pieces in _occurrences(by_letters, letters) if self._is_all_of(pieces, by_letters, letters)]
-        asked = (as_written, [_normal(piece) for piece in str(word).split()]), (by_words, _words_in(str(word)))
-        found = next(filter(None, map(self._uncut, [*(_occurrences(*each) for each in asked), stretches])), stretches)
+        letters = [unit for inner in words_in(str(word)) for unit in blankless.units(inner)]
+        stretches = [pieces for pieces in occurrences(by_letters, letters) if self._is_all_of(pieces, by_letters, letters)]
+        asked = (as_written, [normal(piece) for piece in str(word).split()]), (by_words, words_in(str(word)))
+        found = next(filter(None, map(self._uncut, [*(occurrences(*each) for each in asked), stretches])), stretches)
         if not found:
             raise WordError(f"word is {word!r}; the prompt {self.text!r} has the words {', '.join(self._uncut_words()) or '(none)'}.")
         if len(found) > 1 and not self._uncut(found):
@@ -187,89 +169,8 @@ class PromptTokens:
             return False
 
 
-def tokenize(
-    text: str,
-    encode: Callable[[str], Sequence[int]],
-    specials: tuple[int, int, int],
-    chunk: int = CHUNK,
-    spell: blankless.Speller | None = None,
-) -> PromptTokens:
-    """``text`` in chunks of ``chunk - 2`` tokens. encode: token ids of a text, without begin and end. specials: begin, end, padding.
-    spell: a token's spelling in the vocabulary, for words of scripts without blanks; None: they stay whole.
-
-    Words are told apart by `segmented`; where that cannot be, every token is a word of its own.
-    """
-    pieces, tokens, joined = blankless.cut(*segmented(text, encode), spell)
-    size = chunk - 2
-    chunks = [tokens[at : at + size] for at in range(0, len(tokens), size)]
-    return PromptTokens.from_chunks(text, chunks, pieces, specials, chunk, joined)
-
-
-def segmented(text: str, encode: Callable[[str], Sequence[int]]) -> tuple[list[str], list[tuple[int, int]]]:
-    """The pieces of ``text`` that its tokenizer knows, and its tokens in order, each with the number of its piece.
-
-    encode: as for `tokenize`. Words and punctuation are pieces of their own wherever their tokens, one after the other, are those of the
-    whole text. Where they are not, as few of them as must be go together: a placeholder of textual inversion (``<toy>``), or what stands
-    behind an apostrophe ('star is 's and tar to CLIP).
-    """
-    whole, spans = list(encode(text)), [found.span() for found in _ATOMS.finditer(text)]
-    known: dict[str, list[int]] = {}
-    # Where each piece begins, in words and in tokens, and how many words it has; from the first, backwards where none fits.
-    path, at, token, size = [], 0, 0, 1
-    hopeless: set[tuple[int, int]] = set()
-    while at < len(spans) or token < len(whole):
-        if at + size > len(spans) or size > LONGEST or (at, token) in hopeless:
-            hopeless.add((at, token))
-            if not path:
-                # Something that we do not know was done to the text.
-                return [f"#{number}" for number in range(len(whole))], [(one, number) for number, one in enumerate(whole)]
-            at, token, size = path.pop()
-            size += 1
-            continue
-        piece = text[spans[at][0] : spans[at + size - 1][1]]
-        its_tokens = known.get(piece)
-        if its_tokens is None:
-            its_tokens = known[piece] = list(encode(piece))
-        if whole[token : token + len(its_tokens)] != its_tokens:
-            size += 1
-            continue
-        path.append((at, token, size))
-        at, token, size = at + size, token + len(its_tokens), 1
-    pieces = [text[spans[at][0] : spans[at + size - 1][1]] for at, _, size in path]
-    starts = [token for _, token, _ in path] + [len(whole)]
-    return pieces, [(one, number) for number in range(len(pieces)) for one in whole[starts[number] : starts[number + 1]]]
-
-
-def streams(*texts: str) -> list[PromptTokens]:
-    """The token streams of ``texts`` without a tokenizer: every word is one token, the same in all of them."""
-    words: dict[str, int] = {}
-
-    def encode(text: str) -> list[int]:
-        return [words.setdefault(word, len(words) + 10) for word in split_words(text)]
-
-    return [tokenize(text, encode, (1, 2, 2), CHUNK) for text in texts]
-
-
 def equally_long(prompts: Iterable[PromptTokens]) -> list[PromptTokens]:
     """All with as many chunks as the longest."""
     prompts = list(prompts)
     most = max(prompt.chunks for prompt in prompts)
     return [prompt.padded(most) for prompt in prompts]
-
-
-def _normal(piece: str) -> str:
-    return piece.casefold().replace("\u2019", "'")
-
-
-def _words_in(piece: str) -> list[str]:
-    """The words in a piece, or in what somebody looks for, without punctuation around them."""
-    return [_normal(word) for word in split_words(piece) if is_word(word)]
-
-
-def _occurrences(have: Sequence[tuple[str, int]], wanted: Sequence[str]) -> list[list[int]]:
-    """Where the words ``wanted`` follow each other in ``have``, (word, number of its piece) in order: each time these pieces."""
-    found: list[list[int]] = []
-    for at in range(len(have) - len(wanted) + 1 if wanted else 0):
-        if [word for word, _ in have[at : at + len(wanted)]] == list(wanted):
-            found.append([number for _, number in have[at : at + len(wanted)]])
-    return found

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..core.fields import SettingError
+from ..core.fields import SettingError, plain
 from ..core.schedule import Step, Window
 from .tokens import PromptTokens
 
@@ -22,6 +22,7 @@ Windows = float | Window | Mapping[str, float | Window]
 
 def window_of(name: str, value: Any) -> Window:
     """A window: the fraction b is (0, b), a pair (a, b) itself, and a = b never. SettingError with a sentence for anything else."""
+    value = plain(value)
     pair = (0.0, value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
     whole = (
         isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in pair)

@@ -1,5 +1,6 @@
 """Caches of diffusers' own that return what a layer returned before: its tokens must stay the same, so nothing merges around them."""
 
+import guided
 import models
 import pytest
 import torch
@@ -49,8 +50,8 @@ def test_self_attention_that_is_kept_is_left_alone(cache, method):
     with accelerated(unet, METHODS[method], auto=False) as accelerator:
         out = models.one_pass(unet, (999, 799, 599, 399, 199))
     assert torch.equal(out, plain)
-    (reason, layers), *more = accelerator.report().as_dict()["methods"][0]["stood_down"].items()
-    assert reason.endswith("of diffusers is on attn1") and cache.lower().split()[0] in reason.replace("_", "") and layers == 3 and not more
+    ((code, name, *where), layers), *more = guided.layers_why(accelerator.report().as_dict()["methods"][0]).items()
+    assert (code, where, layers, more) == ("hook", ["diffusers", "attn1"], 3, []) and cache.lower().split()[0] in name.replace("_", "")
     assert differences(before, fingerprint(unet)) == set()
 
 
@@ -61,5 +62,5 @@ def test_layers_that_are_not_kept_are_served():
         out = models.one_pass(unet)
     merging, gate = accelerator.report().as_dict()["methods"]
     assert merging["layers_by_effect"] == {"merging": 3} and gate["layers"] == 0
-    assert gate["stood_down"] == {"the hook pyramid_attention_broadcast of diffusers is on attn2": 7}
+    assert guided.layers_why(gate) == {("hook", "pyramid_attention_broadcast", "diffusers", "attn2"): 7}
     assert not torch.equal(out, plain)

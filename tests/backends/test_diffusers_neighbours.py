@@ -1,6 +1,7 @@
 """What people put on a diffusers U-Net stays in force: processors, IP-Adapter, scales, slicing, chunking, offloading hooks."""
 
 import cases
+import guided
 import models
 import pytest
 import torch
@@ -41,7 +42,7 @@ def test_a_processor_of_ones_own_runs_as_it_would():
         assert torch.equal(models.call(unet), plain)
     assert sorted(seen) == [16] + [64] * 3 + [256] * 3
     assert account(accelerator)["layers_by_effect"] == {}
-    assert account(accelerator)["stood_down"] == {"attention processor Halving": 3}
+    assert guided.layers_why(account(accelerator)) == {("processor", "Halving"): 3}
 
 
 def test_processors_exchanged_while_patched():
@@ -52,7 +53,7 @@ def test_processors_exchanged_while_patched():
         torch.testing.assert_close(models.call(unet), enabled, atol=1e-4, rtol=1e-4)
         unet.set_attn_processor(Halving([]))
         halved = models.call(unet)
-    assert account(accelerator)["stood_down"] == {"attention processor Halving": 3}
+    assert guided.layers_why(account(accelerator)) == {("processor", "Halving"): 3}
     assert {type(p) for p in unet.attn_processors.values()} == {Halving}
     assert torch.equal(models.call(unet), halved)
 
@@ -111,7 +112,7 @@ def test_an_unknown_cross_attention_keyword_reaches_its_processor():
         assert torch.equal(models.call(unet, cross_attention_kwargs={"region": "left"}), plain)
     assert {region for *_, region in seen} == {"left"}
     assert [tokens for *_, tokens, _ in seen].count(256) == 6
-    assert account(accelerator)["stood_down"] == {"attention processor Regional": 3}
+    assert guided.layers_why(account(accelerator)) == {("processor", "Regional"): 3}
 
 
 @pytest.mark.parametrize("method", ["agents", "merging", "everywhere"])
@@ -131,7 +132,7 @@ def test_chunked_feed_forward(dim):
         for block in layers(unet, "transformer_blocks.0"):
             block.set_chunk_feed_forward(1 if dim == 0 else 8, dim)
         torch.testing.assert_close(models.call(unet), plain, atol=1e-4, rtol=1e-4)
-    assert account(accelerator)["stood_down"] == {"the layer was given other tokens than its block": 3}
+    assert guided.layers_why(account(accelerator)) == {"other_tokens": 3}
 
 
 @pytest.mark.parametrize("place", ["attn1", "attn1.to_q", "attn1.to_out.0", "transformer_blocks.0", ""])
@@ -195,4 +196,4 @@ def test_a_hook_that_drops_rows_after_ours():
     with accelerated(unet, AGENTS) as accelerator:
         unet.register_forward_pre_hook(lambda module, args: tuple(a[:1] for a in args))
         assert torch.equal(models.call(unet), plain)
-    assert account(accelerator)["stood_down"] == {"the layer was given other tokens than its block": 3}
+    assert guided.layers_why(account(accelerator)) == {"other_tokens": 3}

@@ -80,7 +80,7 @@ def test_processors_that_must_be_called_are():
         assert torch.equal(models.one_pass(unet, (999, 699, 399)), plain)
     assert len(store.maps["words"]) == calls == 21
     assert account(accelerator)["layers"] == 0
-    assert account(accelerator)["stood_down"] == {"attention processor Store": 7}
+    assert guided.layers_why(account(accelerator)) == {("processor", "Store"): 7}
 
 
 @pytest.mark.parametrize("method", [ServeCalls(), ServeStage(6), Shallow(2), Shallow(2, images=(1,))], ids=["call", "stage", "deep", "one"])
@@ -92,7 +92,7 @@ def test_what_must_be_called_is_not_left_out_with_its_stage_or_call(method):
         guided.passes(unet, accelerator, 4, (two,))
     assert len(store.maps["words"]) == 4
     told = account(accelerator)
-    assert any("attention processor Store" in reason for reason in [*told["notes"], *told["stood_down"]])
+    assert any(code.endswith("processor") for code in guided.codes(told)) and "Store" in str(told["reasons"])
     report = accelerator.report().as_dict()
     assert (report["calls_served"], report["stages_served"], report["rows_served"]) == (0, 0, 0)
 
@@ -103,7 +103,7 @@ def test_known_layers_beside_unknown_ones_are_served():
     with accelerated(unet, SERVING) as accelerator:
         models.one_pass(unet)
     assert account(accelerator)["layers_by_effect"] == {"cross-attention served": 6}
-    assert account(accelerator)["stood_down"] == {"attention processor Store": 1}
+    assert guided.layers_why(account(accelerator)) == {("processor", "Store"): 1}
 
 
 @pytest.mark.parametrize("method", REDUCING)
@@ -117,7 +117,7 @@ def test_unknown_processors_are_given_what_they_would_have_been(processor, metho
         assert torch.equal(models.call(unet, given), plain)
     assert before.keys() <= {"picture"}
     assert account(accelerator)["layers"] == 0
-    assert set(account(accelerator)["stood_down"]) == {f"attention processor {processor.__name__}"}
+    assert set(guided.layers_why(account(accelerator))) == {("processor", processor.__name__)}
 
 
 def downsampled(unet):
@@ -140,7 +140,7 @@ def test_downsampling_reports_the_layers_that_it_changes():
         models.picture(pipe, 2, pag_scale=3.0)
     told = account(accelerator)
     assert told["layers"] == len(found) > 0
-    assert any("PAGCFGIdentitySelfAttnProcessor2_0" in reason for reason in told["stood_down"])
+    assert ("processor", "PAGCFGIdentitySelfAttnProcessor2_0") in guided.layers_why(told)
 
 
 def test_fused_projections_are_merged_and_not_given_other_keys():
@@ -149,7 +149,7 @@ def test_fused_projections_are_merged_and_not_given_other_keys():
     plain = models.call(unet)
     with accelerated(unet, TokenDownsampling()) as accelerator:
         assert torch.equal(models.call(unet), plain)
-    assert account(accelerator)["stood_down"] == {"attention processor FusedAttnProcessor2_0": 3}
+    assert guided.layers_why(account(accelerator)) == {("processor", "FusedAttnProcessor2_0"): 3}
     assert account(accelerator)["failed"] is None
     with accelerated(unet, TokenMerging()) as accelerator:
         models.call(unet)
@@ -170,7 +170,7 @@ def test_a_guiders_hook_that_skips_maps(method):
     with accelerated(unet, REDUCING[method]) as accelerator:
         models.call(unet)
     assert torch.equal(*seen)
-    assert account(accelerator)["stood_down"].get("the hook layer_skip_hook of diffusers is on attn1") == 1
+    assert guided.layers_why(account(accelerator)).get(("hook", "layer_skip_hook", "diffusers", "attn1")) == 1
 
 
 def test_a_hook_on_a_projection_that_looks_at_the_grid():
@@ -182,8 +182,8 @@ def test_a_hook_on_a_projection_that_looks_at_the_grid():
     smoothing._apply_smoothed_energy_guidance_hook(unet, config, 1.0)
     with accelerated(unet, TokenMerging()) as accelerator:
         models.call(unet)
-    (reason, count), *more = account(accelerator)["stood_down"].items()
-    assert (count, more) == (1, []) and reason.endswith("of diffusers is on attn1.to_q")
+    ((code, _, package, place), count), *more = guided.layers_why(account(accelerator)).items()
+    assert (count, more) == (1, []) and (code, package, place) == ("hook", "diffusers", "attn1.to_q")
     assert account(accelerator)["layers"] == 2
 
 
@@ -222,7 +222,7 @@ def test_masks_of_an_ip_adapter_are_laid_on_all_tokens():
     with accelerated(unet, TokenMerging(merge_crossattn=True)) as accelerator:
         assert leaks(unet, more) == 0
     assert account(accelerator)["layers_by_effect"] == {"merging": 3}
-    assert account(accelerator)["stood_down"] == {"the layer was called with 'ip_adapter_masks'": 3}
+    assert guided.layers_why(account(accelerator)) == {("called_with", "ip_adapter_masks"): 3}
 
 
 def test_without_masks_an_ip_adapter_is_merged():
@@ -243,7 +243,7 @@ def test_a_hook_that_was_taken_off_keeps_nobody_away():
         registry.register_hook(hooks.ModelHook(), "passing by")
     with accelerated(unet, AgentAttention(window=(0, 1))) as accelerator:
         models.call(unet)
-    assert account(accelerator)["stood_down"] == {"the hook passing by of diffusers is on attn1": 3}
+    assert guided.layers_why(account(accelerator)) == {("hook", "passing by", "diffusers", "attn1"): 3}
     for layer in layers(unet, "attn1"):
         layer._diffusers_hook.remove_hook("passing by")
     with accelerated(unet, AgentAttention(window=(0, 1))) as accelerator:
@@ -266,7 +266,7 @@ def test_heat_maps_and_served_layers_name_whose_forward_it_is(monkeypatch):
     before = fingerprint(unet)
     with accelerated(unet, SERVING, TokenMerging()) as accelerator:
         models.one_pass(unet)
-    assert account(accelerator)["stood_down"] == {f"a forward from {__name__} is on attn2": 7}
+    assert guided.layers_why(account(accelerator)) == {("forward", __name__, "attn2"): 7}
     assert account(accelerator, 1)["layers"] == 3
     assert not differences(before, fingerprint(unet))
     for layer in layers(unet, "attn2"):
@@ -275,7 +275,7 @@ def test_heat_maps_and_served_layers_name_whose_forward_it_is(monkeypatch):
     monkeypatch.setattr(Attention, "forward", lambda self, *args, **kwargs: plain(self, *args, **kwargs))
     with accelerated(unet, SERVING) as accelerator:
         models.one_pass(unet)
-    assert account(accelerator)["stood_down"] == {f"a forward from {__name__} is on attn2": 7}
+    assert guided.layers_why(account(accelerator)) == {("forward", __name__, "attn2"): 7}
 
 
 def test_a_block_that_others_rewrote_is_not_served():
@@ -286,7 +286,7 @@ def test_a_block_that_others_rewrote_is_not_served():
     plain = models.one_pass(unet)
     with accelerated(unet, SERVING) as accelerator:
         assert torch.equal(models.one_pass(unet), plain)
-    assert account(accelerator)["stood_down"] == {f"a forward from {__name__} is on the block": 7}
+    assert guided.layers_why(account(accelerator)) == {("forward", __name__, "the block"): 7}
 
 
 @pytest.mark.parametrize("kind", ["ldm", "sgm"])
@@ -306,7 +306,7 @@ def test_on_a_hosts_unet_only_its_own_forwards_are_served(kind):
     with accelerated(unet, SERVING) as accelerator:
         models.one_pass(unet)
     assert len(calls) == 2 * sites
-    assert account(accelerator)["stood_down"] == {f"a forward from {__name__} is on attn2": sites}
+    assert guided.layers_why(account(accelerator)) == {("forward", __name__, "attn2"): sites}
 
 
 def test_every_processor_in_the_table_is_one_of_diffusers():

@@ -118,6 +118,46 @@ def test_other_schedulers(schedule):
     assert accelerator._runners[0]._caches.nbytes == 0
 
 
+def kept(accelerator):
+    return accelerator._runners[0]._caches.nbytes
+
+
+def test_what_is_kept_is_freed_when_a_pass_ends_early():
+    """SDXL's base model ends at a part of the noise, and leaves the rest to a refiner."""
+    pipe = models.pipeline(models.diffusers_unet_sdxl(), "StableDiffusionXLPipeline")
+    with accelerated(pipe, TGate(gate_step=2)) as accelerator:
+        models.picture(pipe, 8, size=64, denoising_end=0.5, **models.prompt(pooled=True))
+        assert accelerator.report().as_dict()["steps"] == 4
+        assert guided.account(accelerator)["cache_bytes"] > 0 and kept(accelerator) == 0
+
+
+@pytest.mark.parametrize("how", ["interrupted", "failed"])
+@pytest.mark.parametrize("scale", [5.0, 1.0])
+def test_what_is_kept_is_freed_when_a_run_is_broken_off(how, scale):
+    pipe = models.pipeline()
+    during = []
+
+    def callback(pipe, index, timestep, tensors):
+        during.append(kept(accelerator))
+        if index == 3:
+            pipe._interrupt = True
+            if how == "failed":
+                raise RuntimeError("enough")
+        return {}
+
+    with accelerated(pipe, TGate(gate_step=2)) as accelerator:
+        try:
+            models.picture(pipe, 8, size=64, guidance_scale=scale, callback_on_step_end=callback)
+        except RuntimeError:
+            assert how == "failed"
+        assert all(during[1:4]) and kept(accelerator) == 0
+        assert accelerator.report().as_dict()["unet_calls"] == 4
+        # The next run is as any other.
+        fresh = models.picture(pipe, 8, size=64, guidance_scale=scale)
+    with accelerated(pipe, TGate(gate_step=2)):
+        assert torch.equal(models.picture(pipe, 8, size=64, guidance_scale=scale), fresh)
+
+
 def test_a_shortened_pass_has_its_own_gate():
     pipe = models.pipeline(kind="StableDiffusionImg2ImgPipeline")
     ran = guided.rows_run(pipe.unet)
@@ -137,7 +177,7 @@ def test_tiles_stay_guided():
             for _ in range(2):
                 models.call(pipe.unet, models.inputs(timestep=float(timestep)))
     assert ran == [2] * 8
-    assert "guidance was kept: the U-Net runs more often than was said" in guided.account(accelerator)["notes"]
+    assert "guidance_kept: too_many_calls" in guided.codes(guided.account(accelerator))
 
 
 def test_tuples_and_together_with_merging():

@@ -1,6 +1,7 @@
 """SGM's U-Nets: told apart, taken apart, their extra arguments respected. On our twin, and on the host's own where there is one."""
 
 import cases
+import guided
 import host_packages
 import models
 import pytest
@@ -103,8 +104,8 @@ def test_extra_arguments_run_the_layers_own_attention(whose, name, value, positi
     ((args, kwargs, served),) = seen
     with torch.no_grad():
         assert torch.equal(type(layer).forward(layer, *args, **kwargs), served)
-    reasons = accelerator.report().as_dict()["methods"][0]["stood_down"]
-    assert reasons[f"the layer was called with {name!r}"] == len(sites)
+    reasons = guided.layers_why(accelerator.report().as_dict()["methods"][0])
+    assert reasons[("called_with", name)] == len(sites)
     if method == "agents":
         assert torch.equal(out, plain)
 

@@ -2,6 +2,7 @@
 
 import json
 
+import guided
 import pytest
 import torch
 from models import call, ldm_unet
@@ -26,7 +27,7 @@ def test_small_levels_stand_down_with_a_reason_and_the_picture_is_plain():
         assert torch.equal(call(unet), plain)
     report = accelerator.report()
     least = BUILT_IN["cpu"]["TokenMerging"]
-    assert report.as_dict()["methods"][0]["stood_down"] == {f"not worth it on 256 tokens, from {least} on": 3}
+    assert guided.layers_why(report.as_dict()["methods"][0]) == {("too_small", 256, least): 3}
     assert report.as_dict()["methods"][0]["too_small"] == 3
 
 

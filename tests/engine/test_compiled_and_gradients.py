@@ -2,14 +2,15 @@
 
 import copy
 
+import guided
 import models
 import pytest
 import torch
 
-from lib_accel import AgentAttention, TokenMerging, accelerated, is_patched
+from lib_accel import AgentAttention, DeepCache, TokenMerging, accelerated, is_patched
 
 both = pytest.mark.parametrize("kind", models.BOTH)
-COMPILED = "everything stood down: the U-Net is compiled"
+COMPILED = ["compiled"]
 
 
 @pytest.fixture
@@ -27,8 +28,8 @@ def test_really_compiled():
     accelerator = accelerated(unet, AgentAttention(window=(0, 1)))
     accelerator.sites[0].block.compile(backend="eager")
     models.call(unet)
-    reasons = accelerator.report().as_dict()["methods"][0]["stood_down"]
-    assert reasons == {"input_blocks.1.1.transformer_blocks.0 is compiled": 1}
+    reasons = guided.layers_why(accelerator.report().as_dict()["methods"][0])
+    assert reasons == {("part_compiled", "input_blocks.1.1.transformer_blocks.0"): 1}
     accelerator.remove()
     torch.testing.assert_close(models.call(unet), plain)
 
@@ -44,7 +45,7 @@ def test_a_compiled_forward_on_the_unet(kind, when):
     with accelerated(unet, AgentAttention(window=(0, 1))) as accelerator, torch.compiler.set_stance("force_eager"):
         unet.forward = compiled
         assert torch.equal(models.call(unet), plain)
-        assert accelerator.report().as_dict()["stood_down"] == [COMPILED]
+        assert guided.codes(accelerator.report().as_dict()) == COMPILED
 
 
 @both
@@ -54,8 +55,8 @@ def test_a_compiled_forward_on_a_block(kind):
         site = accelerator.sites[0]
         site.block.forward = torch.compile(site.block.forward, backend="eager")
         models.call(unet)
-    reasons = accelerator.report().as_dict()["methods"][0]["stood_down"]
-    assert reasons == {f"{site.name} is compiled": 1}
+    reasons = guided.layers_why(accelerator.report().as_dict()["methods"][0])
+    assert reasons == {("part_compiled", f"{site.name}"): 1}
 
 
 @both
@@ -69,7 +70,7 @@ def test_a_unet_compiled_in_place(kind, when, eagerly):
         if when == "after":
             unet.compile(backend="eager")
         assert torch.equal(models.call(unet), plain)
-        assert accelerator.report().as_dict()["stood_down"] == [COMPILED]
+        assert guided.codes(accelerator.report().as_dict()) == COMPILED
     assert accelerator.report().as_dict()["methods"][0]["layers"] == 0
 
 
@@ -81,14 +82,80 @@ def test_a_wrapper_around_the_unet(kind, eagerly):
     with accelerated(compiled, TokenMerging()) as accelerator:
         assert is_patched(unet)
         assert torch.equal(models.call(compiled), plain)
-    assert accelerator.report().as_dict()["stood_down"] == [COMPILED]
+    assert guided.codes(accelerator.report().as_dict()) == COMPILED
 
 
 def test_a_pipeline_with_a_compiled_unet():
     pipe = models.pipeline()
     pipe.unet = torch.compile(pipe.unet, backend="eager")
     with accelerated(pipe, TokenMerging()) as accelerator:
-        assert accelerator.report().as_dict()["stood_down"] == [COMPILED]
+        assert guided.codes(accelerator.report().as_dict()) == COMPILED
+
+
+@pytest.mark.parametrize("other", ["compiled", "exchanged"])
+def test_a_pipeline_whose_unet_changes_afterwards(other, eagerly):
+    pipe = models.pipeline()
+    unet, plain = pipe.unet, models.picture(pipe, 2)
+    with accelerated(pipe, TokenMerging()) as accelerator:
+        pipe.unet = torch.compile(unet, backend="eager") if other == "compiled" else copy.deepcopy(unet)
+        assert torch.equal(models.picture(pipe, 2), plain)
+        assert guided.codes(accelerator.report().as_dict()) == [other]
+        pipe.unet = unet
+        assert accelerator.report().as_dict()["reasons"] == []
+        pipe.unet = torch.compile(unet, backend="eager")
+    # As it was when it ended.
+    pipe.unet = unet
+    assert guided.codes(accelerator.report().as_dict()) == COMPILED
+
+
+def passing_by(module, layers):
+    """A forward that runs the code of ``layers`` past whatever is put on them, as code does that was compiled before; it bears no mark."""
+    own = module.forward
+
+    def forward(*args, **kwargs):
+        put = [(vars(layer), name, vars(layer)[name]) for layer in layers for name in ("forward",) if name in vars(layer)]
+        for attributes, name, _ in put:
+            del attributes[name]
+        try:
+            return own(*args, **kwargs)
+        finally:
+            for attributes, name, value in put:
+                attributes[name] = value
+
+    return forward
+
+
+@both
+def test_what_is_passed_by_is_not_claimed(kind):
+    unet = models.UNETS[kind]()
+    with accelerated(unet, AgentAttention(window=(0, 1)), auto=False) as accelerator:
+        one, *others = [site for site in accelerator.sites if site.level == 0]
+        one.block.forward = passing_by(one.block, [one.part("attn1")])
+        models.call(unet)
+    method = accelerator.report().as_dict()["methods"][0]
+    assert method["layers"] == len(others)
+    assert [(reason["code"], reason["layers"]) for reason in method["reasons"]] == [("unreached", 1)]
+
+
+def test_served_stages_that_are_passed_by_are_run_after_all():
+    """Nothing stands for what the deep stages return where what was put on them is not reached: the call is run again, whole."""
+    unet = models.diffusers_unet()
+    plain = models.one_pass(unet, (999, 700, 400, 100))
+    with accelerated(unet, DeepCache(every=2, warm_up=0, last=0), auto=False) as accelerator:
+        assert not torch.equal(models.one_pass(unet, (999, 700, 400, 100)), plain)
+        assert accelerator.report().as_dict()["methods"][0]["shallow_steps"] > 0
+    for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks):
+        parts = [
+            block,
+            *getattr(block, "resnets", ()),
+            *(getattr(block, "attentions", None) or ()),
+            *(getattr(block, "downsamplers", None) or ()),
+        ]
+        block.forward = passing_by(block, parts[1:])
+    with accelerated(unet, DeepCache(every=2, warm_up=0, last=0), auto=False) as accelerator:
+        assert torch.equal(models.one_pass(unet, (999, 700, 400, 100)), plain)
+    told = accelerator.report().as_dict()["methods"][0]
+    assert told["shallow_steps"] == 0 and told["reasons"]
 
 
 @both
@@ -101,7 +168,7 @@ def test_compiled_parts(kind, place, eagerly):
             if name.endswith(place) and module is not unet:
                 module.compile(backend="eager")
         assert torch.equal(models.call(unet), plain)
-    assert "is compiled (1 layers)" in str(accelerator.report()) or "is compiled (3 layers)" in str(accelerator.report())
+    assert {code for code, _ in guided.layers_why(accelerator.report().as_dict()["methods"][0])} == {"part_compiled"}
     assert accelerator.report().as_dict()["methods"][0]["layers"] == 0
 
 
@@ -114,7 +181,7 @@ def test_wrappers_around_blocks(eagerly):
     with accelerated(unet, TokenMerging()) as accelerator:
         assert len(accelerator.sites) == 7
         torch.testing.assert_close(models.call(unet), plain)
-    assert "is compiled" in str(accelerator.report())
+    assert {code for code, _ in guided.layers_why(accelerator.report().as_dict()["methods"][0])} == {"part_compiled"}
 
 
 def test_a_compiled_stage(eagerly):
@@ -125,8 +192,8 @@ def test_a_compiled_stage(eagerly):
     with accelerated(unet, TokenMerging(max_downsample=2)) as accelerator:
         assert len(accelerator.sites) == 7
         models.call(unet)
-    reasons = accelerator.report().as_dict()["methods"][0]["stood_down"]
-    assert reasons == {"down_blocks.0 is compiled": 1, "up_blocks.2 is compiled": 2}
+    reasons = guided.layers_why(accelerator.report().as_dict()["methods"][0])
+    assert reasons == {("part_compiled", "down_blocks.0"): 1, ("part_compiled", "up_blocks.2"): 2}
 
 
 def test_a_block_that_was_exchanged():
@@ -136,7 +203,7 @@ def test_a_block_that_was_exchanged():
         blocks[0] = copy.deepcopy(blocks[0])
         models.call(unet)
     method = accelerator.report().as_dict()["methods"][0]
-    assert method["stood_down"] == {"the block was exchanged after the methods were applied": 1}
+    assert guided.layers_why(method) == {"exchanged": 1}
     assert method["layers"] == 2
 
 
@@ -155,7 +222,7 @@ def test_training(kind):
     with accelerated(unet, AgentAttention(window=(0, 1))) as accelerator:
         assert all(torch.equal(a, b) for a, b in zip(gradients(), plain))
         report = accelerator.report()
-        assert report.as_dict()["stood_down"] == ["everything stood down: gradients are enabled (run under torch.no_grad())"]
+        assert guided.codes(report.as_dict()) == ["derivatives: gradients"]
         assert report.as_dict()["methods"][0]["layers"] == 0
         models.call(unet)
         assert accelerator.report().as_dict()["methods"][0]["layers"] == 3

@@ -9,7 +9,7 @@ import pytest
 import torch
 from traces import differences, fingerprint
 
-from lib_accel import TokenMerging, accelerated, is_patched
+from lib_accel import DeepCache, TGate, TokenMerging, accelerated, is_patched
 
 
 def through_torch_save(unet):
@@ -57,6 +57,43 @@ def test_copies_are_unpatched(kind, way, interrupted):
         with accelerated(twin, TokenMerging()):
             assert torch.equal(models.call(twin), enabled)
     assert torch.equal(models.call(unet), plain)
+
+
+class Copying:
+    """A hook that copies the U-Net while that runs, once; copies of it do nothing."""
+
+    def __init__(self, unet, way):
+        self.wanted, self.twin = (unet, way), None
+
+    def __call__(self, *_):
+        if self.wanted is not None:
+            (unet, way), self.wanted = self.wanted, None
+            self.twin = COPIES[way](unet)
+
+    def __getstate__(self):
+        return {"wanted": None, "twin": None}
+
+
+@pytest.mark.parametrize("way", ["deepcopy", "pickle"])
+@pytest.mark.parametrize(
+    "method", [TokenMerging(), DeepCache(every=2, warm_up=0, last=0), TGate(gate_step=1)], ids=lambda m: type(m).__name__
+)
+def test_a_copy_made_during_a_call(method, way):
+    """The call goes on as it would have; the copy is unpatched."""
+    unet = models.diffusers_unet()
+    plain, unpatched = models.one_pass(unet, h=8, w=8), structure(unet)
+    with accelerated(unet, method):
+        wanted = models.one_pass(unet, h=8, w=8)
+    for place in ("conv_in", "mid_block", "up_blocks.2"):
+        with accelerated(unet, method):
+            first = models.call(unet, models.inputs(timestep=999, h=8, w=8))
+            hook = Copying(unet, way)
+            handle = unet.get_submodule(place).register_forward_hook(hook)
+            assert torch.equal(torch.stack([first, models.call(unet, models.inputs(timestep=399, h=8, w=8))]), wanted)
+        handle.remove()
+        assert torch.equal(models.one_pass(hook.twin, h=8, w=8), plain)
+        hook.twin.get_submodule(place)._forward_hooks.clear()
+        assert structure(hook.twin) == unpatched == structure(unet)
 
 
 def interrupt(unet):

@@ -1,5 +1,6 @@
 """When Accel's own code fails the layer runs as it was, the method is off from then on, and the report says so."""
 
+import guided
 import models
 import pytest
 import torch
@@ -100,8 +101,8 @@ def test_failing_to_arm(kind, lenient, monkeypatch):
         monkeypatch.setattr(torch.nn.Module, "register_forward_pre_hook", third_fails)
         assert torch.equal(models.call(unet), plain)
         monkeypatch.undo()
-    (reason,) = accelerator.report().as_dict()["stood_down"]
-    assert "FaultError: on purpose" in reason
+    (reason,) = accelerator.report().as_dict()["reasons"]
+    assert (reason["code"], reason["error"]) == ("error", "FaultError: on purpose")
     assert not differences(before, fingerprint(unet))
 
 
@@ -137,7 +138,7 @@ def test_a_layer_that_cannot_do_with_fewer_tokens(kind, lenient):
         assert torch.equal(models.call(unet), plain)
     told = accelerator.report().as_dict()["methods"][0]
     # On diffusers' layers nobody tries.
-    assert told["failed"] if kind == "ldm" else told["stood_down"] == {f"a forward from {__name__} is on attn1": 3}
+    assert told["failed"] if kind == "ldm" else guided.layers_why(told) == {("forward", __name__, "attn1"): 3}
 
 
 @both

@@ -1,6 +1,7 @@
 """Plain, enabled, disabled: a method changes the picture while it is on, and nothing at all afterwards."""
 
 import cases
+import guided
 import models
 import pytest
 import torch
@@ -106,5 +107,5 @@ def test_published_defaults_never_use_agents_and_the_report_says_so(kind):
     apply_patch(unet)
     assert torch.equal(models.call(unet), merged)
     report = patch_report(unet)
-    assert report.as_dict()["methods"][0]["stood_down"] == {"no agents: 64 would not be fewer than half of 128 tokens": 3}
+    assert guided.layers_why(report.as_dict()["methods"][0]) == {("agents_do_not_pay", 64, 128): 3}
     assert report.as_dict()["methods"][0]["layers_by_effect"] == {"merging": 3}

@@ -13,7 +13,7 @@ from traces import differences, fingerprint
 from lib_accel import Row, RowPlan, TGate, accelerated, remove_patch
 from lib_accel.core.row_slicing import cut_rows, fill_rows, prediction_of
 from lib_accel.core.rows import Layout, without_guidance
-from lib_accel.methods.tgate import TGateRunner
+from lib_accel.methods.tgate_runner import TGateRunner
 
 both = pytest.mark.parametrize("kind", models.BOTH)
 ROWS = torch.arange(4.0)[:, None].expand(-1, 3)
@@ -196,7 +196,7 @@ def test_more_rows_than_were_told(kind):
             for _ in range(3):
                 models.call(unet, guided.given_to(PAIR))
         assert ran == [2] * 12
-        assert "guidance was kept: the U-Net runs more often than was said" in guided.account(accelerator)["notes"]
+        assert "guidance_kept: too_many_calls" in guided.codes(guided.account(accelerator))
         ran.clear()
         guided.passes(unet, accelerator, 4)
     assert ran == [2, 2, 1, 1]

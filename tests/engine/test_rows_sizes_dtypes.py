@@ -1,6 +1,7 @@
 """Any number of rows, any size, any dtype."""
 
 import cases
+import guided
 import models
 import pytest
 import torch
@@ -85,7 +86,7 @@ def test_a_grid_smaller_than_a_cell_is_reported():
     unet = models.diffusers_unet()
     with accelerated(unet, TokenMerging(sx=4, sy=4)) as accelerator:
         models.call(unet, models.inputs(2, 3, 9))
-    assert accelerator.report().as_dict()["methods"][0]["stood_down"] == {"nothing to merge on a 3x9 grid": 3}
+    assert guided.layers_why(accelerator.report().as_dict()["methods"][0]) == {("nothing_to_merge", 3, 9): 3}
 
 
 @pytest.mark.parametrize("kind", models.BOTH)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import guided
 import pytest
 import torch
 from blocks import BlockUNet
@@ -108,7 +109,7 @@ def test_a_mask_makes_it_the_layers_own_attention(name):
     data = GOLDEN.of(name)
     out, report = call_layer(case, data, method_of(case, data), mask=data["mask"])
     torch.testing.assert_close(out, data["out_plain"], rtol=0, atol=2e-5)
-    assert report["methods"][0]["stood_down"] == {"an attention mask was given": 1}
+    assert guided.layers_why(report["methods"][0]) == {"mask": 1}
 
 
 def test_a_masked_text_attention_is_the_layers_own():
@@ -117,7 +118,8 @@ def test_a_masked_text_attention_is_the_layers_own():
     method = method_of(case, data, merge_crossattn=True)
     out, report = call_layer(case, data, method, part="attn2", context=data["context"], mask=data["mask"])
     torch.testing.assert_close(out, data["out"], rtol=0, atol=2e-5)
-    assert report["methods"][0]["stood_down"] == {"an attention mask was given": 1}
+    # Self-attention is not called here.
+    assert guided.layers_why(report["methods"][0]) == {"mask": 1, "unreached": 1}
 
 
 SELF = next(c for c in FLOAT32 if c["name"] == "self_d8")
@@ -130,7 +132,7 @@ def test_a_context_makes_it_the_layers_own_attention():
     out, report = call_layer(SELF, data, method_of(SELF, data), context=context)
     plain, _ = call_layer(SELF, data, context=context)
     assert torch.equal(out, plain)
-    assert report["methods"][0]["stood_down"] == {"self-attention was given a context": 1}
+    assert guided.layers_why(report["methods"][0]) == {"context": 1}
 
 
 def test_context_that_is_the_input_itself():

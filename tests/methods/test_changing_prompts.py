@@ -72,19 +72,24 @@ def test_at_scale_one_prompts_may_change(kind):
 
 
 IDLE = [
-    (TGate(gate=1), {}, "no step came after the gate"),
-    (TGate(gate_step=5), {}, "no step came after the gate"),
-    (GuidanceSkip(threshold=1.0), {}, "both predictions were never so alike"),
-    (GuidanceSkip(when="after", after=0.9), {}, "no step came after the guided part"),
-    (GuidanceSkip(when="outside"), {"sigma": 1.0}, "no step was outside the interval"),
+    (TGate(gate=1), {}, "no_gate"),
+    (TGate(gate_step=5), {}, "no_gate"),
+    (GuidanceSkip(threshold=1.0), {}, "never_alike"),
+    (GuidanceSkip(when="after", after=0.9), {}, "nothing_after"),
+    (GuidanceSkip(when="outside"), {"sigma": 1.0}, "nothing_outside"),
 ]
 
 
 @pytest.mark.parametrize(("method", "told", "why"), IDLE, ids=lambda value: value if isinstance(value, str) else "")
 def test_a_method_that_never_came_to_act_says_why(method, told, why):
-    ran, line, _ = rows(models.ldm_unet(), method, 5, **told)
+    unet = models.ldm_unet()
+    ran = guided.rows_run(unet)
+    with accelerated(unet, method) as accelerator:
+        guided.passes(unet, accelerator, 5, **told)
     assert ran == [2] * 5
-    assert f"{type(method).__name__}: 0 of 7 layers [{why}]" in line
+    (reason,) = guided.account(accelerator)["reasons"]
+    assert reason["code"] == why
+    assert f"{type(method).__name__}: 0 of 7 layers [{reason['text']}]" in str(accelerator.report())
 
 
 @pytest.mark.parametrize(("method", "told"), [(TGate(gate=0.4), {}), (GuidanceSkip(when="after", after=0.4), {"settled": 9})])

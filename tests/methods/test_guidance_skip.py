@@ -83,7 +83,7 @@ def test_outside_an_interval_of_noise(kind):
         for index, sigma in enumerate((14, 5.1, 5, 1, 0.31, 0.3, 0.1, None)):
             guided.step(unet, accelerator, index, 9, sigma=sigma)
     assert ran == [1, 1, 2, 2, 2, 1, 1, 2]
-    assert account(accelerator)["notes"] == ["guidance was kept: nobody told the noise level"]
+    assert guided.codes(account(accelerator)) == ["guidance_kept: no_level"]
 
 
 @both
@@ -113,7 +113,7 @@ def test_unknown_rows_stay_guided():
             accelerator.step(index, 3)
             models.call(unet)
     assert ran == [2] * 3
-    assert account(accelerator)["notes"] == ["guidance was kept: nobody said which rows are conditional"]
+    assert guided.codes(account(accelerator)) == ["guidance_kept: rows_unknown"]
 
 
 # -- what ----------------------------------------------------------------------------------------------------------------------
@@ -185,7 +185,7 @@ def test_v_without_noise_levels_never_looks_alike():
     with accelerated(holder, GuidanceSkip(threshold=0.0)) as accelerator:
         guided.passes(unet, accelerator, 3)
         assert ran == [2] * 3
-        assert "guidance was kept: the U-Net predicts v and nobody told the noise level" in account(accelerator)["notes"]
+        assert "guidance_kept: no_level_for_units" in guided.codes(account(accelerator))
         ran.clear()
         accelerator.new_pass()
         guided.passes(unet, accelerator, 3, sigma=1.0)

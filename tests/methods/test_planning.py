@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import guided
 import pytest
 import torch
 from blocks import BlockUNet
@@ -110,7 +111,7 @@ def test_nothing_to_merge_is_not_matched(matches):
     with accelerated(UNET, TokenMerging(sx=8, sy=8, ratio=1.0)) as accelerator:
         run(UNET, accelerator, sizes=(7, 40))
     assert matches == []
-    assert accelerator.report().as_dict()["methods"][0]["stood_down"] == {"nothing to merge on a 7x40 grid": 2}
+    assert guided.layers_why(accelerator.report().as_dict()["methods"][0]) == {("nothing_to_merge", 7, 40): 2}
 
 
 def test_the_global_generators_are_left_alone():

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from lib_accel import Row, TGate, accelerated
-from lib_accel.methods.tgate import AFTER, AT_GATE, BEFORE, cross_attention_action, self_attention_action
+from lib_accel.methods.tgate_runner import AFTER, AT_GATE, BEFORE, cross_attention_action, self_attention_action
 
 RUNS = read_json("tgate/unet_v0_1_2")
 CASES = {case["name"]: case for case in RUNS["cases"]}

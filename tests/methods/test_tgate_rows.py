@@ -29,7 +29,7 @@ def test_separate_calls_are_served_as_one_call_is(kind, cache, calls):
     assert ran == [2] * 5 + [1] * 10
     for one, other in zip(together, apart):
         torch.testing.assert_close(one[COND.key], other[COND.key], **CLOSE)
-    assert account(accelerator)["notes"] == ["guidance was kept: the unconditional rows came in a call of their own"]
+    assert guided.codes(account(accelerator)) == ["guidance_kept: separate_calls"]
     assert account(accelerator)["evaluations_saved"] == 0
 
 
@@ -71,7 +71,7 @@ def test_rows_nobody_described(kind):
             accelerator.step(index, 5)
             models.call(unet, models.inputs(rows=3))
     assert ran == [3] * 5
-    assert account(accelerator)["notes"] == ["guidance was kept: nobody said which rows are conditional"]
+    assert guided.codes(account(accelerator)) == ["guidance_kept: rows_unknown"]
     assert (account(accelerator)["steps"], account(accelerator)["layers"]) == (3, 7)
 
 
@@ -104,7 +104,7 @@ def test_and_prompts(kind):
         plan = accelerator.row_plan()
         assert (plan.keep, plan.fill, plan.exact) == ((0, 1, 2), (0, 1, 2, 0, 2), False)
     assert ran == [5, 5]
-    assert account(accelerator)["notes"] == ["guidance was kept: with AND prompts only the host can combine what is left"]
+    assert guided.codes(account(accelerator)) == ["guidance_kept: and_prompts"]
     with accelerated(unet, TGate(gate_step=1, after_gate="uncond")) as accelerator:
         ran.clear()
         for index in (0, 1):
@@ -139,4 +139,4 @@ def test_a_model_that_guides_by_an_image_too():
     with accelerated(unet, TGate(gate_step=1)) as accelerator:
         guided.passes(unet, accelerator, 3, [(COND, Row("image"), UNCOND)])
     assert ran == [3, 3, 3]
-    assert account(accelerator)["notes"] == ["guidance was kept: the model guides by an image too"]
+    assert guided.codes(account(accelerator)) == ["guidance_kept: image_guidance"]

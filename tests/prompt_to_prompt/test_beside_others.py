@@ -2,6 +2,7 @@
 
 import json
 
+import guided
 import models
 import prompts
 import pytest
@@ -47,7 +48,7 @@ def test_where_a_layer_is_edited_others_stand_down(unet, other):
     both, report = run(unet, method(), other)
     data = {entry["method"]: entry for entry in report.as_dict()["methods"]}
     assert data["PromptToPrompt"]["layers_by_effect"] == {"cross-attention": 7, "self-attention": 7}
-    assert "PromptToPrompt edits this layer" in data[type(other).__name__]["stood_down"]
+    assert ("edited", "PromptToPrompt") in guided.layers_why(data[type(other).__name__])
     assert data["PromptToPrompt"]["steps"] == 2
     assert data[type(other).__name__]["steps"] == 2
     alone, _ = run(unet, method())
@@ -85,15 +86,15 @@ def test_the_account_is_plain_data(unet):
 @pytest.mark.parametrize(
     ("cross", "self_replace", "layers", "why"),
     [
-        (0.0, 0.0, {}, "no step is in a window of an edit"),
-        (0.0, 0.5, {"self_layers": "=1/64"}, "none of the chosen layers is in this U-Net"),
-        (0.5, 0.5, {"self_layers": "=1/64", "cross_layers": "=1/64"}, "none of the chosen layers is in this U-Net"),
+        (0.0, 0.0, {}, "no_step"),
+        (0.0, 0.5, {"self_layers": "=1/64"}, "no_layer"),
+        (0.5, 0.5, {"self_layers": "=1/64", "cross_layers": "=1/64"}, "no_layer"),
     ],
 )
 def test_an_edit_of_nothing_says_why(unet, cross, self_replace, layers, why):
     mixing = mix(TOKENS("a cat on sand"), TOKENS("a dog on sand"), Edit(), cross)
     _, report = run(unet, PromptToPrompt([ImageEdit(1, 0, (mixing,), self_replace)], **layers))
-    assert report.as_dict()["methods"][0]["idle"] == f"nothing edited: {why}"
+    assert guided.codes(report.as_dict()["methods"][0]) == [f"nothing_edited: {why}"]
     # A window that opens late is no reason.
     late = mix(TOKENS("a cat on sand"), TOKENS("a dog on sand"), Edit(), (0.5, 1))
     _, report = run(unet, PromptToPrompt([ImageEdit(1, 0, (late,), 0.0)]))

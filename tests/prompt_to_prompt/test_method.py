@@ -2,6 +2,7 @@
 
 import contextlib
 
+import guided
 import models
 import prompts
 import pytest
@@ -230,15 +231,14 @@ def test_an_edited_row_before_its_source_is_left_alone(unet):
     with accelerated(unet, method_of([edit_named("replace")])) as accelerator:
         made = predictions(unet, accelerator, rows, backwards)
     torch.testing.assert_close(made, predictions(unet, None, rows), atol=1e-12, rtol=1e-12)
-    reasons = accelerator.report().as_dict()["methods"][0]["stood_down"]
-    assert reasons and all("the source's row was not in this call or before it" in reason for reason in reasons)
+    assert set(guided.codes(accelerator.report().as_dict()["methods"][0])) == {"kept: no_source"}
 
 
 def test_rows_nobody_labelled_are_left_alone_and_the_report_says_so(unet):
     with accelerated(unet, method_of([edit_named("replace")])) as accelerator:
         out = models.call(unet, inputs(rows_for(2), 0))
     assert torch.equal(out, models.call(unet, inputs(rows_for(2), 0)))
-    assert accelerator.report().as_dict()["methods"][0]["notes"] == ["nothing edited: nobody said which rows are conditional"]
+    assert guided.codes(accelerator.report().as_dict()["methods"][0]) == ["nothing_edited: rows_unknown"]
 
 
 def test_and_prompts_are_edited_part_by_part(unet):
@@ -271,8 +271,8 @@ def test_texts_too_short_for_the_alignment_are_left_alone(unet):
     with accelerated(unet, PromptToPrompt([ImageEdit(1, 0, (mixing,), 0.0)])) as accelerator:
         made = predictions(unet, accelerator, rows)
     torch.testing.assert_close(made, predictions(unet, None, rows), atol=1e-12, rtol=1e-12)
-    (reason,) = accelerator.report().as_dict()["methods"][0]["stood_down"]
-    assert "the text has 8 tokens, not 16 or more" in reason
+    (reason,) = accelerator.report().as_dict()["methods"][0]["reasons"]
+    assert (reason["code"], reason["why"]["tokens"], reason["why"]["least"]) == ("kept", 8, 16)
 
 
 def test_one_row_of_the_operator_in_float64():

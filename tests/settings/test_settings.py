@@ -2,12 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib_accel import AgentAttention, SettingError, TokenMerging
+from lib_accel import AgentAttention, GuidanceSkip, Reweight, SettingError, TGate, TokenMerging
 from lib_accel.core.fields import changed
 from lib_accel.settings.schema import KNOBS
 
@@ -146,3 +147,27 @@ def test_values_that_cannot_be_shown_get_a_sentence_too(name):
     for value in (nested, 10**5000):
         with pytest.raises(SettingError, match=rf"^{name} is (of a kind that cannot be shown|1000).*; it must be "):
             KNOBS[name].read(value)
+
+
+@pytest.mark.parametrize(
+    "given_settings, settings",
+    [
+        (TokenMerging(ratio=np.float64(0.5), sx=np.int64(4), merge_attn=np.bool_(True)), TokenMerging(ratio=0.5, sx=4)),
+        (TokenMerging(ratio=np.float32(0.5), matching=np.str_("local")), TokenMerging(ratio=0.5, matching="local")),
+        (TokenMerging(window=(np.float64(0), np.float32(0.5))), TokenMerging(window=(0, 0.5))),
+        (TokenMerging(window=np.array([0.0, 0.5])), TokenMerging(window=(0, 0.5))),
+        (GuidanceSkip(order=np.int32(1)), GuidanceSkip(order=1)),
+        (TGate(gate_step=np.uint8(3)), TGate(gate_step=3)),
+        (Reweight({"cat": np.float32(2)}), Reweight({"cat": 2.0})),
+    ],
+)
+def test_numbers_of_numpy_are_numbers(given_settings, settings):
+    """They come out as Python's own: what is written to PNG info is the same."""
+    assert given_settings == settings and repr(given_settings) == repr(settings)
+
+
+def test_bad_numbers_of_numpy_get_a_sentence():
+    with pytest.raises(SettingError, match=r"TokenMerging\.ratio is nan"):
+        TokenMerging(ratio=np.float32("nan"))
+    with pytest.raises(SettingError, match=r"TokenMerging\.sx is 2\.5"):
+        TokenMerging(sx=np.float64(2.5))

@@ -1,5 +1,6 @@
 """Forecast in the host double: what the host tells of its sampler, and which steps run."""
 
+import guided
 import pytest
 from guided import rows_run
 from harness import same
@@ -24,8 +25,8 @@ def rows_run_by_step(host, accel, **fields):
     return [sum(seen[begin:end]) for begin, end in zip(steps, ends)], done
 
 
-def notes(host):
-    return " ".join(methods_of(host)[-1]["notes"])
+def codes(host):
+    return guided.codes(methods_of(host)[-1])
 
 
 @pytest.mark.parametrize("sampler", ["Euler", "Euler a"])
@@ -61,7 +62,7 @@ def test_the_hires_pass_has_its_own_warm_up(host):
 
 def test_image_to_image_says_when_there_is_nothing_to_save(host):
     rows, _ = rows_run_by_step(host, PLAN, tab="img2img", denoising_strength=0.4)
-    assert set(rows) == {2} and "too short" in methods_of(host)[0]["idle"]
+    assert set(rows) == {2} and "too_short" in guided.codes(methods_of(host)[0])
     rows, _ = rows_run_by_step(host, PLAN, tab="img2img", denoising_strength=0.8, steps=12)
     assert 0 in rows
 
@@ -76,9 +77,9 @@ def test_prompts_that_change(host):
     ("fields", "why"),
     [
         ({"sampler_name": "DPM adaptive"}, None),
-        ({"sampler_name": "Heun"}, "2 times a step"),
-        ({"sampler_name": "UniPC"}, "noise levels"),
-        ({"prompt": "a <lora:style:0.2@0,1@0.5>"}, "LoRA's weight changes"),
+        ({"sampler_name": "Heun"}, "no_forecast: evaluations"),
+        ({"sampler_name": "UniPC"}, "no_forecast: no_level"),
+        ({"prompt": "a <lora:style:0.2@0,1@0.5>"}, "no_forecast: lora_changes"),
     ],
 )
 def test_where_every_step_runs(host, fields, why):
@@ -88,7 +89,7 @@ def test_where_every_step_runs(host, fields, why):
     if why is None:
         assert "Forecast is off" in done.comments
     else:
-        assert why in notes(host)
+        assert why in codes(host)
 
 
 def test_units_of_controlnet_that_begin_and_end(host):

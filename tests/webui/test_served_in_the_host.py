@@ -2,6 +2,7 @@
 
 import importlib
 
+import guided
 import pytest
 import torch
 from acting import unet_of
@@ -121,7 +122,7 @@ def test_a_control_that_comes_and_goes(host, serving, monkeypatch, when):
     serving(ServeCalls(every=3))
     report = serving.report()
     assert report["calls_served"] == 3
-    told = [reason for reason in report["stood_down"] if "another forward" in reason]
+    told = [code for code in guided.codes(report) if code in ("forward_over_ours", "other_rows")]
     assert (len(networks), bool(told)) in {(2, False), (5, True)}
     monkeypatch.undo()
     vars(unet).pop("kept", None)

@@ -7,8 +7,11 @@ from typing import Any
 
 from torch import nn
 
+from ...core.reasons import Reason
+
 TITLE = "regional prompter"
 OFF = ("", "0", "false", "none")
+CHANGING = Reason.of("lora_changes", "a LoRA's weight changes from step to step")
 _BY_STEP = re.compile(r"<(?:lora|lyco):[^>]*@[^>]*>")
 
 
@@ -45,7 +48,7 @@ def changing_loras(p: Any) -> str | None:
     """Why steps are not like each other (a clause), or None: a prompt asks for weights of a LoRA by step, as LoRA Control has it."""
     prompts = getattr(p, "all_prompts", None) or p.prompt
     prompts = [prompts] if isinstance(prompts, str) else prompts or ()
-    return "a LoRA's weight changes from step to step" if any(_BY_STEP.search(str(prompt)) for prompt in prompts) else None
+    return CHANGING if any(_BY_STEP.search(str(prompt)) for prompt in prompts) else None
 
 
 def _is_asked_for(p: Any) -> bool:

@@ -137,6 +137,7 @@ def _merged(reports: list[dict[str, Any]]) -> dict[str, Any]:
             whole[count] += other[count]
         whole["sites"] = max(whole["sites"], other["sites"])
         whole["stood_down"] = sorted({*whole["stood_down"], *other["stood_down"]})
+        whole["reasons"] = _all_of(whole["reasons"], other["reasons"])
         methods = [dict(method) for method in whole["methods"]]
         for method in other["methods"]:
             same = next((m for m in methods if (m["method"], m["settings"]) == (method["method"], method["settings"])), None)
@@ -149,9 +150,15 @@ def _merged(reports: list[dict[str, Any]]) -> dict[str, Any]:
                 same[most] = max(same[most], method[most])
             same["served"] = _together(same["served"], method["served"])
             same["notes"] = sorted({*same["notes"], *method["notes"]})
+            same["reasons"] = _all_of(same["reasons"], method["reasons"])
             for counts in ("layers_by_effect", "stood_down"):
                 same[counts] = {k: max(same[counts].get(k, 0), method[counts].get(k, 0)) for k in {**same[counts], **method[counts]}}
             for word in ("failed", "off", "idle"):
                 same[word] = same[word] or method[word]
         whole["methods"] = methods
     return whole
+
+
+def _all_of(reasons: list[dict[str, Any]], others: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The reasons of both, each once."""
+    return reasons + [reason for reason in others if reason not in reasons]

@@ -54,7 +54,7 @@ class Unguided:
             # A row for each sub-prompt all the same: that is what the host counts on.
             images = [image for image, count in enumerate(parts) for _ in range(count)]
             text, other, kept = _taken(other, images), text, [rows + image for image in images]
-        self._denoiser, self._parts = denoiser, parts
+        self._denoiser = denoiser
         self._had = "combine_denoised" in vars(denoiser)
         self._combine = denoiser.combine_denoised
         self._uncond = params.text_uncond

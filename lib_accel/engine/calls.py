@@ -1,0 +1,270 @@
+"""The calls of a U-Net while an accelerator is at work on it: what its two hooks do, and its forward where whole calls are served."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import weakref
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..backends.loops import calling_loop
+from ..core.conditions import Conditions, adapters_of
+from ..core.derivatives import why_derivatives
+from ..core.errors import in_words, strict
+from ..core.placeholder import Placeholder
+from ..core.reasons import Reason
+from ..core.row_slicing import prediction_of
+from ..core.sites import is_tracing
+from ..core.threads import is_inside
+from .attachment import Attachment
+from .auto import AutoChoice
+from .call_plan import Means, OpenCall, plan_call
+from .contract import HostTraits, Moment, Runner, UNetCall
+from .dispatch import wanted_sites
+from .guard import guarded
+from .hooks import Arming
+from .host_side import HostSide
+from .instance_forward import below
+from .stage_forward import stage_runs
+from .stopwatch import Stopwatch
+from .subject import COMPILED, Subject
+from .tally import Tally
+
+
+class Calls:
+    """attachment: what is on the U-Net for it. tally, watch: what was counted and timed."""
+
+    def __init__(self, subject: Subject, runners: list[Runner], host: HostSide, traits: HostTraits, auto: AutoChoice) -> None:
+        self._subject, self._traits, self._auto = subject, traits, auto
+        self._where, self._course = host.where, host.course
+        self._conditions = Conditions()
+        self._arming: Arming | None = None
+        self._open: OpenCall | None = None
+        self._thread: int | None = None
+        # The thread of the last call; its pipeline may be at work still.
+        self._owner: int | None = None
+        self._entrance = threading.Lock()
+        self._last_sample: weakref.ref | None = None
+        self.tally, self.watch = Tally(), Stopwatch()
+        serves = any(runner.serves_calls for runner in runners)
+        self.attachment = Attachment(subject.unet, self._enter, self._leave, self._serve if serves else None, self._before_copy)
+
+    @property
+    def needs_post_hook(self) -> bool:
+        """Whether a call under way runs on fewer rows, which the post-hook fills up."""
+        return self._open is not None and self._open.plan.leaves_rows_out
+
+    def sweep(self) -> None:
+        """Take out whatever an interrupted U-Net call left on the layers."""
+        if self._arming is not None:
+            self._arming.disarm()
+            self.tally.stages_served += self._arming.stages_served
+            self._arming = None
+        unet = self._subject.unet
+        if self._open is not None and not (unet is not None and is_inside(self._thread, unet)):
+            self._open = None
+
+    def _before_copy(self) -> None:
+        """A copy is about to be made. What a call under way has on the layers goes on; what an interrupt left is taken out."""
+        unet = self._subject.unet
+        if self._arming is not None and unet is not None and is_inside(self._thread, unet):
+            self._arming.hide_from_copies()
+        else:
+            self.sweep()
+
+    def forget(self) -> None:
+        """What was kept is freed; a pass that is open is over."""
+        self._course.forget()
+        self._conditions.clear()
+
+    # -- a call begins -----------------------------------------------------------------------------------------------------
+
+    def _enter(self, unet: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        if is_tracing() or unet is not self._subject.unet or self._subject.why_out_of_reach() is COMPILED:
+            # The second: a replica that shares our hooks (DataParallel) runs plain.
+            return None
+        me = threading.get_ident()
+        with self._entrance:
+            if self._thread not in (None, me) and is_inside(self._thread, unet):
+                return self._run_plain()
+            if self._owner not in (None, me) and calling_loop(unet, self._owner) is not None:
+                # Another thread's pipeline is between two of its steps.
+                return self._run_plain()
+            if self.needs_post_hook and self._thread == me and is_inside(me, unet, times=2):
+                # A call inside a call that runs on fewer rows: it has those, and no others to drop.
+                self._open.nested += 1
+                return None
+            if self._arming is not None and self._thread == me and is_inside(me, unet, times=2):
+                self._tell("call_in_call", "the U-Net was called inside a call of itself: what was left of the outer one ran plain")
+            self._open = None
+            self.sweep()
+            self._thread = self._owner = me
+        try:
+            return self._arm(args, kwargs)
+        except Exception as error:
+            self._open = None
+            self.sweep()
+            if strict():
+                raise
+            self._tell("error", "everything stood down after an error: {error}", error=in_words(error))
+            return None
+
+    def _run_plain(self) -> None:
+        self._tell("another_thread", "calls from another thread ran plain: an accelerated U-Net serves one job at a time")
+
+    def _tell(self, code: str, clause: str, **values: Any) -> None:
+        self.tally.stood_down.add(Reason.of(code, clause, **values))
+
+    def _arm(self, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        backend, unet = self._subject.backend, self._subject.unet
+        sample = backend.sample_of(args, kwargs)
+        moment = self._where.at_call(unet, sample, backend.timestep_of(args, kwargs), backend.marks_of(args, kwargs))
+        by_host = moment.step.source == "host"
+        moment = replace(
+            moment,
+            obstacle=lambda: backend.rows_obstacle(unet, args, kwargs, len(sample), by_host),
+            joins=lambda: backend.joins(unet, args, kwargs),
+        )
+        self._compare_conditions(moment, args, kwargs)
+        self._watch_for_the_end(sample)
+        active = self._course.at(moment)
+        tally = self.tally
+        tally.steps.add(moment.pass_and_step)
+        tally.calls += 1
+        tally.rows += len(sample)
+        self.watch.start(sample.device)
+        derivatives = why_derivatives()
+        if derivatives:
+            tally.rows_run += len(sample)
+            self._tell("derivatives", "everything stood down: {why}", why=derivatives)
+            return None
+        for runner in active:
+            with guarded([runner]):
+                runner.begin_call(moment)
+        active = [runner for runner in active if not runner.stopped]
+        self._open = OpenCall(moment, active, plan_call(active, moment, self._means(args, kwargs)))
+        given = self._open.cut(backend, unet, args, kwargs)
+        plan = self._open.plan
+        tally.rows_run += len(plan.keep)
+        tally.rows_served += len(plan.output)
+        if plan.runs_nothing:
+            if not self.attachment.is_outermost:
+                self._tell("forward_over_ours", "in served calls another forward ran all the same: it was put over ours")
+            return None
+        self._put_methods(active, sample)
+        return given
+
+    def _put_methods(self, active: list[Runner], sample: torch.Tensor) -> None:
+        """Put what ``active`` do between the layers and stages of the open call."""
+        subject, opened = self._subject, self._open
+        moment = opened.moment
+        call = UNetCall(subject.backend, self._traits, moment.step, opened.rows, moment.pass_and_step, subject.finest)
+        grid = subject.backend.grid_of(subject.unet, sample)
+        if grid is not None:
+            call.grids.update(dict.fromkeys(subject.sites, grid))
+        self._arming = arming = Arming(call, subject.unet)
+        if subject.stages and (wanted := stage_runs(arming, subject.stages, active, opened.plan, subject.must_run)):
+            arming.arm_stages(wanted)
+        arming.arm(wanted_sites(subject, active, self._traits, self._auto, sample))
+
+    def _means(self, args: tuple, kwargs: dict) -> Means:
+        subject = self._subject
+        forward = below(subject.unet.__dict__.get("forward"))
+        return Means(
+            self._where.tiles,
+            self.attachment.serves_calls(),
+            subject.stages,
+            subject.must_run,
+            lambda: subject.backend.together(subject.unet, forward, args, kwargs),
+        )
+
+    def _compare_conditions(self, moment: Moment, args: tuple, kwargs: dict) -> None:
+        """Let go of what was kept under others. Hosts that tell steps say themselves from when on prompts stay."""
+        if moment.step.new_pass:
+            self._conditions.clear()
+        if moment.step.source == "host":
+            return
+        unet = self._subject.unet
+        scale = moment.scales and moment.scales[0]
+        changed = self._conditions.changed(moment.rows, self._subject.backend.texts_of(unet, args, kwargs), adapters_of(unet), scale)
+        if changed:
+            self._course.let_go()
+            self._tell("conditions_changed", "what was kept was let go when {what} changed in mid-pass", what=" and ".join(changed))
+
+    # -- a call ends -------------------------------------------------------------------------------------------------------
+
+    def _leave(self, unet: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
+        if is_tracing() or self._thread != threading.get_ident() or unet is not self._subject.unet:
+            return None
+        opened, arming = self._open, self._arming
+        if opened is not None and opened.nested:
+            opened.nested -= 1
+            return None
+        self.watch.stop()
+        not_served = None
+        if opened is not None and output is not None and arming is not None:
+            opened.answered = arming.answered
+            not_served = arming.tell_unreached()
+        self._open = None
+        self.sweep()
+        self._thread = None
+        if opened is None or output is None:  # After an error there is no output.
+            return None
+        if not self.attachment.is_on:
+            self.attachment.drop_hooks()
+        if isinstance(prediction_of(output), Placeholder):
+            # Code that nobody knows left out what was to be served.
+            not_served = Reason.of("stages_came_out", "what stands for stages that do not run came out of the U-Net")
+        if not_served:
+            for runner in opened.runners:
+                if runner.serves_stages:
+                    runner.stop(not_served)
+            output = unet.forward(*args, **kwargs)
+        output = opened.finish(output)
+        if self._where.ends_pass:
+            self._end_pass()
+        return output
+
+    def _serve(self, args: tuple, kwargs: dict) -> Any:
+        """The output of the call under way when all of its rows are served."""
+        opened, unet, backend = self._open, self._subject.unet, self._subject.backend
+        if opened is None or not opened.plan.runs_nothing or self._thread != threading.get_ident() or not is_inside(self._thread, unet):
+            return None
+        sample = backend.sample_of(args, kwargs)
+        if sample.shape[0] != opened.plan.count:
+            self._tell("other_rows", "a served call was run: another forward gave the U-Net other rows")
+            return None
+        self.tally.calls_served += 1
+        return backend.output_of(unet, args, kwargs, opened.prediction(sample))
+
+    # -- a pass ends -------------------------------------------------------------------------------------------------------
+
+    def _watch_for_the_end(self, sample: torch.Tensor) -> None:
+        """A pipeline's loop may end before its schedule does (an interrupt, an error). It keeps the latents that it gave the U-Net until it
+        goes on or ends, so when those are gone it is asked for.
+        """
+        self._last_sample = None
+        if not self._where.in_loop:
+            return
+        mine, number = weakref.ref(self), self._where.passes
+
+        def gone(_: weakref.ref) -> None:
+            calls = mine()
+            if calls is not None and not sys.is_finalizing():
+                calls._is_gone(number)
+
+        self._last_sample = weakref.ref(sample, gone)
+
+    def _is_gone(self, number: int) -> None:
+        unet = self._subject.unet
+        if unet is None or self._open is not None or self._where.passes != number or calling_loop(unet, self._owner) is not None:
+            return
+        self._end_pass()
+
+    def _end_pass(self) -> None:
+        self._course.end_pass()
+        self._conditions.clear()

@@ -1,0 +1,58 @@
+"""The U-Net that is accelerated: its parts, found once, and why they cannot be reached now."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from ..backends import Backend, backend_for
+from ..core.reasons import Reason
+from ..core.sites import Site, UnsupportedModelError, find_unet, held_unet, is_compiled
+from ..core.stages import Stage
+
+COMPILED = Reason.of("compiled", "everything stood down: the U-Net is compiled")
+EXCHANGED = Reason.of("exchanged", "nothing acts on the U-Net that the model has by now: it was exchanged")
+
+
+class Subject:
+    """The U-Net of ``model`` (see `find_unet`); both are held weakly.
+
+    sites: its transformer blocks. finest, coarsest: levels of this U-Net that have attention. stages: empty unless they are wanted.
+    """
+
+    def __init__(self, model: Any, wants_stages: bool) -> None:
+        unet = find_unet(model)
+        self._unet, self._model = weakref.ref(unet), weakref.ref(model)
+        self.backend: Backend = backend_for(unet)
+        self.sites: list[Site] = self.backend.find_sites(unet)
+        levels = [site.level for site in self.sites]
+        self.finest, self.coarsest = min(levels, default=0), max(levels, default=0)
+        self.stages: tuple[Stage, ...] = self.backend.find_stages(unet) if wants_stages else ()
+
+    @property
+    def unet(self) -> nn.Module | None:
+        """The U-Net; None when it is gone."""
+        return self._unet()
+
+    def why_out_of_reach(self) -> Reason | None:
+        """Why no call can be accelerated, or None. A model's U-Net may be compiled or exchanged at any time."""
+        unet, model = self._unet(), self._model()
+        try:
+            held = unet if model is None else held_unet(model)
+        except UnsupportedModelError:
+            held = unet
+        if is_compiled(unet) or hasattr(held, "_orig_mod"):
+            return COMPILED
+        return None if held is unet else EXCHANGED
+
+    def must_run(self, stages: Sequence[Stage] | None = None) -> str | None:
+        """Why ``stages``, or the whole U-Net, cannot be left out of a call (a clause), or None."""
+        unet, sites = self._unet(), self.sites
+        if stages is not None:
+            below = tuple(f"{name}." for stage in stages for name in stage.names)
+            sites = [site for site in sites if site.name.startswith(below)]
+        reasons = (stage.out_of_reach(unet) for stage in stages or ())
+        return next(filter(None, reasons), None) or self.backend.must_run(sites)
