@@ -30,8 +30,9 @@ class GuidanceSkip(Method):
     sigma_low, sigma_high: for ``outside``: guidance at noise levels above the first and up to the second; 0 or more.
     reuse: unguided steps keep the direction of the last guided one, so that contrast and colour stay. The first step is guided then.
     decay: by how much that direction fades with every step, 0 (at once) to 1 (never).
-    order: 0 keeps the direction of the last guided step, 1 continues it from the last two along the noise level; ``by sampler`` (default)
-    is 1 with samplers of the first order that add no noise (Euler, DDIM), where sampler and noise levels are known, else 0.
+    order: 0 keeps the direction of the last guided step, 1 continues it from the last two along the noise level, no further than these
+    are apart, and keeps it from there on; ``by sampler`` (default) is 1 with samplers of the first order that add no noise (Euler, DDIM),
+    where sampler and noise levels are known, else 0.
     every: after a guided step, guide again in every such step; 0 never, 1 guides always. With ``reuse``, how often the direction is
     refreshed.
 

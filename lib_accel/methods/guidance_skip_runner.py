@@ -165,9 +165,16 @@ class GuidanceSkipRunner(Runner):
                 prediction[index, : direction.shape[1]] -= (fading * direction[0]).to(prediction)
 
     def _direction(self, moment: Moment, row: Row) -> torch.Tensor | None:
-        """[1, channels, h, w] the direction of ``row``'s picture, continued to this step."""
+        """[1, channels, h, w] the direction of ``row``'s picture, continued to this step; held where that is too far to continue."""
         level = self._level(moment)
-        return self._directions.at("direction", [row], level or 0.0, 0 if level is None else 1)
+        near = level is not None and self._is_near(level, row)
+        return self._directions.at("direction", [row], level or 0.0, 1 if near else 0)
+
+    def _is_near(self, level: float, row: Row) -> bool:
+        """Whether ``level`` is no further from the last guided step than the one before that was. Beyond it a line is further off than the
+        direction itself: 12 steps of Euler, guided every 7th from .2 on, 13.8 dB against 18.6 (latents of the sample model)."""
+        kept = self._directions.newest("direction", row, 2)
+        return len(kept) == 2 and abs(level - kept[0].coordinate) <= abs(kept[0].coordinate - kept[1].coordinate)
 
     def _level(self, moment: Moment) -> float | None:
         """The noise level along which directions are continued; None: they are kept as they were."""

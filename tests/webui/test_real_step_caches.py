@@ -175,4 +175,4 @@ def test_cells_of_a_plot_are_jobs_of_their_own(webui, label, values, way):
     name = "forecast.every" if way == "plan" else "deepcache.every"
     for (cell, text), value in zip(cells, (2, 3)):
         assert np.array_equal(cell, webui.job(WAYS[way] | {name: value}, prompt="a star", **FIELDS)[0])
-        assert np.array_equal(cell, webui.job(infotext=text, **FIELDS)[0])
+        assert np.array_equal(cell, webui.job(infotext=text, prompt="a star", **FIELDS)[0])

@@ -1,4 +1,4 @@
-"""Counts the rows that the U-Net is given, and tells what hangs on its modules, by two routes. For tests."""
+"""Counts the rows that the U-Net runs, and tells what hangs on its modules, by two routes. For tests."""
 
 import hashlib
 
@@ -11,7 +11,8 @@ rows = []
 def watch(model):
     unet = model.model.diffusion_model
     if not hasattr(unet, MINE):
-        setattr(unet, MINE, unet.register_forward_pre_hook(lambda module, args: rows.append(len(args[0]))))
+        # Its first convolution: hooks of the U-Net itself are called where a call is served, too.
+        setattr(unet, MINE, unet.input_blocks[0][0].register_forward_pre_hook(lambda module, args: rows.append(len(args[0]))))
 
 
 def taken():
