@@ -100,7 +100,7 @@ class ForecastRunner(Runner):
         self._prompts_before = prompts or self._prompts_before
 
     def end_pass(self) -> None:
-        if not any(self.account.served_steps.values()) and not self.account.idle:
+        if not any(self.account.served_steps.values()) and not self.account.idle and not self.stopped:
             self.account.is_idle(Reason.of("too_far_off", "forecasts were too far off in every step"))
         self._forget()
 

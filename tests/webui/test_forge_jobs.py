@@ -4,6 +4,7 @@ import sys
 
 import forge_cfg
 import forge_face
+import gradio_4
 import pytest
 import torch
 from harness import Host, same
@@ -311,6 +312,13 @@ def test_our_own_error_ends_nothing(host, run, monkeypatch):
     monkeypatch.setattr(forge_call, "read", lambda *given: 1 / 0)
     on, account, _ = run(GATE)
     assert same(off, on) and "stood down after an error" in account["line"]
+
+
+def test_the_page_is_built_of_what_gradio_4_knows_too(host):
+    with gradio_4.only_its_names() as strangers:
+        host.reload()
+    ours = [name for name in strangers if not name.endswith(": tooltip")]
+    assert ours == [] and host.script() is not None and not host.errors.reports
 
 
 # -- scripts ---------------------------------------------------------------------------------------------------------------------------
