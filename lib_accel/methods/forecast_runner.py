@@ -121,7 +121,9 @@ class ForecastRunner(Runner):
             if moment.whole_because:
                 self.account.note(_no_forecast(moment.whole_because))
             return None
-        wanted = tuple(index for index in rows if self._serves(moment, moment.rows[index]))
+        # A picture is served whole or not at all: half of it would be guided by two steps of different age.
+        runs = {picture_of(moment.rows[index]) for index in rows if not self._serves(moment, moment.rows[index])}
+        wanted = tuple(index for index in rows if picture_of(moment.rows[index]) not in runs)
         if wanted and wanted != rows:
             self._uncut = moment.obstacle()
             if self._uncut:

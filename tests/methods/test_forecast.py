@@ -365,6 +365,18 @@ def test_beside_other_methods(other, first):
     assert his["evaluations_saved"] or his["layers"]
 
 
+@pytest.mark.parametrize("sampler", ["Euler", "Euler a", "DPM++ 2M"])
+def test_a_picture_is_served_whole_or_not_at_all(sampler):
+    """Where guidance was skipped the half without prompt is older than the other, and has to run: the other half runs, too."""
+    unet, levels = models.ldm_unet(), (*(14.6 * 0.75**step for step in range(20)), 0.0)
+    methods = (Forecast(tolerance=FREE, largest_gap=2), GuidanceSkip(when="after", after=0.2, reuse=True, every=7))
+    with accelerated(unet, *methods, auto=False) as accelerator:
+        run = sample(unet, accelerator, sampler, levels, images=2, guidance=7.0)
+    served = served_in(accelerator)
+    assert served[0] and not any(run.ran[step] for steps in served.values() for step in steps)
+    assert accelerator.report().as_dict()["calls_served"] == len(served[0])
+
+
 @every_kind
 def test_nothing_is_kept_when_it_is_over(kind):
     unet = models.UNETS[kind]()
