@@ -120,14 +120,16 @@ class Calls:
         self.tally.stood_down.add(Reason.of(code, clause, **values))
 
     def _arm(self, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
-        backend, unet = self._subject.backend, self._subject.unet
+        subject = self._subject
+        backend, unet = subject.backend, subject.unet
         sample = backend.sample_of(args, kwargs)
         moment = self._where.at_call(unet, sample, backend.timestep_of(args, kwargs), backend.marks_of(args, kwargs))
         by_host = moment.step.source == "host"
         moment = replace(
             moment,
-            obstacle=lambda: backend.rows_obstacle(unet, args, kwargs, len(sample), by_host),
-            joins=lambda: backend.joins(unet, args, kwargs),
+            # An interrupted call stays open: it must not keep the model.
+            obstacle=lambda: backend.rows_obstacle(subject.unet, args, kwargs, len(sample), by_host),
+            joins=lambda: backend.joins(subject.unet, args, kwargs),
         )
         self._compare_conditions(moment, args, kwargs)
         self._watch_for_the_end(sample)

@@ -37,7 +37,8 @@ class Arming:
         self._call: UNetCall | None = call
         self._hooked: list[tuple[weakref.ref, _GridHook | _TokensHook]] = []
         self._wrapped: list[InstanceForward] = []
-        self._hidden: list[nn.Module] = []
+        # Weak: an interrupted call is not disarmed, and must not keep its model.
+        self._hidden: list[weakref.ref] = []
         # The layers' forwards that were reached in this call. Compiled code passes by what was put on after it was made.
         self._reached: set[tuple[Site, str]] = set()
         self._cut: DeepPart | None = None
@@ -115,8 +116,9 @@ class Arming:
 
     def hide_from_copies(self) -> None:
         """Copies that are made before `disarm` lack everything of ours."""
-        self._hidden = [module for module in self._modules() if module is not None]
-        for module in self._hidden:
+        modules = [module for module in self._modules() if module is not None]
+        self._hidden = [weakref.ref(module) for module in modules]
+        for module in modules:
             ours = (key for key, hook in module._forward_pre_hooks.items() if isinstance(hook, (_GridHook, _TokensHook)))
             clean_copies(module, ours)
 
@@ -126,8 +128,10 @@ class Arming:
     def disarm(self) -> None:
         """Remove everything."""
         self.call = None
-        for module in self._hidden:
-            drop_clean_copies(module)
+        for reference in self._hidden:
+            module = reference()
+            if module is not None:
+                drop_clean_copies(module)
         self._hidden = []
         for reference, hook in self._hooked:
             module = reference()

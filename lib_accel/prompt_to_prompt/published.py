@@ -36,6 +36,17 @@ def word_tokens(text: str, tokens: Sequence[str], word: str | int) -> list[int]:
 Changes = Sequence[tuple[Sequence[int], Sequence[int]]]
 
 
+def changed_words(source: str, target: str, source_tokens: Sequence[str], target_tokens: Sequence[str]) -> Changes:
+    """(positions in the source, positions in the target) of every word that differs, by `word_tokens`.
+
+    SettingError for different counts.
+    """
+    ours, theirs = source.split(" "), target.split(" ")
+    _refuse_counts(source, target, len(ours), len(theirs))
+    places = [place for place in range(len(ours)) if ours[place] != theirs[place]]
+    return [(word_tokens(source, source_tokens, place), word_tokens(target, target_tokens, place)) for place in places]
+
+
 def replacement_matrix(changes: Changes, length: int = CHUNK) -> torch.Tensor:
     """[length, length], rows source, columns target: words that differ are paired, tokens between them in order, and behind the last of
     them by absolute position.

@@ -68,6 +68,11 @@ def triple_is_held_out(shape: str, colour: str, background: str) -> bool:
     return index % 8 == 0
 
 
+def is_held_out(scene: Scene) -> bool:
+    """True when any item of the scene is a held-out combination; training uses only scenes where this is False."""
+    return any(triple_is_held_out(item.shape, item.colour, scene.background) for item in scene.items)
+
+
 def random_scene(rng: np.random.Generator, held_out: bool = False, count: int | None = None) -> Scene:
     """Draw a scene.
 

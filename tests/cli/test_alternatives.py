@@ -22,7 +22,7 @@ def test_in_quality(tmp_path):
     words = "--size 64 --steps 10 --count 1 --preset --method --variants fewer:part=0.7 ngms:sigma=1000 ngms:sigma=1000,all_steps=true"
     assert main(["quality", *words.split(), "ngms:sigma=0", "--out", str(tmp_path)]) == 0
     _, fewer, odd, every, never = json.loads((tmp_path / "quality.json").read_text())["sizes"]["64"]
-    assert "; 7 steps, " in fewer["account"] and fewer["ssim"] < 1
+    assert "Accel: 7 steps, " in fewer["account"] and fewer["ssim"] < 1
     assert "no guidance for 5 of 10 steps" in odd["account"]
     assert "no guidance for 10 of 10 steps" in every["account"]
     assert "no guidance" not in never["account"] and never["ssim"] == 1

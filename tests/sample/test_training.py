@@ -33,7 +33,7 @@ def same(first, second):
 def test_the_autoencoder_resumes_as_if_never_stopped(tmp_path, monkeypatch):
     monkeypatch.setattr(train_autoencoder, "STAGES", ((0.0, 32, 2), (0.5, 64, 1)))
     monkeypatch.setattr(train_autoencoder, "measure", lambda *_: {"grey_levels": 9.0, "latent_std": 2.0})
-    arguments = ["--steps", "4", "--save-every", "2", "--device", "cpu", "--out"]
+    arguments = ["--steps", "2", "--save-every", "1", "--device", "cpu", "--out"]
     assert train_autoencoder.main([*arguments, str(tmp_path / "whole")]) == 0
     with monkeypatch.context() as context, pytest.raises(StoppedError):
         stop_after_the_first_checkpoint(context)
@@ -65,7 +65,7 @@ def test_the_unet_resumes_as_if_never_stopped_and_the_model_draws(tmp_path, monk
 
     networks.build_autoencoder().save_pretrained(str(tmp_path / "vae"))
     sizes = ["--window-rows", "2", "--whole-rows", "1", "--scenes", "4", "--reading-steps", "1"]
-    arguments = ["--autoencoder", str(tmp_path / "vae"), *sizes, "--steps", "4", "--save-every", "2", "--device", "cpu", "--out"]
+    arguments = ["--autoencoder", str(tmp_path / "vae"), *sizes, "--steps", "2", "--save-every", "1", "--device", "cpu", "--out"]
     assert train_diffusion.main([*arguments, str(tmp_path / "whole")]) == 0
     with monkeypatch.context() as context, pytest.raises(StoppedError):
         stop_after_the_first_checkpoint(context)

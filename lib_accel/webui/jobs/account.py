@@ -220,6 +220,9 @@ def _merged(reports: list[dict[str, Any]]) -> dict[str, Any]:
                 same[counts] = {k: max(same[counts].get(k, 0), method[counts].get(k, 0)) for k in {**same[counts], **method[counts]}}
             for word in ("failed", "off", "idle"):
                 same[word] = same[word] or method[word]
+            if same["layers"] or same["evaluations_saved"] or same["served"]:
+                # It had something to do in one of them.
+                same["idle"] = None
         whole["methods"] = methods
     return whole
 
