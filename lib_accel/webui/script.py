@@ -11,7 +11,7 @@ from modules import errors
 from ..core.errors import strict
 from ..settings.passes import FIRST, HIRES
 from .accordion import ui
-from .jobs import job, plots, started
+from .jobs import job, plots, sharing, started
 from .jobs.session import SESSION
 
 # Since 1.10. Older hosts tell of a pass by two other moments.
@@ -58,7 +58,7 @@ class AccelScript(scripts.Script):
     def before_process(self, p: Any, *args: Any) -> None:
         SESSION.sweep(by=p)
         plots.begins(p)
-        job.tell_others(p, self, args)
+        sharing.tell_others(p, self, args)
 
     @_carefully
     def process(self, p: Any, *args: Any) -> None:
@@ -68,7 +68,8 @@ class AccelScript(scripts.Script):
     def process_batch(self, p: Any, *args: Any, **kwargs: Any) -> None:
         mine = job.job_of(p)
         if mine is not None:
-            mine.begin_batch(p)
+            mine.account.begin_batch()
+            mine.shares.begin_batch(p)
         started.before_sampling(p)
         if mine is not None and mine.edits is not None:
             mine.edits.pad(p)
@@ -104,7 +105,7 @@ class AccelScript(scripts.Script):
     @_carefully
     def _before_png_info(self, p: Any, picture: Any, *args: Any) -> None:
         # Jobs that others ran inside on this picture may have written theirs into it.
-        job.write_picture(p)
+        sharing.write_picture(p)
 
     if COMPOSITE:
         postprocess_image_after_composite = _before_png_info
@@ -116,7 +117,7 @@ class AccelScript(scripts.Script):
         mine = job.job_of(p)
         if mine is not None:
             SESSION.close(p)
-            mine.tell_of_others()
+            sharing.tell_of_others(mine)
         plots.ends(p)
         if mine is not None:
             processed.comments = "\n".join(text for text in (getattr(processed, "comments", ""), str(mine.account)) if text.strip())

@@ -77,6 +77,29 @@ def remotes(p: Any) -> list[Remote]:
     return found
 
 
+class Shares:
+    """Who draws the pictures of a job's last batch: those drawn here come first, those of other machines behind them."""
+
+    def __init__(self) -> None:
+        self._here = self._written = 0
+        self._others: list[Remote] = []
+
+    def begin_batch(self, p: Any) -> None:
+        self._here, self._written, self._others = p.batch_size, 0, []
+
+    def next_picture(self, p: Any) -> Remote | None:
+        """The next picture gets its PNG info: who drew it, if it was another machine."""
+        number = self._written - self._here
+        self._written += 1
+        if number >= 0 and not self._others:
+            self._others = remotes(p)
+        return self._others[number] if 0 <= number < len(self._others) else None
+
+    def told(self, p: Any) -> str | None:
+        """All pictures are drawn: see `told`."""
+        return told(self._others or remotes(p))
+
+
 def told(pictures: list[Remote]) -> str | None:
     """Who drew what (a clause); None when nobody else drew anything."""
     parts = []

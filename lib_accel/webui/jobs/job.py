@@ -50,9 +50,7 @@ class Job:
         self.edits = getattr(p, EDITS, None)
         self.settings: Settings | None = None
         self.line: str | None = None
-        # Of the last batch: how many pictures were drawn here, those of other machines behind them, and how many have their PNG info.
-        self._here = self._written = 0
-        self._others: list[distributed.Remote] = []
+        self.shares = distributed.Shares()
         try:
             if error is not None:
                 raise error
@@ -79,25 +77,6 @@ class Job:
     @property
     def p(self) -> Any:
         return self._p()
-
-    def begin_batch(self, p: Any) -> None:
-        """A batch of ``p`` begins."""
-        self.account.begin_batch()
-        self._here, self._written, self._others = p.batch_size, 0, []
-
-    def next_picture(self) -> distributed.Remote | None:
-        """The next picture of the batch gets its PNG info: who drew it, if it was another machine."""
-        number = self._written - self._here
-        self._written += 1
-        if number >= 0 and not self._others:
-            self._others = distributed.remotes(self.p)
-        return self._others[number] if 0 <= number < len(self._others) else None
-
-    def tell_of_others(self) -> None:
-        """All pictures are drawn: say which came from other machines."""
-        said = distributed.told(self._others or distributed.remotes(self.p))
-        if said:
-            self.account.note("", said)
 
     def tell_why_none_was_seen(self) -> None:
         """A batch was drawn without a pass that the host told of: whoever replaced its sampling is named."""
@@ -152,47 +131,21 @@ def begin(p: Any, args: tuple) -> None:
     write(p)
 
 
-def tell_others(p: Any, script: Any, args: tuple) -> None:
-    """A job is about to be shared out among machines, perhaps: then they are told its settings by name, and nothing that was of an earlier
-    job is on ``p``, all of which is sent."""
-    if distributed.script_of(p) is None:
-        return
-    setattr(p, JOB, None)
-    own, _ = user_presets.read()
-    try:
-        given = given_by(args, dict(getattr(p, AXES, None) or {}), own)
-        name = str(given.get("preset", CUSTOM))
-        if name in own:
-            # Nobody else knows it.
-            given = {**preset_values(name, "sd1", own), **given, "preset": CUSTOM}
-    except SettingError:
-        return
-    distributed.name_values(p, script, given)
-
-
-def write_picture(p: Any) -> None:
-    """As `write`, for the next picture of the batch, which another machine may have drawn in its own way."""
-    write(p)
-    job = job_of(p)
-    remote = job.next_picture() if job is not None else None
-    if remote is None:
-        return
-    for key in [key for key in p.extra_generation_params if is_ours(key) and not remote.acted]:
-        del p.extra_generation_params[key]
-    if remote.report is not None:
-        p.extra_generation_params[REPORT_KEY] = remote.report
-
-
 def write(p: Any) -> None:
     """Put our keys into the PNG info of ``p``, or take them out. Others have the same dictionary: the cells of a grid, and the jobs that
     ADetailer runs before the PNG info of a picture is made."""
-    for key in [key for key in p.extra_generation_params if is_ours(key)]:
-        del p.extra_generation_params[key]
+    take_out(p)
     job = job_of(p)
     if job is not None and job.settings is not None:
         p.extra_generation_params.update(to_infotext(job.settings))
     if job is not None and job.line is not None:
         p.extra_generation_params[REPORT_KEY] = unquoted(job.line)
+
+
+def take_out(p: Any) -> None:
+    """Take our keys out of the PNG info of ``p``."""
+    for key in [key for key in p.extra_generation_params if is_ours(key)]:
+        del p.extra_generation_params[key]
 
 
 def leave_line(p: Any) -> None:
@@ -261,9 +214,10 @@ def family_for(p: Any) -> str:
     if facts.why_few_steps(p):
         return FEW_STEP
     try:
-        return shape_of(facts.unet_of(p))
-    except (UnsupportedModelError, AttributeError):
+        unet = facts.unet_of(p)
+    except AttributeError:
         return "sd1"
+    return shape_of(unet)
 
 
 def shape_of(unet: Any) -> str:
