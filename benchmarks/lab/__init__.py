@@ -7,6 +7,7 @@ from lib_accel.cli.lab import Peer
 from .limits import half_the_rows, no_cross_attention, no_self_attention
 from .merging import tomesd_merging
 from .published_tgate import published_tgate
+from .sada import sada
 from .spectrum import spectrum, spectrum_kinds
 from .step_caches import deepcache, deepcache_kinds, faster_cache, pyramid_attention_broadcast
 
@@ -23,6 +24,7 @@ PEERS = {
     "pyramid-attention": Peer(pyramid_attention_broadcast),
     "faster-cache": Peer(faster_cache),
     "spectrum": Peer(spectrum, spectrum_kinds),
+    "sada": Peer(sada),
     "no-self-attention": Peer(no_self_attention, _of_one_kind, limit=True),
     "no-cross-attention": Peer(no_cross_attention, _of_one_kind, limit=True),
     "half-the-rows": Peer(half_the_rows, _of_one_kind, limit=True),
