@@ -162,7 +162,7 @@ def compare(drawings: dict[str, list[TimedPicture]], prompts: list[str], autoenc
             "seconds": statistics.median(drawn.seconds for drawn in drawing),
             "ratio": statistics.median(ratios),
             "account": drawing[-1].account,
-            **_calls([drawn.calls for drawn in drawing if drawn.calls is not None]),
+            **_calls([drawn for drawn in drawing if drawn.calls is not None]),
         }
         if judged:
             shown = _verdicts(pictures, prompts)
@@ -179,9 +179,13 @@ def _verdicts(pictures: list[np.ndarray], prompts: list[str]) -> list[bool]:
     return [checker.judge(picture, captions.parse(prompt)).right for picture, prompt in zip(pictures, prompts)]
 
 
-def _calls(counts: list[int]) -> dict[str, Any]:
-    """U-Net calls that ran: mean, fewest and most; nothing where none were counted."""
-    return {"calls": statistics.fmean(counts), "calls_range": [min(counts), max(counts)]} if counts else {}
+def _calls(drawing: list[TimedPicture]) -> dict[str, Any]:
+    """U-Net calls that ran in whole: mean, fewest and most; those that ran in part; nothing where none were counted."""
+    if not drawing:
+        return {}
+    whole = [drawn.calls - drawn.shallow for drawn in drawing]
+    shallow = statistics.fmean(drawn.shallow for drawn in drawing)
+    return {"calls": statistics.fmean(whole), "calls_range": [min(whole), max(whole)], "calls_shallow": shallow}
 
 
 def _spread(name: str, values: list[float]) -> dict[str, float]:
@@ -213,11 +217,12 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def _shown_calls(row: dict[str, Any]) -> str:
-    """Mean, and the fewest and most where pictures differ."""
+    """Mean, the fewest and most where pictures differ, and how many ran their shallow stages only."""
     if "calls" not in row:
         return "-"
     fewest, most = row["calls_range"]
-    return f"{fewest}" if fewest == most else f"{row['calls']:.1f} ({fewest} to {most})"
+    whole = f"{fewest}" if fewest == most else f"{row['calls']:.1f} ({fewest} to {most})"
+    return f"{whole} + {row['calls_shallow']:.1f} shallow" if row.get("calls_shallow") else whole
 
 
 def _shown_spread(row: dict[str, Any], name: str, digits: int) -> str:

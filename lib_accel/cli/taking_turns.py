@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from ..core.sites import find_unet
 from .alternatives import Fewer
 from .measuring import reason, timed
 from .processes import Processes
@@ -21,13 +23,14 @@ TELL_EVERY = 10  # prompts
 class TimedPicture(NamedTuple):
     """One picture: uint8 of shape (height, width, 3), the seconds it took, the report's account of it, and the U-Net calls that ran.
 
-    calls: None where nothing counted them.
+    calls: None where nothing counted them. shallow: of them those that ran their shallow stages only.
     """
 
     picture: np.ndarray
     seconds: float
     account: str
     calls: int | None = None
+    shallow: int = 0
 
 
 class _Work(NamedTuple):
@@ -91,14 +94,29 @@ def _draw(work: _Work, variant: Variant, prompt: str, size: int, seed: int, step
     images: list = []
     settings = {"num_inference_steps": steps, "guidance_scale": work.args.guidance, "width": size, "height": size}
     settings["generator"] = torch.Generator().manual_seed(seed)
-    with variant.on(work.pipeline) as accelerator:
+    with variant.on(work.pipeline) as accelerator, _counted(work.pipeline) as calls:
         run = getattr(work.pipeline, "stands_in", work.pipeline)  # A peer may bring its own loop.
         seconds = timed(lambda: images.extend(run(prompt, **settings).images))
     picture = np.array(images[0].convert("RGB"))
     if accelerator is None:
-        return TimedPicture(picture, seconds, "")
+        return TimedPicture(picture, seconds, "", len(calls) or None)
     report = accelerator.report()
-    return TimedPicture(picture, seconds, str(report), report.as_dict()["calls_run"])
+    numbers = report.as_dict()
+    shallow = sum(method["shallow_steps"] for method in numbers["methods"])
+    return TimedPicture(picture, seconds, str(report), numbers["calls_run"], shallow)
+
+
+@contextmanager
+def _counted(pipeline: Any) -> Iterator[list[None]]:
+    """An entry for every call that ran of the U-Net: peers do not tell, so its first layer is watched."""
+    calls: list[None] = []
+    first = next(find_unet(pipeline).children(), None)
+    hook = None if first is None else first.register_forward_hook(lambda *_: calls.append(None))
+    try:
+        yield calls
+    finally:
+        if hook is not None:
+            hook.remove()
 
 
 def _gathered(
