@@ -71,7 +71,7 @@ def test_a_row_brings_the_packages_of_its_peers(name):
         "tomesd": {"tomesd"},
         "published-tgate": {"tgate", "DeepCache"},
         "published-tgate-self": {"tgate", "DeepCache"},
-        "deepcache": {"DeepCache"},
+        "published-deepcache": {"DeepCache"},
     }
     wanted = set().union(*(packages.get(word, ()) for word in shlex.split(ROWS[name]["arguments"])))
     assert {package.partition("==")[0] for package in ROWS[name].get("needs", ())} == wanted

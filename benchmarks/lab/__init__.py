@@ -20,7 +20,7 @@ PEERS = {
     "tomesd": Peer(tomesd_merging, _of_one_kind),
     "published-tgate": Peer(published_tgate),
     "published-tgate-self": Peer(partial(published_tgate, with_self=True)),
-    "deepcache": Peer(deepcache, deepcache_kinds),
+    "published-deepcache": Peer(deepcache, deepcache_kinds),
     "pyramid-attention": Peer(pyramid_attention_broadcast),
     "faster-cache": Peer(faster_cache),
     "spectrum": Peer(spectrum, spectrum_kinds),

@@ -33,8 +33,8 @@ def of(*methods, peer=None):
     [
         (of(), 25, [(0, 25)]),
         (of(peer="no-self-attention"), 25, [(0, 25)]),
-        (of(peer="deepcache"), 25, [(0, 9), (1, 16)]),
-        (of(peer="deepcache"), 1, [(0, 1)]),
+        (of(peer="published-deepcache"), 25, [(0, 9), (1, 16)]),
+        (of(peer="published-deepcache"), 1, [(0, 1)]),
         (of(AgentAttention(window=(0, 0.4)), TokenMerging(window=(0.4, 1))), 25, [(0, 10), (10, 15)]),
         (of(TokenMerging(window=(0.2, 0.6))), 25, [(0, 15), (5, 10)]),
         (of(TGate(gate=0.4)), 25, [(0, 9), (9, 1), (10, 15)]),

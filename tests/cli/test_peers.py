@@ -36,10 +36,13 @@ def bench(words):
     return main(["bench", "--arch", "tiny", "--size", "64", "--runs", "1", *words.split()])
 
 
-@pytest.mark.parametrize("name", ["no-self-attention", "no-cross-attention", "half-the-rows", "pyramid-attention", "deepcache", "tomesd"])
+PEERS_AT_WORK = ["no-self-attention", "no-cross-attention", "half-the-rows", "pyramid-attention", "published-deepcache", "tomesd"]
+
+
+@pytest.mark.parametrize("name", PEERS_AT_WORK)
 def test_a_peer_changes_the_result_and_leaves_nothing_behind(name, unet):
-    if name in ("tomesd", "deepcache"):
-        pytest.importorskip({"deepcache": "DeepCache"}.get(name, name))
+    if name in ("tomesd", "published-deepcache"):
+        pytest.importorskip({"published-deepcache": "DeepCache"}.get(name, name))
     sampling = Sampling(unet, 64, 2, torch.float32, "cpu", 6, 5.0)
     before = fingerprint(unet)
     with torch.no_grad():
@@ -86,8 +89,8 @@ def test_peers_that_do_not_run_are_told_with_the_reason_and_cost_nothing(tmp_pat
 
 def test_a_missing_package_is_named(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "DeepCache", None)
-    assert bench("--whole --steps 2 --variants plain deepcache") == 0
-    assert "| deepcache | not run: the package DeepCache is not installed |" in capsys.readouterr().out
+    assert bench("--whole --steps 2 --variants plain published-deepcache") == 0
+    assert "| published-deepcache | not run: the package DeepCache is not installed |" in capsys.readouterr().out
 
 
 def test_ldm_unets_are_not_for_diffusers_hooks(capsys):

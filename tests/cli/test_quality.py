@@ -60,6 +60,14 @@ def test_presets_are_those_for_the_model_and_its_steps(tmp_path, capsys):
     assert len(accounts) == 2 and all("TokenDownsampling" in account and "GuidanceSkip" not in account for account in accounts)
 
 
+def test_the_calls_of_each_variant(tmp_path, capsys):
+    """Peers' too, and those that ran in part apart."""
+    words = f"--size 64 --steps 8 --count 1 --preset --method --variants fewer:part=0.5 spectrum deepcache:warm_up=0.5 --out {tmp_path}"
+    assert main(["quality", *words.split()]) == 0
+    rows = json.loads((tmp_path / "quality.json").read_text())["sizes"]["64"]
+    assert [(row["calls"], row["calls_shallow"]) for row in rows] == [(8, 0), (4, 0), (7, 0), (6, 2)]
+
+
 def test_every_variant_is_drawn_once_uncounted_before_a_size(tmp_path, monkeypatch):
     from lib_accel.cli import taking_turns
 
