@@ -185,7 +185,9 @@ def _calls(drawing: list[TimedPicture]) -> dict[str, Any]:
         return {}
     whole = [drawn.calls - drawn.shallow for drawn in drawing]
     shallow = statistics.fmean(drawn.shallow for drawn in drawing)
-    return {"calls": statistics.fmean(whole), "calls_range": [min(whole), max(whole)], "calls_shallow": shallow}
+    told = {"calls": statistics.fmean(whole), "calls_range": [min(whole), max(whole)], "calls_shallow": shallow}
+    parts = [drawn.rows for drawn in drawing if drawn.rows is not None]
+    return told | ({"rows_part": statistics.fmean(parts)} if parts else {})
 
 
 def _spread(name: str, values: list[float]) -> dict[str, float]:

@@ -23,7 +23,8 @@ TELL_EVERY = 10  # prompts
 class TimedPicture(NamedTuple):
     """One picture: uint8 of shape (height, width, 3), the seconds it took, the report's account of it, and the U-Net calls that ran.
 
-    calls: None where nothing counted them. shallow: of them those that ran their shallow stages only.
+    calls: None where nothing counted them. shallow: of them those that ran their shallow stages only. rows: the part of the rows of a plain
+    run that ran, 0 to 1; None where nothing counted them.
     """
 
     picture: np.ndarray
@@ -31,6 +32,7 @@ class TimedPicture(NamedTuple):
     account: str
     calls: int | None = None
     shallow: int = 0
+    rows: float | None = None
 
 
 class _Work(NamedTuple):
@@ -103,7 +105,7 @@ def _draw(work: _Work, variant: Variant, prompt: str, size: int, seed: int, step
     report = accelerator.report()
     numbers = report.as_dict()
     shallow = sum(method["shallow_steps"] for method in numbers["methods"])
-    return TimedPicture(picture, seconds, str(report), numbers["calls_run"], shallow)
+    return TimedPicture(picture, seconds, str(report), numbers["calls_run"], shallow, numbers["rows_run"] / max(numbers["rows"], 1))
 
 
 @contextmanager
