@@ -1,11 +1,15 @@
 """Errors of our own code are raised, methods act on tiny models too, property tests draw the same examples on every run."""
 
 import os
+import sys
 
 from hypothesis import HealthCheck, settings
 
 os.environ["ACCEL_STRICT"] = "1"
 os.environ["ACCEL_AUTO"] = "0"
+# Every host imports the extension anew: its files are compiled once, here and in processes that tests start, whatever the machine says.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 settings.register_profile("accel", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("accel")

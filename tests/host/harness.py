@@ -8,6 +8,7 @@ from typing import Any
 
 import forge_face
 import gradio as gr
+import gradio.routes
 import models
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from gradio.blocks import postprocess_update_dict
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parent.parent
 ROOT, NEIGHBOUR = HERE / "root", HERE / "neighbour"
+# A tab's web server takes a tenth of the time of a test, and nobody here opens the page.
+gradio.routes.App.create_app = staticmethod(lambda blocks, **given: None)
 # What knows the host that it was imported with.
 OF_ONE_HOST = ("modules", "lib_accel.webui")
 
