@@ -47,5 +47,17 @@ window.accel = (function () {
         return (window.localization && window.localization[text]) || text;
     }
 
-    return { textOf, standing, translated, pressOnChange };
+    // What was touched last, by hand or by a script that does as a hand does.
+    let touched = null;
+    for (const event of ["keydown", "click", "input", "change"]) {
+        document.addEventListener(event, (told) => (touched = told.target), true);
+    }
+
+    // Whether that is the control with this id. Gradio 4 tells of an `input` on radio buttons whenever their value is set, by presets and
+    // pasted PNG info, too.
+    function isTouched(id) {
+        return Boolean(touched && touched.closest && touched.closest(`#${id}`));
+    }
+
+    return { textOf, standing, translated, pressOnChange, isTouched };
 })();

@@ -16,6 +16,7 @@ from torch import nn
 
 from ..core.conditions import tensors_in
 from ..core.marked_rows import ROLES
+from ..core.reasons import Reason
 from ..core.row_slicing import cut_rows
 from ..core.sites import named
 from . import known
@@ -67,28 +68,25 @@ class ForgeBackend(LDMBackend):
 
     def together(self, unet: nn.Module, forward: Any, args: tuple, kwargs: dict) -> str | None:
         if kwargs.get("control") is not None:
-            return "a ControlNet joins something to what stages return"
+            return Reason.of("residuals", "a ControlNet joins something to what stages return")
         options = _options(args, kwargs)
         patches = options.get("patches") or {}
         functions = [f for name in BETWEEN_STAGES for f in patches.get(name) or ()]
         functions += [f for name in BETWEEN_STAGES_OPTIONS for f in options.get(name) or ()]
         if functions:
-            return f"a patch from {home(functions[0])} works on what stages return"
+            return Reason.of("patch_on_stages", "a patch from {home} works on what stages return", home=home(functions[0]))
         stranger = next((patch for patch in patches_in(options) if not works_row_by_row(patch)), None)
         if stranger is not None:
-            return f"a patch from {home(stranger)} may be needed in every call"
+            return Reason.of("patch_in_calls", "a patch from {home} may be needed in every call", home=home(stranger))
         return super().together(unet, forward, args, kwargs)
 
     def rows_obstacle(self, unet: nn.Module, args: tuple, kwargs: dict, count: int, by_host: bool) -> str | None:
         for name, value in kwargs.items():
             if name not in ROWS and name != OPTIONS and any(t.ndim and t.shape[0] == count for t in tensors_in(value)):
-                return f"Accel does not know what the U-Net's argument {name} has to do with rows"
+                return Reason.of("argument", "Accel does not know what the U-Net's argument {name} has to do with rows", name=name)
         if len(args) > 3:
-            return "the U-Net was given more arguments than Accel knows"
-        for function in patches_in(_options(args, kwargs)):
-            if not works_row_by_row(function):
-                return f"a patch from {home(function)} may count on all rows"
-        return None
+            return Reason.of("arguments", "the U-Net was given more arguments than Accel knows")
+        return counting(_options(args, kwargs))
 
     def cut(self, unet: nn.Module, args: tuple, kwargs: dict, count: int, keep: Sequence[int]) -> tuple[tuple, dict]:
         """Known arguments alone are cut, and the marks say what is left. The host's own options stay as they are."""
@@ -119,6 +117,12 @@ def home(function: Any) -> str:
 def works_row_by_row(patch: Any) -> bool:
     """Whether a patch is known to need no other rows of a call than those that it is given."""
     return any(piece in known.home_of(patch).lower() for piece in ROW_BY_ROW)
+
+
+def counting(options: Mapping[str, Any]) -> Reason | None:
+    """Who may count on all rows of a call, of those that left patches in ``transformer_options``; None when nobody does."""
+    stranger = next((patch for patch in patches_in(options) if not works_row_by_row(patch)), None)
+    return None if stranger is None else Reason.of("patch_counts_rows", "a patch from {home} may count on all rows", home=home(stranger))
 
 
 def _options(args: tuple, kwargs: dict) -> dict[str, Any]:

@@ -27,7 +27,7 @@ const context = vm.createContext({
     document: {
         hidden: false,
         createElement: () => ({ addEventListener(event, act) { this[event] = act; } }),
-        addEventListener: (event, act) => (listeners[event] = act) },
+        addEventListener: (event, act) => (listeners[event] ??= []).push(act) },
     updateInput: (field) => changed.push(field.value),
 });
 context.window = context;
@@ -78,8 +78,9 @@ for (const width of ["1", "2", "3", "4"]) {
 const box = { value: "+ hat\n", focus: () => {}, setSelectionRange: () => {} };
 fields["#script_txt2img_prompttoprompt_edits textarea"] = box;
 const chip = { dataset: { accelEdit: "cat -> " }, closest: () => ({ id: "tab_txt2img" }) };
-listeners.click({ target: { closest: () => chip } });
-listeners.click({ target: { closest: () => null } });
+const happens = (event, target) => listeners[event].forEach((act) => act({ target }));
+happens("click", { closest: () => chip });
+happens("click", { closest: () => null });
 told.begun = [...changed];
 // The presets' names.
 const radios = ["Quality", "Fast"].map((value) => ({ value, parentElement: { dataset: {} } }));
@@ -102,6 +103,13 @@ changed.length = 0;
 buttons.forEach((button) => button.click({ stopPropagation: () => {}, preventDefault: () => {} }));
 told.knobs = { classes: [...classes], buttons: buttons.length, reset: [...changed] };
 told.gains = radios.map((radio) => radio.parentElement.dataset.accelGain);
+// What was touched last, of two controls.
+const within = (id) => ({ closest: (selector) => (selector === `#${id}` ? {} : null) });
+told.touched = [];
+for (const [event, id] of [["change", "knob"], ["keydown", "preset"], ["click", "paste"]]) {
+    happens(event, within(id));
+    told.touched.push(vm.runInContext("['knob', 'preset'].map(accel.isTouched)", context));
+}
 for (const place of Object.keys(fields)) delete fields[place];
 const empty = vm.runInContext("[accel.sizes('txt2img', ['', 1, 2]), accel.prompt('img2img', ['', 'x'])]", context);
 Object.assign(fields, {

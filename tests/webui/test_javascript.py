@@ -52,6 +52,10 @@ def test_knobs_without_effect_are_marked_and_those_that_were_changed_can_be_rese
     assert told["knobs"] == {"classes": ["accel-idle"], "buttons": 1, "reset": [0.25]}
 
 
+def test_a_control_is_touched_until_another_is(told):
+    assert told["touched"] == [[True, False], [False, True], [False, False]]
+
+
 def test_the_name_of_an_own_preset_is_filled_in(told):
     assert told["other"] == ["typed", "mine", "typed", "typed"]
 

@@ -39,7 +39,7 @@ def preset_choices() -> list[str]:
 
 
 def fill(chosen: Any) -> list[Any]:
-    """The knobs for a preset that was chosen, for the model that is loaded."""
+    """The knobs for a preset that was chosen, for the model that is loaded. None: by nobody, so they stay."""
     values = _meant(chosen)
     # What PNG info pinned is this machine's to say again.
     pinned = {knob: 0 for knob in KNOBS if knob.startswith("least.")} if values else {}
@@ -58,6 +58,8 @@ def fill_page(chosen: Any) -> list[Any]:
 
 def _meant(chosen: Any) -> dict[str, Any]:
     """The knob values of a preset as the page names it. None for Custom and for what is no preset."""
+    if chosen is None:
+        return {}
     name = str(chosen).lower() if str(chosen).lower() in (*PRESETS, CUSTOM) else str(chosen)
     try:
         return {} if name == CUSTOM else preset_values(name, loaded_family(), user_presets.read()[0])

@@ -110,10 +110,11 @@ def build(elem_id: Callable[[str], str], tab: str) -> Built:
 
     filled = [name for name in KNOBS if name not in NOT_IN_PRESETS]
     knobs_of_preset = {"inputs": [made["preset"]], "outputs": [made[name] for name in filled], "show_progress": False, "queue": False}
-    made["preset"].input(filling.fill, **knobs_of_preset)
+    by_hand = f"accel.isTouched({elem_id('preset')!r})"
+    made["preset"].input(filling.fill, _js=f"(chosen) => [{by_hand} ? chosen : null]", **knobs_of_preset)
     for name in METHOD_KNOBS:
         # In the browser: no call of the server for every move of a slider.
-        made[name].input(fn=None, _js=f"() => {shown_preset(CUSTOM)!r}", inputs=[], outputs=[made["preset"]])
+        made[name].input(fn=None, _js=_becomes_custom(made[name].elem_id), inputs=[made["preset"]], outputs=[made["preset"]])
 
     controls = [made[name] for name in KNOBS]
     look = {
@@ -136,6 +137,11 @@ def build(elem_id: Callable[[str], str], tab: str) -> Built:
     made["preset"].change(fn=None, **named, outputs=[own_name])
     readers = [filling.reader(name) for name in KNOBS]
     return Built(controls, list(zip(controls, readers)), readers)
+
+
+def _becomes_custom(elem_id: str) -> str:
+    """What the browser makes of the preset at an `input` of a knob."""
+    return f"(preset) => accel.isTouched({elem_id!r}) ? {shown_preset(CUSTOM)!r} : preset"
 
 
 def _component(knob: Knob, value: Any, elem_id: str, kind: str = "accel-flag") -> Any:

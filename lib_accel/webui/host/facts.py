@@ -9,18 +9,22 @@ from typing import Any
 from modules import devices, shared
 
 from ...core.forge_models import wrapper_of
+from ...core.reasons import Reason
 from ...core.sites import find_unet, named
 from ...engine.contract import HostTraits
+from ...engine.subject import COMPILED
 from ...engine.thresholds import Thresholds, thresholds_for
 from ...settings.few_step_models import few_step_sign, loras_in
 from . import traits as host_traits
 from .family import family
 
-# Where Forge Neo's built-in extension notes that it compiles the U-Net for the length of every call.
-COMPILES = "_torch_compile_config"
+# What Forge Neo's built-in extension leaves where it compiles the U-Net for the length of every call: its settings, which are gone when
+# they were changed, and the function that its own took the place of.
+COMPILES = ("_torch_compile_config", "_orig_apply_model")
 # States of the Forge family's memory in which little of the GPU's is to be used.
 SPARING = ("NO_VRAM", "LOW_VRAM")
-TOKEN_MERGING = "the WebUI's own token merging is on (Settings, Optimizations)"
+TOKEN_MERGING = Reason.of("token_merging", "the WebUI's own token merging is on (Settings, Optimizations)")
+ELSEWHERE = Reason.of("elsewhere", "off: the option sd_unet runs the U-Net elsewhere (TensorRT or the like), where no layer can be changed")
 
 
 def unet_of(p: Any) -> Any:
@@ -142,9 +146,9 @@ def obstacle(p: Any) -> str | None:
     from modules import sd_unet
 
     if getattr(sd_unet, "current_unet", None) is not None:
-        return "off: the option sd_unet runs the U-Net elsewhere (TensorRT or the like), where no layer can be changed"
-    if family().forge and getattr(wrapper_of(p.sd_model), COMPILES, None) is not None:
-        return "everything stood down: the U-Net is compiled"
+        return ELSEWHERE
+    if family().forge and any(getattr(wrapper_of(p.sd_model), name, None) is not None for name in COMPILES):
+        return COMPILED
     return None
 
 

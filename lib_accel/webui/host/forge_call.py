@@ -7,14 +7,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ...backends.forge import home, patches_in, works_row_by_row
+from ...backends.forge import counting, home
+from ...core.reasons import Reason
 from ...core.rows import Row
 from . import facts
 from .family import family
 
 SPECTRUM = "spectrum"
-BESIDE_SPECTRUM = "the WebUI's Spectrum is on and forecasts calls itself"
-CFG_PLUS = "the sampler goes by the negative prompt's prediction (CFG++)"
+BESIDE_SPECTRUM = Reason.of("spectrum", "the WebUI's Spectrum is on and forecasts calls itself")
+CFG_PLUS = Reason.of("cfg_plus_plus", "the sampler goes by the negative prompt's prediction (CFG++)")
+BOTH = Reason.of("needs_both", "another extension needs both predictions")
 
 
 @dataclass(frozen=True)
@@ -50,18 +52,16 @@ class CfgCall:
         """Whether that is the host's built-in Spectrum, which forecasts whole calls."""
         return SPECTRUM in (self.wrapper or "").lower()
 
-    def neighbour(self) -> str | None:
+    def neighbour(self) -> Reason | None:
         """Who else counts on every call and on all of its rows (a clause), or None."""
         if self.by_spectrum:
             return BESIDE_SPECTRUM
         function = next(_of_cfg(self.options), None)
         if function is not None:
-            return f"{home(function)} works on both predictions"
+            return Reason.of("works_on_both", "{home} works on both predictions", home=home(function))
         if self.options.get("disable_cfg1_optimization"):
-            return "another extension needs both predictions"
-        patches = patches_in(self.options.get("transformer_options") or {})
-        stranger = next((patch for patch in patches if not works_row_by_row(patch)), None)
-        return None if stranger is None else f"a patch from {home(stranger)} may count on all rows"
+            return BOTH
+        return counting(self.options.get("transformer_options") or {})
 
 
 def read(denoiser: Any, x: Any, sigma: float, uncond: Any, cond: Any, scale: float, options: Mapping[str, Any]) -> CfgCall:

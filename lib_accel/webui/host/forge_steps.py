@@ -16,6 +16,7 @@ import torch
 from ...core.errors import strict
 from ...core.forge_models import patcher_of
 from ...core.method import CALL, ROWS, Method
+from ...core.reasons import Reason
 from ...core.rows import Row, RowPlan
 from ...engine.accelerator import Accelerator
 from ...methods.registry import of_known_rows
@@ -27,8 +28,9 @@ from .neighbours import changing_loras
 from .rows import settled_from
 from .steps import LEFT_TO_HOST
 
-NOT_SEEN = "another extension samples in its own way: whose rows these are is not known"
-MORE_CALLS = "another extension runs the U-Net in calls of its own"
+NOT_SEEN = Reason.of("sampled_elsewhere", "another extension samples in its own way: whose rows these are is not known")
+MORE_CALLS = Reason.of("calls_of_others", "another extension runs the U-Net in calls of its own")
+BESIDE = Reason.of("beside_spectrum", "{spectrum}: methods of Accel act in the calls that it runs", spectrum=forge_call.BESIDE_SPECTRUM)
 
 
 class ForgeSteps:
@@ -99,12 +101,12 @@ class ForgeSteps:
         cfg = forge_call.read(denoiser, x, sigma, uncond, cond, scale, options)
         index, total = denoiser.step, _total(denoiser)
         if cfg.wrapper is not None and not cfg.by_spectrum:
-            self._accelerator.switch_off(of_known_rows(), f"{cfg.wrapper} is around the U-Net's calls")
+            self._accelerator.switch_off(of_known_rows(), Reason.of("wrapped", "{home} is around the U-Net's calls", home=cfg.wrapper))
             self._accelerator.step(index, total, None)
             return call
         if cfg.by_spectrum:
             self._accelerator.switch_off(_forecasting(), forge_call.BESIDE_SPECTRUM)
-            self.notes.add(f"{forge_call.BESIDE_SPECTRUM}: methods of Accel act in the calls that it runs")
+            self.notes.add(BESIDE)
         rows = cfg.rows
         self._expected = len(rows)
         if not self._drops:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...core.method import CALL, ROWS, Method
+from ...core.reasons import Reason
 from ...core.rows import Row
 from ...engine.accelerator import Accelerator
 from ...methods.registry import of_known_rows
@@ -14,9 +15,10 @@ from .levels import Levels, scales_of
 from .neighbours import changing_loras, controlnet_units
 from .rows import guidance_of, parts_of, rows_of, settled_from
 
-LEFT_TO_HOST = "guidance was left to the WebUI where it skips the negative prompt itself (NGMS, Skip Early CFG)"
-AND_WEIGHTS = "guidance at scale 1 was kept: the weights of the AND prompts do not add up to 1"
-CHANGED_BATCH = "another extension changes the batch"
+LEFT_TO_HOST = Reason.of("left_to_host", "guidance was left to the WebUI where it skips the negative prompt itself (NGMS, Skip Early CFG)")
+AND_WEIGHTS = Reason.of("and_weights", "guidance at scale 1 was kept: the weights of the AND prompts do not add up to 1")
+CHANGED_BATCH = Reason.of("batch_changed", "another extension changes the batch")
+NOTHING_KEPT = Reason.of("nothing_kept", "{why}: nothing is kept from step to step", why=CHANGED_BATCH)
 
 
 class Steps:
@@ -88,7 +90,7 @@ class Steps:
             return None
         self._trusts_rows = False
         self._accelerator.new_pass()
-        return f"{CHANGED_BATCH}: nothing is kept from step to step"
+        return NOTHING_KEPT
 
     def close(self) -> None:
         """The pass is over: nothing of ours is left on the host."""

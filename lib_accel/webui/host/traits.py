@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from modules import shared
 
+from ...core.reasons import Reason
 from ...core.sites import Site
 from ...methods import HostTraits
 from .family import family
@@ -30,7 +31,7 @@ class WebuiTraits(HostTraits):
 
     def obstacle(self, site: Site) -> str | None:
         params = getattr(site.part("attn1"), HYPERTILE, None)
-        return "hypertile is at work there" if getattr(params, "enabled", False) else None
+        return Reason.of("hypertile", "hypertile is at work there") if getattr(params, "enabled", False) else None
 
     def fused_kernel(self) -> bool:
         from modules import sd_hijack

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ...core.reasons import as_data
 from ...core.report import Report
 from ...cost.estimate import decoding_work
 from ...cost.preview import PassPreview
@@ -105,6 +106,7 @@ class Account:
             "times_as_fast": self.times_as_fast,
             "passes": [{"place": place, "report": report} for place, report in self.passes],
             "notes": {place: list(texts) for place, texts in self.notes.items()},
+            "reasons": {place: [as_data(text) for text in texts] for place, texts in self.notes.items()},
         }
 
     def __str__(self) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from ...core.method import ROWS, TOKENS, Method
+from ...core.reasons import Reason
 from ..host import facts, neighbours
 
-NO_FIXED_STEPS = "guidance is kept in every step: this sampler takes as many as it likes"
-OFF_WITHOUT_STEPS = "{} is off: this sampler takes as many steps as it likes"
-OFF_BEHIND_SWITCH = "{} is off: the model was changed in the middle of the pass"
+NO_FIXED_STEPS = Reason.of("no_fixed_steps", "guidance is kept in every step: this sampler takes as many as it likes")
+TOKENS_OFF = Reason.of("tokens_off", "methods on tokens off: {why}", why=facts.TOKEN_MERGING)
+OFF_WITHOUT_STEPS = ("off_without_steps", "{method} is off: this sampler takes as many steps as it likes")
+OFF_BEHIND_SWITCH = ("off_behind_switch", "{method} is off: the model was changed in the middle of the pass")
 
 
 def adapted(methods: tuple[Method, ...], p: Any, unet: Any, switched: bool) -> tuple[tuple[Method, ...], list[str]]:
@@ -17,7 +19,7 @@ def adapted(methods: tuple[Method, ...], p: Any, unet: Any, switched: bool) -> t
     told: list[str] = []
     if facts.merges_tokens(p) and any(method.declaration.acts_on == TOKENS for method in methods):
         methods = tuple(method for method in methods if method.declaration.acts_on != TOKENS)
-        told.append(f"methods on tokens off: {facts.TOKEN_MERGING}")
+        told.append(TOKENS_OFF)
     changes = [(Method.without_fixed_steps.__name__, _without_steps)] if facts.takes_steps_as_it_likes(p) else []
     changes += [(Method.behind_switch.__name__, _behind_switch)] if switched else []
     for change, said in changes:
@@ -27,7 +29,7 @@ def adapted(methods: tuple[Method, ...], p: Any, unet: Any, switched: bool) -> t
     neighbour = neighbours.counting_rows(p, unet) if any(method.declaration.known_rows for method in methods) else None
     if neighbour:
         methods = tuple(method for method in methods if not method.declaration.known_rows)
-        told.append(f"every row is run, and no cross-attention kept: {neighbour} is at work")
+        told.append(Reason.of("every_row", "every row is run, and no cross-attention kept: {who} is at work", who=neighbour))
     if facts.spares_memory(p):
         methods = tuple(method.sparing_memory() for method in methods)
     return methods, told
@@ -36,11 +38,11 @@ def adapted(methods: tuple[Method, ...], p: Any, unet: Any, switched: bool) -> t
 def _without_steps(method: Method, after: Method | None) -> str | None:
     if method.declaration.acts_on == ROWS:
         return NO_FIXED_STEPS if after != method else None
-    return OFF_WITHOUT_STEPS.format(_title(method)) if after is None else None
+    return Reason.of(*OFF_WITHOUT_STEPS, method=_title(method)) if after is None else None
 
 
 def _behind_switch(method: Method, after: Method | None) -> str | None:
-    return OFF_BEHIND_SWITCH.format(_title(method)) if after is None else None
+    return Reason.of(*OFF_BEHIND_SWITCH, method=_title(method)) if after is None else None
 
 
 def _title(method: Method) -> str:

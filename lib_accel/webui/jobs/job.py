@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ...core.fields import SettingError
+from ...core.reasons import Reason
 from ...core.sites import UnsupportedModelError
 from ...settings.infotext import REPORT_KEY, is_ours, to_infotext, unquoted
 from ...settings.job import CUSTOM, Settings, implied, on_this_machine, preset_values, resolve, without_untouched
@@ -26,7 +27,7 @@ EDITS = "accel_prompt_edit"
 GROUP_NAMES = tuple(group.name for group in GROUPS if group.name)
 # As a preset of an X/Y/Z plot: the cell is drawn without Accel.
 OFF = "off"
-NO_PASS = "nothing is accelerated: First pass is off, and there is no hires pass"
+NO_PASS = Reason.of("no_pass", "nothing is accelerated: First pass is off, and there is no hires pass")
 # Whether all jobs run with or without Accel, while a comparison runs them; None: as each is asked.
 _forced: bool | None = None
 
@@ -67,7 +68,7 @@ class Job:
         """Where a preset's values depend on it."""
         sign = facts.why_few_steps(p) if self.accelerates and self.settings["preset"].lower() in PRESETS else None
         if sign:
-            self.account.note("", f"few steps: the preset's own values for that are used ({sign})")
+            self.account.note("", Reason.of("few_steps", "few steps: the preset's own values for that are used ({sign})", sign=sign))
 
     @property
     def accelerates(self) -> bool:
@@ -83,7 +84,7 @@ class Job:
         sample = vars(self.p).get("sample")
         if sample is not None and (self.accelerates or self.edits) and not self.account.of_batch.places:
             owner = str(getattr(sample, "__module__", None) or "another script").removesuffix(".py")
-            self.account.note("", f"no pass was seen: {owner} samples in its own way")
+            self.account.note("", Reason.of("no_pass_seen", "no pass was seen: {owner} samples in its own way", owner=owner))
 
     def settings_for(self, family: str) -> Settings:
         """The settings with presets filled in for ``family``, and the token counts that this machine's table says."""

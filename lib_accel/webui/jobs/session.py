@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...core.errors import in_words, strict
+from ...core.reasons import Reason
 from ...core.report import Report
 from ...core.sites import UnsupportedModelError, held_unet, is_compiled
 from ...cost.preview import PassPreview, ran_pass
 from ...engine.accelerator import Accelerator
 from ...engine.instance_forward import unwrap
+from ...engine.subject import COMPILED
 from ...settings.job import thresholds_of
 from ...settings.passes import methods_for
 from ..host import facts
@@ -26,7 +28,9 @@ from .circumstances import adapted
 from .job import Job, family_for, job_of, shape_of, write
 from .unguided import shield_from_host
 
-INSIDE = "ended early: another job was run inside"
+INSIDE = Reason.of("job_inside", "ended early: another job was run inside")
+NO_BLOCKS = Reason.of("no_blocks", "0 of 0 layers: this model has no transformer blocks that Accel knows")
+BY_ERROR = Reason.of("ended_by_error", "ended by an error")
 
 
 @dataclass
@@ -153,10 +157,10 @@ class Session:
             account.note(now.place, obstacle)
             return
         if not facts.has_blocks(now.unet):
-            account.note(now.place, "0 of 0 layers: this model has no transformer blocks that Accel knows")
+            account.note(now.place, NO_BLOCKS)
             return
         if is_compiled(now.unet) or hasattr(held_unet(p.sd_model), "_orig_mod"):
-            account.note(now.place, "everything stood down: the U-Net is compiled")
+            account.note(now.place, COMPILED)
             return
         settings = now.job.settings_for(family_for(p))
         methods, *whys = methods_for(settings, now.place, facts.droppable_scale(p)) if now.job.accelerates else ((), None)
@@ -172,7 +176,7 @@ class Session:
         try:
             now.accelerator = Accelerator(p.sd_model, *methods, traits=facts.traits(), auto=thresholds_of(settings))
         except UnsupportedModelError as error:
-            account.note(now.place, f"0 of 0 layers: {error}")
+            account.note(now.place, Reason.of("unsupported", "0 of 0 layers: {why}", why=str(error)))
             return
         self._made.add(now.accelerator)
         if family().forge:
@@ -185,12 +189,12 @@ class Session:
         if now.accelerator is not None:
             obstacle = facts.obstacle(p)
             if obstacle:
-                now.job.account.note(now.place, f"from step {step + 1} on {obstacle}")
+                now.job.account.note(now.place, Reason.of("from_step_on", "from step {step} on {why}", step=step + 1, why=obstacle))
                 self._detach(now)
                 return
         if facts.unet_of(p) is not now.unet:
             self._detach(now)
-            now.job.account.note(now.place, f"another model from step {step + 1} on")
+            now.job.account.note(now.place, Reason.of("another_model", "another model from step {step} on", step=step + 1))
             self._attach(now, p, switched=True)
         elif any(new is not old for new, old in zip(facts.checkpoint_of(p), now.checkpoint)):
             now.checkpoint = facts.checkpoint_of(p)
@@ -204,7 +208,7 @@ class Session:
 
         def after(module: Any, args: Any, output: Any) -> None:
             if output is None and self._open is now:
-                now.job.account.note(now.place, "ended by an error")
+                now.job.account.note(now.place, BY_ERROR)
                 self._close()
                 self.last = now.job.account.as_dict()
 
@@ -225,7 +229,7 @@ class Session:
             report = accelerator.report()
         except Exception as error:
             # Whoever closes a pass may be about to open the next one.
-            now.job.account.note(now.place, f"its account was lost to an error: {in_words(error)}")
+            now.job.account.note(now.place, Reason.of("account_lost", "its account was lost to an error: {error}", error=in_words(error)))
             if strict():
                 raise
             return
@@ -249,7 +253,9 @@ class Session:
             self._close()
         finally:
             if now is not None:
-                now.job.account.note(now.place, f"everything stood down after an error: {in_words(error)}")
+                now.job.account.note(
+                    now.place, Reason.of("after_error", "everything stood down after an error: {error}", error=in_words(error))
+                )
         if strict():
             raise error
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ...core.reasons import Reason
 from ..host import facts
 from ..host.rows import host_skips_uncond, is_edit, parts_of
 
@@ -31,12 +32,12 @@ def shield_from_host(denoiser: Any, params: Any) -> None:
 def why_guided(denoiser: Any, parts: Sequence[int]) -> str | None:
     """Why the host needs the negative prompt's prediction (a clause), or None: then its rows may be left out."""
     if not hasattr(denoiser, "combine_denoised"):
-        return "this host combines predictions in its own way"
+        return Reason.of("combines_its_own_way", "this host combines predictions in its own way")
     if getattr(denoiser, "need_last_noise_uncond", False):
-        return "the sampler goes by the negative prompt's prediction (CFG++)"
+        return Reason.of("cfg_plus_plus", "the sampler goes by the negative prompt's prediction (CFG++)")
     previews = facts.option("live_preview_content", "Prompt") == "Negative prompt"
     if previews and hasattr(denoiser, "alphas") and any(count != 1 for count in parts):
-        return "live previews show the negative prompt of an AND prompt"
+        return Reason.of("negative_previews", "live previews show the negative prompt of an AND prompt")
     return None
 
 
