@@ -40,7 +40,7 @@ class Accelerator:
         refuse_meetings(runners)
         self._subject = Subject(model, any(runner.serves_stages for runner in runners))
         for runner in runners:
-            runner.stages, runner.coarsest = self._subject.stages, self._subject.coarsest
+            runner.stages, runner.coarsest, runner.at_work = self._subject.stages, self._subject.coarsest, runners
         self._runners = runners
         self._host = HostSide(model, runners)
         traits = traits or HostTraits()
