@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .core.sites import find_unet
+from .backends import backend_for
+from .core.sites import UnsupportedModelError, find_unet
 from .engine.accelerator import Accelerator
 from .engine.at_work import accelerator_of
 from .engine.thresholds import Thresholds
@@ -14,9 +15,10 @@ from .methods import AgentAttention, HostTraits
 def accelerated(model: Any, *methods: Any, traits: HostTraits | None = None, auto: bool | Thresholds | None = None) -> Accelerator:
     """Accelerate ``model`` by ``methods`` from now on; ``with`` (or ``.remove()``) takes it back.
 
-    model: a diffusers pipeline or U-Net, an LDM ``LatentDiffusion``, an SGM engine, or the bare U-Net of one. A second call on the
-    same model replaces the first. methods: settings objects (`AgentAttention`, `TokenMerging`); methods that act on the same layers need
-    windows that do not overlap. auto: whether methods act only where they pay, by default they do (see `Accelerator`).
+    model: a diffusers pipeline, its U-Net or transformer (on which `Forecast` acts), an LDM ``LatentDiffusion``, an SGM engine, or the bare
+    U-Net of one. A second call on the same model replaces the first. methods: settings objects (`AgentAttention`, `TokenMerging`); methods
+    that act on the same layers need windows that do not overlap. auto: whether methods act only where they pay, by default they do (see
+    `Accelerator`).
     UnsupportedModelError, SettingError; the model is untouched then.
 
     Pipelines that share the U-Net are accelerated, too, each by its own guidance and schedule; in threads one job at a time is, and the
@@ -66,6 +68,10 @@ def apply_patch(
         attn_precision=attn_precision,
         window=(0.0, 1.0),
     )
+    unet = find_unet(model)
+    if backend_for(unet).whole_calls_only:
+        sentence = "{} is a transformer, of which Accel leaves out whole calls alone: use accelerated(model, Forecast())."
+        raise UnsupportedModelError(sentence.format(type(unet).__name__))
     Accelerator(model, config, auto=False)
     return model
 

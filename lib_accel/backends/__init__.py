@@ -11,9 +11,10 @@ from .forge import ForgeBackend
 from .ldm import LDMBackend
 from .pixart import PixArtBackend
 from .sgm import SGMBackend
+from .transformer import TransformerBackend
 
 # In this order: SGM's and Forge's U-Nets are LDM's with something more.
-BACKENDS: tuple[Backend, ...] = (ForgeBackend(), SGMBackend(), LDMBackend(), DiffusersBackend(), PixArtBackend())
+BACKENDS: tuple[Backend, ...] = (ForgeBackend(), SGMBackend(), LDMBackend(), DiffusersBackend(), PixArtBackend(), TransformerBackend())
 
 __all__ = ["BACKENDS", "Backend", "LayerCall", "backend_for"]
 
@@ -24,4 +25,4 @@ def backend_for(unet: nn.Module) -> Backend:
         if backend.matches(unet):
             return backend
     wanted = "; ".join(backend.looked_for for backend in BACKENDS)
-    raise UnsupportedModelError(f"{type(unet).__name__} is no U-Net that Accel knows. Looked for: {wanted}.")
+    raise UnsupportedModelError(f"{type(unet).__name__} is no U-Net or diffusion transformer that Accel knows. Looked for: {wanted}.")

@@ -11,7 +11,7 @@ from torch import nn
 
 from ..core.conditions import tensors_in
 from ..core.reasons import Reason
-from ..core.row_slicing import cut_rows
+from ..core.row_slicing import cut_rows, prediction_of
 from ..core.sites import PARTS, Site
 from ..core.stages import Stage
 from . import known
@@ -40,6 +40,8 @@ class Backend:
 
     name = ""
     looked_for = ""
+    # Whether nothing of its inside is known: no sites, no stages, only whole calls can be left out.
+    whole_calls_only = False
     sample_name = "x"
     timestep_name = "timesteps"
     tokens_name = "x"
@@ -85,6 +87,18 @@ class Backend:
     def sample_of(self, args: tuple, kwargs: dict) -> torch.Tensor:
         """The noisy latents [rows, channels, h, w] of a U-Net call."""
         return args[0] if args else kwargs[self.sample_name]
+
+    def prediction_of(self, output: Any) -> torch.Tensor | None:
+        """The prediction [rows, ...] in what a U-Net call returned; None when there is none that Accel knows."""
+        return prediction_of(output)
+
+    def call_must_run(self, unet: nn.Module, args: tuple, kwargs: dict) -> str | None:
+        """Why this call may not be served as a whole (a clause), apart from what is on `must_run`'s sites; None: it may."""
+        return None
+
+    def text_of(self, unet: nn.Module, args: tuple, kwargs: dict) -> Any:
+        """What the rows of a guided call can be told apart by where nobody else tells them; None: nothing."""
+        return None
 
     def output_of(self, unet: nn.Module, args: tuple, kwargs: dict, prediction: torch.Tensor) -> Any:
         """What a U-Net call with these arguments returns for ``prediction`` [rows, ...]."""

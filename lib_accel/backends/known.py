@@ -28,6 +28,16 @@ PLAIN = "plain"
 _COMMON = frozenset({ROWS, TOKENS, SERVED})
 _ALL = _COMMON | {KEYS, PLAIN}
 
+# Of diffusion transformers that guide both texts in one call.
+TRANSFORMER_PROCESSORS = (
+    "AuraFlowAttnProcessor2_0",
+    "CogVideoXAttnProcessor2_0",
+    "FluxAttnProcessor",
+    "JointAttnProcessor2_0",
+    "LTXVideoAttnProcessor",
+    "MochiAttnProcessor2_0",
+    "SanaLinearAttnProcessor2_0",
+)
 # Attention processors of diffusers: (package, name) -> what may be done.
 PROCESSORS: dict[tuple[str, str], frozenset[str]] = {
     ("diffusers", "AttnProcessor"): _ALL,
@@ -50,6 +60,8 @@ PROCESSORS: dict[tuple[str, str], frozenset[str]] = {
     ("diffusers", "IPAdapterXFormersAttnProcessor"): _COMMON,
     # Grouped heads.
     ("diffusers", "DreamLiteAttnProcessor2_0"): _COMMON | {KEYS},
+    # Of diffusion transformers.
+    **{("diffusers", name): frozenset({ROWS}) for name in TRANSFORMER_PROCESSORS},
     # They tell the rows of a batch apart by halves and thirds.
     ("diffusers", "PAGIdentitySelfAttnProcessor2_0"): frozenset({TOKENS, SERVED}),
     ("diffusers", "PAGCFGIdentitySelfAttnProcessor2_0"): frozenset({TOKENS, SERVED}),

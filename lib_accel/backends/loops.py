@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import inspect
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -68,7 +69,8 @@ class Loop:
 
     pipeline: whose. name: the class that the loop is written in. direct: whether the loop itself calls the U-Net, and no callback in it.
     paired: whether its rows are those of `PAIRED`. guided: whether it guides now, None when it does not tell. timesteps: the schedule that
-    it goes through, or a part of it; None when it does not tell.
+    it goes through, or a part of it; None when it does not tell. timestep: the one that it is at, None when it does not tell. told: its
+    variables, by name.
     """
 
     pipeline: Any
@@ -77,6 +79,8 @@ class Loop:
     paired: bool
     guided: bool | None
     timesteps: torch.Tensor | None
+    timestep: Any = None
+    told: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def why_unknown(self) -> str | None:
@@ -129,7 +133,8 @@ def _read(pipeline: Any, frame: Any, direct: bool) -> Loop:
     timesteps = told.get("timesteps")
     if not isinstance(timesteps, torch.Tensor) or timesteps.ndim != 1 or not timesteps.numel():
         timesteps = None
-    return Loop(pipeline, (owner or type(pipeline)).__name__, direct, paired, None if guided is None else bool(guided), timesteps)
+    name, guides = (owner or type(pipeline)).__name__, None if guided is None else bool(guided)
+    return Loop(pipeline, name, direct, paired, guides, timesteps, told.get("t"), told)
 
 
 def _owner(pipeline: Any, frame: Any) -> type | None:

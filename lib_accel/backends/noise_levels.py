@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
+from ..core.noise import sigma_of_flow
 from ..core.samplers import Sampler
-from ..core.scheduler_classes import sampler_of_class
+from ..core.scheduler_classes import mixes_as_flow, sampler_of_class
 
 
 class SchedulerLevels:
@@ -36,11 +37,14 @@ def sampler_of(scheduler: Any) -> Sampler:
 
 
 def levels_of(scheduler: Any) -> tuple[float, ...] | None:
-    """The noise level of each timestep, and where the last step ends: noise / signal, for flow matching the noise. None: not known."""
+    """The noise level of each timestep, and where the last step ends: noise / signal. None: not known."""
     timesteps = scheduler.timesteps
     sigmas = getattr(scheduler, "sigmas", None)
     if isinstance(sigmas, torch.Tensor):
-        return tuple(sigmas.double().tolist()) if sigmas.ndim == 1 and len(sigmas) == len(timesteps) + 1 else None
+        if sigmas.ndim != 1 or len(sigmas) != len(timesteps) + 1:
+            return None
+        levels, config = sigmas.double().tolist(), getattr(scheduler, "config", None)
+        return _of_flow(levels, config) if mixes_as_flow(type(scheduler).__name__, config) else tuple(levels)
     table, steps = getattr(scheduler, "alphas_cumprod", None), getattr(scheduler, "num_inference_steps", None)
     if not isinstance(table, torch.Tensor) or not steps or timesteps.is_floating_point() or not len(timesteps):
         return None
@@ -51,3 +55,10 @@ def levels_of(scheduler: Any) -> tuple[float, ...] | None:
         return None
     squares = torch.cat([table[timesteps.cpu()].double(), torch.as_tensor(end).double().cpu().reshape(1)])
     return tuple(((1 - squares) / squares).sqrt().tolist())
+
+
+def _of_flow(noises: list[float], config: Any) -> tuple[float, ...] | None:
+    """Sigma where so much of the latents is noise."""
+    if getattr(config, "invert_sigmas", False):
+        noises = [1 - picture for picture in noises]
+    return tuple(sigma_of_flow(noise) for noise in noises) if all(0 <= noise <= 1 for noise in noises) else None

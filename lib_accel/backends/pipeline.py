@@ -15,14 +15,19 @@ from ..core.schedule import Step, StepClock, timestep_value
 from .evaluations import steps_of_places
 from .loops import Loop
 from .noise_levels import SchedulerLevels
+from .told_texts import roles_of, scale_of
 
 TOO_MANY_CALLS = Reason.of("too_many_calls", "the U-Net runs more often than was said")
 
 
 class PipelineView:
-    """A pipeline seen from its U-Net. Holds the pipeline weakly; its scheduler may be exchanged at any time."""
+    """A pipeline seen from its U-Net. Holds the pipeline weakly; its scheduler may be exchanged at any time.
 
-    def __init__(self, pipeline: Any) -> None:
+    several: whether it may call its model more than once in a step: for either text.
+    """
+
+    def __init__(self, pipeline: Any, several: bool = False) -> None:
+        self._several = several
         self._pipeline = weakref.ref(pipeline)
         self.noise = NoiseView(pipeline)
         # What the places below are places in; a new run of the pipeline has a new one.
@@ -35,6 +40,7 @@ class PipelineView:
         self._levels = SchedulerLevels()
         self._place: int | None = None
         self._calls_here = 0
+        self._calls_before = 1
         self._more_calls_than_scheduled = False
         # Whether the U-Net was called more often in this pass than the schedule says.
         self.tiles = False
@@ -55,18 +61,31 @@ class PipelineView:
         if not self._read_schedule(clock, loop):
             return None
         beside = loop is not None and not loop.direct
+        if timestep is None and loop is not None:
+            timestep = self._timestep_in(loop)
         # A call beside the loop belongs to the step that the loop is in, whatever its timestep.
         place = self._place if beside and self._place is not None else self._place_of(timestep)
         if place is None:
             self._place = None
             return None
         if not beside:
-            self._calls_here = self._calls_here + 1 if place == self._place else 1
+            if place != self._place:
+                self._calls_before, self._calls_here = max(self._calls_here, 1), 0
+            self._calls_here += 1
             self._place = place
-            self._more_calls_than_scheduled = self._calls_here > 1
+            self._more_calls_than_scheduled = self._calls_here > 1 and not self._several
             self.tiles |= self._more_calls_than_scheduled
-            self.ends_pass = place == self._last
+            self.ends_pass = place == self._last and (not self._several or self._calls_here >= self._calls_before)
         return clock.at_schedule(self._steps[place], self._steps[-1] + 1)
+
+    def _timestep_in(self, loop: Loop) -> Any:
+        """The timestep that the loop is at, by its own variable, or by how many steps its scheduler made."""
+        if loop.timestep is not None:
+            return loop.timestep
+        scheduler = getattr(self.pipeline, "scheduler", None)
+        made = getattr(scheduler, "_step_index", None)
+        made = (getattr(scheduler, "_begin_index", None) or 0) if made is None else made
+        return self._schedule[made] if isinstance(made, int) and made < len(self._schedule) else None
 
     def read(self, timestep: Any) -> float | None:
         """The timestep's value. A view into a schedule on a GPU is known by its address, so that the GPU is not waited for."""
@@ -76,7 +95,9 @@ class PipelineView:
                 return self._values[place]
         return timestep_value(timestep)
 
-    def sampling(self, clock: StepClock) -> tuple[Sampler | None, tuple[float, ...] | None, tuple[float, float | None] | None]:
+    def sampling(
+        self, clock: StepClock, loop: Loop | None = None
+    ) -> tuple[Sampler | None, tuple[float, ...] | None, tuple[float, float | None] | None]:
         """The sampler, the noise levels from the pass's first step on and where they end, and the guidance scale as `Moment.scales` has it;
         None for what cannot be known."""
         pipeline = self._pipeline()
@@ -85,8 +106,8 @@ class PipelineView:
         # A loop may go through a list of its own, of which the scheduler's levels say nothing.
         known = levels is not None and begin is not None and self._schedule is getattr(scheduler, "timesteps", None)
         levels = levels[begin:] if known else None
-        scale = getattr(pipeline, "_guidance_scale", None)
-        return sampler, levels, (float(scale), None) if isinstance(scale, (int, float)) else None
+        scale = scale_of({} if loop is None or not self._several else loop.told, pipeline)
+        return sampler, levels, None if scale is None else (scale, None)
 
     def rows(self, count: int, loop: Loop | None) -> Layout | str:
         """The rows of a U-Net call of ``count`` rows, or a clause that says why they are not known.
@@ -95,6 +116,8 @@ class PipelineView:
         """
         if self._more_calls_than_scheduled:
             return TOO_MANY_CALLS
+        if self._several:
+            return self._why_unknown(loop)
         if loop is None:
             return Reason.of("called_by_hand", "the U-Net was not called by the loop of a pipeline")
         if loop.why_unknown:
@@ -102,6 +125,20 @@ class PipelineView:
         if not loop.guided:
             return Layout(Layout.guided(2 * count)[count:])
         return Layout.guided(count) if count % 2 == 0 else Reason.of("no_pairs", "{count} rows are no pairs", count=count)
+
+    def marks(self, count: int, loop: Loop | None, text: Any) -> tuple[str, ...] | None:
+        """The role of each chunk of a call of a transformer; None where it is not known."""
+        if not self._several or loop is None or not loop.direct:
+            return None
+        return roles_of(text, loop.told, count)
+
+    @staticmethod
+    def _why_unknown(loop: Loop | None) -> Reason:
+        if loop is None:
+            return Reason.of("called_by_hand", "the model was not called by the loop of a pipeline")
+        if not loop.direct:
+            return Reason.of("beside_the_loop", "the model was called beside the loop of {pipeline}", pipeline=loop.name)
+        return Reason.of("order_unknown", "Accel does not know how {pipeline} orders its rows", pipeline=loop.name)
 
     @property
     def evaluation(self) -> int:

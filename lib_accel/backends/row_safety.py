@@ -35,6 +35,9 @@ ROWS = frozenset(
         "timestep_cond",
         "attention_mask",
         "encoder_attention_mask",
+        "encoder_hidden_states_mask",
+        "pooled_projections",
+        "guidance",
         "down_block_additional_residuals",
         "mid_block_additional_residual",
         "down_intrablock_additional_residuals",
@@ -49,9 +52,32 @@ ROWS = frozenset(
     }
 )
 # Those of them that say what is drawn.
-TEXTS = frozenset({"encoder_hidden_states", "class_labels", "added_cond_kwargs.text_embeds", "added_cond_kwargs.image_embeds"})
+TEXTS = frozenset(
+    {
+        "encoder_hidden_states",
+        "encoder_hidden_states_t5",
+        "encoder_hidden_states_llama3",
+        "encoder_hidden_states_image",
+        "text_bth",
+        "cap_feats",
+        "pooled_projections",
+        "class_labels",
+        "added_cond_kwargs.text_embeds",
+        "added_cond_kwargs.image_embeds",
+    }
+)
 # Arguments that are the same for all rows.
-WHOLE = frozenset({"return_dict", "cross_attention_kwargs.scale", "cross_attention_kwargs.ip_adapter_masks"})
+WHOLE = frozenset(
+    {
+        "return_dict",
+        "cross_attention_kwargs.scale",
+        "cross_attention_kwargs.ip_adapter_masks",
+        "img_ids",
+        "txt_ids",
+        "image_rotary_emb",
+        "rope_interpolation_scale",
+    }
+)
 _DICTS = ("added_cond_kwargs", "cross_attention_kwargs", "cross_attention_kwargs.gligen")
 
 
@@ -77,6 +103,11 @@ def cut(unet: nn.Module, args: tuple, kwargs: dict, count: int, keep: Sequence[i
 def texts_of(unet: nn.Module, args: tuple, kwargs: dict) -> tuple[torch.Tensor, ...]:
     """What a call is steered by: texts, pooled texts, image prompts, classes."""
     return tensors_in(*(value for name, value in _named(unet, args, kwargs) if name in TEXTS))
+
+
+def texts_given(unet: nn.Module, args: tuple, kwargs: dict) -> Iterator[Any]:
+    """The same, each as it was given."""
+    yield from (value for name, value in _named(unet, args, kwargs) if name in TEXTS and value is not None)
 
 
 # -- arguments -------------------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import SupportsFloat
 
+from .noise import Noise
 from .samplers import Control, Sampler
 
 
@@ -20,13 +21,17 @@ class ErrorControl:
 
     Args:
         sampler: one that can be forecast.
-        sigmas: the noise level of every step, and where the last one goes.
+        sigmas: the noise level of every step, and where the last one goes, as noise / signal.
         control: tolerance and largest gap.
         order: of the forecast: 0 holds, 1 is the line through the two newest calls, 0.5 half way between.
+        noises: what is predicted in every step; None: noise, at ``sigmas``.
     """
 
-    def __init__(self, sampler: Sampler, sigmas: Sequence[float], control: Control, order: float) -> None:
+    def __init__(
+        self, sampler: Sampler, sigmas: Sequence[float], control: Control, order: float, noises: Sequence[Noise] | None = None
+    ) -> None:
         self._sampler, self._sigmas, self._control, self._order = sampler, sigmas, control, order
+        self._noises = [Noise(sigma=sigma) for sigma in sigmas] if noises is None else noises
         # The noise levels of the last calls that ran, the newest last.
         self._levels: deque[float] = deque(maxlen=3)
         self._error: SupportsFloat | None = None
@@ -40,7 +45,7 @@ class ErrorControl:
             error: root mean square of the forecast for it less what came, of the guided prediction; of the derivative or of the picture,
                 as the sampler is forecast. None: there was no forecast. A tensor is read when it decides: a GPU is not waited for before.
         """
-        self._levels.append(self._sigmas[step])
+        self._levels.append(self._noises[step].along)
         self._error = error
         self._spent, self._gap = 0.0, 0
 
@@ -59,15 +64,15 @@ class ErrorControl:
         """The error to expect in the latents from serving ``step``; infinite where nothing is known."""
         if self._error is None:
             return math.inf
-        growth = growth_of_error(self._sigmas[step], tuple(self._levels)[::-1], self._order)
+        growth = growth_of_error(self._noises[step].along, tuple(self._levels)[::-1], self._order)
         if self._sampler.forecasting.of == "derivative":
-            growth *= self._sigmas[step]
+            growth *= self._noises[step].level
         expected = float(self._error) * growth * self._sampler.gain(self._sigmas, step)
         return expected if expected == expected else math.inf
 
 
-def growth_of_error(sigma: float, levels: Sequence[float], order: float) -> float:
-    """How much larger the error of a forecast at ``sigma`` is expected to be than it was at the newest of ``levels``, the calls that ran.
+def growth_of_error(level: float, levels: Sequence[float], order: float) -> float:
+    """How much larger the error of a forecast at ``level`` is expected to be than it was at the newest of ``levels``, the calls that ran.
 
     Order 1: the remainder of linear interpolation, through the two calls before the newest then, through the newest and the one before
     now. Order 0.5: as the distance. Order 0: as its square root; what is held while noise is added wanders. Infinite with too few levels.
@@ -76,8 +81,8 @@ def growth_of_error(sigma: float, levels: Sequence[float], order: float) -> floa
         return math.inf
     newest, before = levels[0], levels[1]
     if order == 1:
-        return _ratio((sigma - newest) * (sigma - before), (newest - before) * (newest - levels[2]))
-    distance = _ratio(sigma - newest, newest - before)
+        return _ratio((level - newest) * (level - before), (newest - before) * (newest - levels[2]))
+    distance = _ratio(level - newest, newest - before)
     return distance if order else math.sqrt(max(distance, 0.0))
 
 

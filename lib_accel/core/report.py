@@ -182,15 +182,21 @@ class Report:
 
     @property
     def run(self) -> str:
-        """How much of the U-Net ran, and the time that took."""
+        """How much of the model ran, and the time that took."""
         d = self.data
         if not d["unet_calls"]:
-            return "no U-Net call was seen"
+            return f"no {_model(d)} call was seen"
         passes = f"{d['passes']} passes, " if d["passes"] > 1 else ""
-        calls = f"{d['calls_run']} of {d['unet_calls']} U-Net calls run" if d.get("calls_served") else f"{d['unet_calls']} U-Net calls"
+        calls = f"{d['unet_calls']} {_model(d)} calls"
+        calls = f"{d['calls_run']} of {calls} run" if d.get("calls_served") else calls
         ran, whole = self.rows
         rows = f" ({ran} of {whole} row evaluations)" if ran < whole else ""
         return f"{passes}{d['steps']} steps, {calls} in {d['seconds']:.2f} s{rows}"
+
+
+def _model(whole: dict[str, Any]) -> str:
+    """What is called, in words."""
+    return "transformer" if whole.get("backend") == "transformer" else "U-Net"
 
 
 def _did(method: dict[str, Any]) -> bool:
@@ -208,7 +214,7 @@ def _method_clause(method: dict[str, Any], whole: dict[str, Any]) -> str:
     if effects:
         clause = f"{method['method']}: {effects} of {whole['sites']} layers for {method['steps']} of {whole['steps']} steps"
     elif not _did(method):
-        clause = f"{method['method']}: 0 of {whole['sites']} layers"
+        clause = f"{method['method']}: 0 of {whole['sites']} layers" if whole["sites"] else f"{method['method']}: nothing"
     else:
         clause = f"{method['method']}:"
     more = []

@@ -13,6 +13,7 @@ CLASSES: Mapping[str, str] = {
     "EulerAncestralDiscreteScheduler": "Euler a",
     "DDIMScheduler": "DDIM",
     "DDIMParallelScheduler": "DDIM",
+    "CogVideoXDDIMScheduler": "DDIM",
     "FlowMatchEulerDiscreteScheduler": "Euler",
     "DPMSolverMultistepScheduler": "DPM++ 2M",
     "UniPCMultistepScheduler": "UniPC",
@@ -48,8 +49,14 @@ _DPM_SOLVERS = {
 
 
 def is_flow(name: str, config: Any = None) -> bool:
-    """Whether a scheduler class is one of flow matching. config: as in `sampler_of_class`."""
-    return name.startswith("FlowMatch") or _Config(config).is_flow
+    """Whether models of a scheduler class predict flow matching's velocity. config: as in `sampler_of_class`."""
+    return name.startswith("FlowMatch") or _Config(config)("prediction_type", "") == "flow_prediction"
+
+
+def mixes_as_flow(name: str, config: Any = None) -> bool:
+    """Whether its latents are (1 - s) * picture + s * noise."""
+    given = _Config(config)
+    return name.startswith("FlowMatch") or given.is_flow
 
 
 def sampler_of_class(name: str, config: Any = None) -> Sampler | None:
@@ -60,8 +67,6 @@ def sampler_of_class(name: str, config: Any = None) -> Sampler | None:
         return None
     if name == "DPMSolverMultistepScheduler":
         return _dpm_solver(given)
-    if name == "UniPCMultistepScheduler" and given.is_flow:
-        return _unmeasured(known, "UniPC on flow matching")
     if name == "PNDMScheduler" and not given("skip_prk_steps", False):
         return _unmeasured(known, "PNDM with Runge-Kutta steps")
     if name == "FlowMatchEulerDiscreteScheduler" and given("stochastic_sampling", False):
@@ -74,7 +79,7 @@ def _dpm_solver(given: _Config) -> Sampler:
     name = _DPM_SOLVERS.get((algorithm, order))
     if name is None:
         return replace(_unmeasured(SAMPLERS["DPM"], f"{algorithm} of order {order}"), adds_noise=str(algorithm).startswith("sde"))
-    if given.is_flow:
+    if given.is_flow and str(algorithm) != "dpmsolver++":
         return _unmeasured(SAMPLERS[name], f"{name} on flow matching")
     if order == 2 and given("solver_type", "midpoint") == "heun":
         return SAMPLERS["DPM++ 2M SDE Heun"] if name == "DPM++ 2M SDE" else _unmeasured(SAMPLERS[name], f"{name} Heun")

@@ -109,13 +109,18 @@ def out_of_reach(unet: nn.Module, site: Site) -> str | None:
     return next((part_compiled(part) for part in PARTS if is_compiled(site.part(part))), None)
 
 
+def is_transformer(module: Any) -> bool:
+    """Whether ``module`` is a diffusion transformer of diffusers."""
+    return any(c.__module__.startswith("diffusers.models.transformers.") for c in type(module).__mro__)
+
+
 def held_unet(model: Any) -> nn.Module:
-    """The U-Net of a diffusers pipeline (``.unet``, PixArt's ``.transformer``), an LDM or SGM engine (``.model.diffusion_model``), one of
+    """The U-Net of a diffusers pipeline (``.unet``, or its ``.transformer``), an LDM or SGM engine (``.model.diffusion_model``), one of
     the Forge family (``.forge_objects``), or the U-Net itself; as it is held there, perhaps in a compiled wrapper. UnsupportedModelError
     when there is none.
     """
     transformer = getattr(model, "transformer", None)
-    if not named(getattr(transformer, "_orig_mod", transformer), "PixArtTransformer2DModel"):
+    if not is_transformer(getattr(transformer, "_orig_mod", transformer)):
         transformer = None
     # Where a host of the Forge family compiles, ``.model`` still holds the module as it was: its own place is asked first.
     candidates = (getattr(model, "unet", None), transformer, getattr(wrapper_of(model), "diffusion_model", None), model)
@@ -123,7 +128,7 @@ def held_unet(model: Any) -> nn.Module:
         if isinstance(candidate, nn.Module):
             return candidate
     raise UnsupportedModelError(
-        f"{type(model).__name__} holds no U-Net: looked for a diffusers pipeline (.unet, PixArt's .transformer), an LDM or SGM model "
+        f"{type(model).__name__} holds no U-Net: looked for a diffusers pipeline (.unet, .transformer), an LDM or SGM model "
         "(.model.diffusion_model), one of the Forge family (.forge_objects) and a U-Net module itself."
     )
 

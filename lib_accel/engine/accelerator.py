@@ -22,6 +22,7 @@ from .instance_forward import unwrap
 from .subject import Subject
 from .thresholds import Thresholds
 
+WHOLE_CALLS_ONLY = "{model} is a transformer of which Accel leaves out whole calls alone"
 ASIDE = Reason.of("aside", "it stood aside while edit_images drew")
 REPLACED = Reason.of("replaced", "another accelerator took this one's place on the U-Net")
 
@@ -40,9 +41,11 @@ class Accelerator:
         refuse_meetings(runners)
         self._subject = Subject(model, any(runner.serves_stages for runner in runners))
         for runner in runners:
-            runner.stages, runner.coarsest, runner.at_work = self._subject.stages, self._subject.coarsest, runners
+            runner.stages, runner.coarsest = self._subject.stages, self._subject.coarsest
+            if self._subject.backend.whole_calls_only and runner.acts_inside:
+                runner.stop(Reason.of("whole_calls_only", WHOLE_CALLS_ONLY, model=type(self._subject.unet).__name__))
         self._runners = runners
-        self._host = HostSide(model, runners)
+        self._host = HostSide(model, runners, self._subject.backend.whole_calls_only)
         traits = traits or HostTraits()
         self._auto = AutoChoice(_auto_default() if auto is None else auto, traits.fused_kernel())
         self._calls = Calls(self._subject, runners, self._host, traits, self._auto)
@@ -165,6 +168,7 @@ class Accelerator:
         return Report(
             {
                 "backend": subject.backend.name,
+                "model": subject.called,
                 "sites": len(subject.sites),
                 **tally.as_dict(len(subject.stages)),
                 "passes": self._host.where.passes,

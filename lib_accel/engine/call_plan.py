@@ -13,7 +13,7 @@ from torch import nn
 from ..backends import Backend
 from ..backends.pipeline import TOO_MANY_CALLS
 from ..core.reasons import Reason
-from ..core.row_slicing import fill_rows, prediction_of, stacked
+from ..core.row_slicing import fill_rows, stacked
 from ..core.rows import Layout, RowPlan, guidance_kept
 from ..core.stages import Stage, deep_stages
 from .contract import Moment, Runner, StageCut
@@ -87,14 +87,14 @@ class OpenCall:
         """What a call predicts that runs nothing [rows, ...]; in the dtype of ``like``."""
         return stacked([self.plan.output[source].to(like) for source in self.plan.source])
 
-    def finish(self, output: Any) -> Any:
+    def finish(self, output: Any, backend: Backend) -> Any:
         """The U-Net's output with all rows, shown to the methods."""
         plan, moment = self.plan, self.moment
         if plan.leaves_rows_out and plan.keep:
             place = {row: at for at, row in enumerate(plan.keep)}
             # Served rows get any row's here, and their own below.
             output = fill_rows(output, plan.keep, [place.get(row, 0) for row in plan.source])
-        prediction = prediction_of(output)
+        prediction = backend.prediction_of(output)
         if prediction is None or prediction.shape[0] != plan.count:
             return output
         if plan.output:

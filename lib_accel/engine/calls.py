@@ -17,7 +17,6 @@ from ..core.derivatives import why_derivatives
 from ..core.errors import in_words, strict
 from ..core.placeholder import Placeholder
 from ..core.reasons import Reason
-from ..core.row_slicing import prediction_of
 from ..core.sites import is_tracing
 from ..core.threads import is_inside
 from .attachment import Attachment
@@ -123,7 +122,8 @@ class Calls:
         subject = self._subject
         backend, unet = subject.backend, subject.unet
         sample = backend.sample_of(args, kwargs)
-        moment = self._where.at_call(unet, sample, backend.timestep_of(args, kwargs), backend.marks_of(args, kwargs))
+        timestep, marks = backend.timestep_of(args, kwargs), backend.marks_of(args, kwargs)
+        moment = self._where.at_call(unet, sample, timestep, marks, backend.text_of(unet, args, kwargs))
         by_host = moment.step.source == "host"
         moment = replace(
             moment,
@@ -174,13 +174,13 @@ class Calls:
         arming.arm(wanted_sites(subject, active, self._traits, self._auto, sample))
 
     def _means(self, args: tuple, kwargs: dict) -> Means:
-        subject = self._subject
+        subject, backend = self._subject, self._subject.backend
         forward = below(subject.unet.__dict__.get("forward"))
         return Means(
             self._where.tiles,
             self.attachment.serves_calls(),
             subject.stages,
-            subject.must_run,
+            lambda stages=None: subject.must_run(stages) or (stages is None and backend.call_must_run(subject.unet, args, kwargs)) or None,
             lambda: subject.backend.together(subject.unet, forward, args, kwargs),
         )
 
@@ -218,7 +218,7 @@ class Calls:
             return None
         if not self.attachment.is_on:
             self.attachment.drop_hooks()
-        if isinstance(prediction_of(output), Placeholder):
+        if isinstance(self._subject.backend.prediction_of(output), Placeholder):
             # Code that nobody knows left out what was to be served.
             not_served = Reason.of("stages_came_out", "what stands for stages that do not run came out of the U-Net")
         if not_served:
@@ -226,7 +226,7 @@ class Calls:
                 if runner.serves_stages:
                     runner.stop(not_served)
             output = unet.forward(*args, **kwargs)
-        output = opened.finish(output)
+        output = opened.finish(output, self._subject.backend)
         if self._where.ends_pass:
             self._end_pass()
         return output

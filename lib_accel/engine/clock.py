@@ -36,12 +36,15 @@ class Told:
 
 
 class Whereabouts:
-    """The steps, rows and noise levels of one U-Net's calls. The model is held weakly."""
+    """The steps, rows and noise levels of one U-Net's calls. The model is held weakly. several: see `PipelineView`."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, several: bool = False) -> None:
         self._clock = StepClock()
+        self._several = several
+        # Where the pipeline's loop is in the call read last.
+        self._loop: Loop | None = None
         # The accelerated pipeline, or a sibling that shares its U-Net and is in its loop now; None on a bare U-Net.
-        self._pipeline = PipelineView(model) if hasattr(model, "scheduler") and held_unet(model) is not model else None
+        self._pipeline = PipelineView(model, several) if hasattr(model, "scheduler") and held_unet(model) is not model else None
         self._own = self._pipeline
         self._noise = self._pipeline.noise if self._pipeline else NoiseView(model)
         self._told = Told()
@@ -63,8 +66,10 @@ class Whereabouts:
         """Rows that calls took since the host told a step."""
         return self._clock.rows_taken
 
-    def at_call(self, unet: torch.nn.Module, sample: torch.Tensor, timestep: Any, marks: Sequence[str] | None = None) -> Moment:
-        """The call of ``unet`` on latents ``sample`` [rows, channels, h, w]. marks: see `Backend.marks_of`."""
+    def at_call(
+        self, unet: torch.nn.Module, sample: torch.Tensor, timestep: Any, marks: Sequence[str] | None = None, text: Any = None
+    ) -> Moment:
+        """The call of ``unet`` on latents ``sample`` [rows, channels, h, w]. marks: see `Backend.marks_of`. text: `Backend.text_of`."""
         self.in_loop = False
         loop = None if self._own is None or self._clock.rows_told is not None else calling_loop(unet)
         if self._own is not None:
@@ -77,14 +82,20 @@ class Whereabouts:
             step = step or self._clock.at_timestep(timestep_value(timestep))
         rows = len(sample)
         layout = self._pipeline.rows(rows, loop) if self._pipeline else None
-        return self._moment(step, self._clock.take_rows(rows, layout, marks), timestep, sample)
+        if marks is None and self._pipeline:
+            marks = self._pipeline.marks(rows, loop, text)
+            layout = layout if marks is None else None
+        self._loop = loop
+        moment = self._moment(step, self._clock.take_rows(rows, layout, marks), timestep, sample)
+        self._loop = None
+        return moment
 
     def _follow(self, loop: Loop | None) -> None:
         """See the pipeline whose loop the call comes from; another one's run is another pass."""
         pipeline = self._own.pipeline if loop is None else loop.pipeline
         if pipeline is self._pipeline.pipeline:
             return
-        self._pipeline = self._own if pipeline is self._own.pipeline else PipelineView(pipeline)
+        self._pipeline = self._own if pipeline is self._own.pipeline else PipelineView(pipeline, self._several)
         self._noise = self._pipeline.noise
         if not self._clock.told:
             self._clock.new_pass()
@@ -110,13 +121,17 @@ class Whereabouts:
 
         def noise() -> Noise:
             read = self._pipeline.read if self._pipeline else timestep_value
-            return self._noise.at(None if timestep is None else read(timestep), told.sigma)
+            sigma = told.sigma
+            if timestep is None and sigma is None and sigmas is not None and step.index < len(sigmas):
+                sigma = sigmas[step.index]
+            return self._noise.at(None if timestep is None else read(timestep), sigma)
 
-        place = (self.passes, step.index)
-        evaluation = told.evaluation if self._clock.told or self._pipeline is None else self._pipeline.evaluation
         sampler, sigmas, scales = told.sampler, told.sigmas, told.scales
         if not self._clock.told and self._pipeline is not None:
-            sampler, sigmas, scales = self._pipeline.sampling(self._clock)
+            sampler, sigmas, scales = self._pipeline.sampling(self._clock, self._loop)
+        place = (self.passes, step.index)
+        evaluation = told.evaluation if self._clock.told or self._pipeline is None else self._pipeline.evaluation
         more = (told.settled, told.guided_because, told.dropped, evaluation, sigmas)
         moment = Moment(step, layout, place, told.guidance, self._noise.kind, noise, sample, *more)
-        return replace(moment, sampler=sampler, scales=scales, state=told.state, whole_because=told.whole_because)
+        more_told = {"state": told.state, "whole_because": told.whole_because, "mixed": self._noise.mixed}
+        return replace(moment, sampler=sampler, scales=scales, **more_told)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -78,8 +78,6 @@ class Runner:
     coarsest = 0
     # The U-Net's stages in order of execution; empty where they are not known.
     stages: tuple[Stage, ...] = ()
-    # All methods at work on this U-Net, this one among them.
-    at_work: Sequence[Runner] = ()
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -90,6 +88,11 @@ class Runner:
     @property
     def window(self) -> Window:
         return self.config.window
+
+    @property
+    def acts_inside(self) -> bool:
+        """Whether it needs layers or stages of the model; others act on rows and whole calls."""
+        return bool(self.computes or self.reduces or self.observes or self.serves_stages or self.ability != TOKENS)
 
     def stop(self, why: str) -> None:
         """Do nothing more until the accelerator is removed. why: a clause for the report."""
@@ -164,10 +167,6 @@ class Runner:
         made of all of them.
         """
         return None
-
-    def forecasts(self, moment: Moment) -> bool:
-        """Whether `serve_output` may serve whole steps of the pass of ``moment``."""
-        return False
 
     # -- stages ----------------------------------------------------------------------------------------------------------------
 

@@ -18,12 +18,12 @@ from .course import Course
 class HostSide:
     """The host's side of an accelerator of ``model``, with its methods at work. The model is held weakly.
 
-    where: the steps, rows and noise levels of its calls. course: what methods are told of passes and steps.
+    several: see `PipelineView`. where: the steps, rows and noise levels of its calls. course: what methods are told of passes and steps.
     """
 
-    def __init__(self, model: Any, runners: list[Runner]) -> None:
+    def __init__(self, model: Any, runners: list[Runner], several: bool = False) -> None:
         self._runners = runners
-        self.where = Whereabouts(model)
+        self.where = Whereabouts(model, several)
         self.course = Course(runners)
         # The plan that a host was given, and whether it told the rows that it runs.
         self._planned: tuple[Owners, Moment | None] = ((), None)

@@ -41,12 +41,14 @@ class Moment:
     """Where a pass stands: one U-Net call that is about to run, or a whole step that a host asks about.
 
     rows: all of them, before any is dropped or served. pass_and_step: (number of the pass, step index). guidance: the guidance scale,
-    None when nobody told it. predicts: ``epsilon`` | ``v`` | ``sample``. noise: asks for the noise level, for which a GPU may have to be
-    waited for. sample: the latents [rows, channels, h, w]; None when a host asks before its calls. settled: the step from which on the
-    prompts stay as they are. guided_because: why no row may be dropped now (a clause); None: they may. dropped: the host has dropped what
-    it was told to. evaluation: 1 in the second evaluation that a two-evaluation sampler (Heun, DPM2) makes for a step, otherwise 0.
-    obstacle: asks why the rows of this call may not be cut (a clause), for which the whole U-Net is looked through; None: they may.
-    sigmas: the noise level of every step of the pass, and after them where it ends (0 as a rule); None when nobody tells. sampler: what
+    None when nobody told it. predicts, mixed: kind of prediction and of latents, as of `Noise`. noise: asks for the noise level, for
+    which a GPU may have to be waited for. sample: the latents [rows, channels, h, w]; None when a host asks before its calls. settled: the
+    step from which on the prompts stay as they are. guided_because: why no row may be dropped now (a clause); None: they may. dropped: the
+    host has dropped what it was told to. evaluation: 1 in the second evaluation that a two-evaluation sampler (Heun, DPM2) makes for a
+    step, otherwise 0. obstacle: asks why the rows of this call may not be cut (a clause), for which the whole U-Net is looked through;
+    None: they may.
+    sigmas: the noise level of every step of the pass, noise / signal also for flow matching, and after them where it ends (0 as a rule);
+    None when nobody tells. sampler: what
     goes through them; None when nobody tells. scales: (guidance scale, scale of the picture in InstructPix2Pix) by which rows are combined,
     weight by weight; None: as ``guidance`` says. state: of whatever else predictions depend on (which ControlNet units are on); what was
     kept under another is not continued. whole_because: why no call may be left out as a whole (a clause); None: they may.
@@ -72,6 +74,7 @@ class Moment:
     state: Hashable = None
     whole_because: str | None = None
     joins: Callable[[], str | None] = lambda: None
+    mixed: str = ""
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,15 @@ EXCHANGED = Reason.of("exchanged", "nothing acts on the U-Net that the model has
 class Subject:
     """The U-Net of ``model`` (see `find_unet`); both are held weakly.
 
-    sites: its transformer blocks. finest, coarsest: levels of this U-Net that have attention. stages: empty unless they are wanted.
+    called: its class. sites: its transformer blocks. finest, coarsest:
+    levels of this U-Net that have attention. stages: empty unless they are wanted.
     """
 
     def __init__(self, model: Any, wants_stages: bool) -> None:
         unet = find_unet(model)
         self._unet, self._model = weakref.ref(unet), weakref.ref(model)
         self.backend: Backend = backend_for(unet)
+        self.called = type(unet).__name__
         self.sites: list[Site] = self.backend.find_sites(unet)
         levels = [site.level for site in self.sites]
         self.finest, self.coarsest = min(levels, default=0), max(levels, default=0)

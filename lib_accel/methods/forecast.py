@@ -26,7 +26,7 @@ SERVED = "forecast"
 class Forecast(Method):
     """Settings of forecasting whole steps. SettingError when one is out of range.
 
-    level: how far a picture may drift, ``careful`` | ``middle`` | ``fast`` | ``fastest``; what that means depends on the sampler.
+    level: how far a picture may drift, ``careful`` | ``middle`` | ``fast``; what that means in numbers depends on the sampler.
     every: after the warm-up only every such step runs, whatever the picture; for Euler, DDIM and Euler a. 0 (default): decided for each
     picture by how far off forecasts of it were so far, which is nearer to the full run.
 
@@ -38,6 +38,8 @@ class Forecast(Method):
     last: steps that always run at the end; -1: by the sampler.
     order: 1 continues along the line through the last two predictions, 0 holds the last, 0.5 is half way; ``by sampler`` is best.
     window: (start, end) in fractions of the pass in which steps may be forecast.
+
+    Models of flow matching that are run in few steps (at most 10) stay as they are unless ``every``, ``tolerance`` or ``warm_up`` is given.
 
     It takes the sampler and its noise levels to act: diffusers' schedulers and the WebUI tell them, for a bare U-Net whoever calls
     `Accelerator.step` does. With samplers for which no forecast was found to be better than fewer steps all steps run.
@@ -59,7 +61,7 @@ class Forecast(Method):
         check_steps=(8, 10),
     )
 
-    level: str = setting("middle", "choice", "Level", "careful: nearest to the full picture; fastest: fewest steps", choices=LEVELS)
+    level: str = setting("middle", "choice", "Level", "careful: nearest to the full picture; fast: fewest steps", choices=LEVELS)
     every: int = setting(0, "integer", "Run every", "steps, whatever the picture; higher: faster; 0: decided for each picture", 0, 10)
     tolerance: float = setting(0.0, "number", "Tolerance", "higher: faster, further from full; 0: the level's", 0, 1000, step=0.0025)
     largest_gap: int = setting(0, "integer", "Largest gap", "steps forecast in a row; higher: faster; 0: the level's", 0, 10)
@@ -76,6 +78,11 @@ class Forecast(Method):
 
     def runner(self) -> ForecastRunner:
         return ForecastRunner(self)
+
+    @property
+    def is_asked_for(self) -> bool:
+        """Whether it was set for this very pass, as few-step models need."""
+        return bool(self.every or self.tolerance or self.warm_up)
 
     def control(self, sampler: Sampler) -> Control:
         """Tolerance and largest gap with ``sampler``, which can be forecast."""
@@ -100,9 +107,6 @@ class Forecast(Method):
         last = 1 if self.is_fixed(sampler) else rules.last if sigmas is None else rules.last_of(sigmas)
         last = self.last if self.last >= 0 else last
         return range(first, max(steps - last, first))
-
-    def forecasts(self, steps: int, sampler: Sampler) -> bool:
-        return sampler.forecasting is not None and bool(self.steps_between(sampler, steps))
 
     def schedule(self, steps: int, scale: float | None = None, sampler: str = "", run: Sequence[int] | None = None) -> Schedule:
         told = range(steps) if run is None else run

@@ -19,6 +19,8 @@ from .guided_error import GuidedError, picture_of
 
 # The U-Net's whole output, as a place of `RowHistory`.
 OUTPUT = "output"
+# Passes of flow matching of no more steps are those of models made for few steps.
+FEW_STEPS = 10
 NO_SAMPLER = Reason.of("no_sampler", "nobody told the sampler")
 NO_SIGMA = Reason.of("no_level", "nobody told the noise levels")
 
@@ -67,7 +69,7 @@ class ForecastRunner(Runner):
             self.account.note(_no_forecast(reason))
             self._forget()
             return
-        index, sigma = moment.step.index, self._level(moment)
+        index, sigma = moment.step.index, self._sigma_of(moment)
         if index < moment.settled:
             self.account.note(waiting_for_prompts("forecasting", moment.settled, moment.step.total))
             self._forget()
@@ -162,9 +164,6 @@ class ForecastRunner(Runner):
             self._pictures.setdefault(picture_of(row), self._new_control(moment))
         self.account.keeps(self._history.nbytes)
 
-    def forecasts(self, moment: Moment) -> bool:
-        return not self.stopped and self._why_not(moment) is None and bool(self._between(moment))
-
     # -- decisions ---------------------------------------------------------------------------------------------------------
 
     def _why_not(self, moment: Moment) -> str | None:
@@ -176,6 +175,8 @@ class ForecastRunner(Runner):
             return sampler.off
         if self._steps(moment) is None:
             return Reason.of("no_total", "nobody told how many steps there are")
+        if moment.mixed == "flow" and self._steps(moment) <= FEW_STEPS and not self.config.is_asked_for:
+            return Reason.of("few_step_model", "at {steps} steps it is taken for a few-step model", steps=self._steps(moment))
         if not self.config.is_fixed(sampler):
             if self.config.every:
                 sentence = "{sampler} is decided for each picture: fixed plans are for samplers of the first order"
@@ -186,7 +187,7 @@ class ForecastRunner(Runner):
                 return Reason.of("rows_unknown", "nobody told whose rows these are")
         if moment.sigmas is not None and not 0 <= moment.step.index < len(moment.sigmas) - 1:
             return Reason.of("more_steps_than_levels", "the pass has more steps than noise levels were told")
-        if self._level(moment) is None:
+        if self._sigma_of(moment) is None:
             return NO_SIGMA
         return None
 
@@ -225,7 +226,8 @@ class ForecastRunner(Runner):
     def _new_control(self, moment: Moment) -> ErrorControl:
         sampler = moment.sampler
         sigmas = moment.sigmas or ()
-        return ErrorControl(sampler, sigmas, self.config.control(sampler), self._order(moment))
+        noises = [Noise(moment.predicts, sigma, moment.mixed) for sigma in sigmas]
+        return ErrorControl(sampler, sigmas, self.config.control(sampler), self._order(moment), noises)
 
     # -- the pass ----------------------------------------------------------------------------------------------------------
 
@@ -247,14 +249,18 @@ class ForecastRunner(Runner):
     def _order(self, moment: Moment) -> float:
         return self.config.order_of(moment.sampler)
 
-    def _level(self, moment: Moment) -> float | None:
+    def _sigma_of(self, moment: Moment) -> float | None:
         """The noise level of the step, from the list that the sampler goes through."""
         return moment.noise().sigma if moment.sigmas is None else moment.sigmas[moment.step.index]
+
+    def _level(self, moment: Moment) -> float | None:
+        """What predictions are continued along."""
+        return self._noise(moment).along
 
     # -- what is kept ------------------------------------------------------------------------------------------------------
 
     def _noise(self, moment: Moment) -> Noise:
-        return Noise(moment.predicts, self._level(moment))
+        return Noise(moment.predicts, self._sigma_of(moment), moment.mixed)
 
 
 def _is_beside(moment: Moment) -> bool:

@@ -42,8 +42,6 @@ class GuidanceSkipRunner(Runner):
 
     def reset(self) -> None:
         self._skips = False
-        # Why the step at hand is better off without it, if it is.
-        self._aside: str | None = None
         self._last_guided: int | None = None
         self._predictions = RowHistory()
         self._directions = RowHistory(depth=2)
@@ -87,13 +85,8 @@ class GuidanceSkipRunner(Runner):
 
     def _decide(self, moment: Moment) -> bool:
         """Whether the step of ``moment`` goes unguided."""
-        self._aside = None
         if moment.guidance == 1:
             return True
-        if self.config.only_where_better:
-            self._aside = self._why_aside(moment)
-            if self._aside is not None:
-                return False
         skips = self._is_time(moment)
         if not self._knows_other_prompts(moment):
             return skips
@@ -102,23 +95,10 @@ class GuidanceSkipRunner(Runner):
             self.account.note(waiting_for_prompts("guidance skipping", moment.settled, moment.step.total))
         return False
 
-    def _why_aside(self, moment: Moment) -> str | None:
-        """Why this pass is better off without it (a clause), or None."""
-        sampler = moment.sampler
-        if sampler is None:
-            return None
-        if any(runner.forecasts(moment) for runner in self.at_work):
-            return Reason.of("forecast_instead", "steps of {sampler} are forecast instead", sampler=sampler.name)
-        if sampler.adds_noise:
-            return Reason.of("adds_noise", "{sampler} adds noise: fewer steps would be better", sampler=sampler.name)
-        return None
-
     def _tell_idle(self) -> None:
         settings = self.config
         if not self._saw_guidance:
             self.account.is_idle(UNGUIDED)
-        elif self._aside is not None:
-            self.account.is_idle(self._aside)
         elif self._skipped:
             self.account.is_idle(ENDED)
         else:
@@ -154,31 +134,32 @@ class GuidanceSkipRunner(Runner):
         noise = _noise_of(moment)
         # Inpainting models are given more channels than the latents', PixArt predicts a variance too.
         prediction = prediction[list(ran), : moment.sample.shape[1]]
-        epsilon = noise.as_epsilon(prediction, moment.sample[list(ran), : prediction.shape[1]])
-        if epsilon is None:
+        derivative = noise.as_derivative(prediction, moment.sample[list(ran), : prediction.shape[1]])
+        if derivative is None:
             self._unknown_units(noise.kind)
-            epsilon = prediction.float()
-        self._predictions.put("epsilon", Layout(moment.rows[row] for row in ran), epsilon)
+            derivative = prediction.float()
+        self._predictions.put("derivative", Layout(moment.rows[row] for row in ran), derivative)
 
     def _compare(self, moment: Moment, image: int) -> None:
         """Cosine and direction of one picture, once both halves are there."""
-        rows = [row for row in self._predictions.rows("epsilon") if row.image == image]
+        rows = [row for row in self._predictions.rows("derivative") if row.image == image]
         parts = [row for row in rows if row.role == "cond"]
         unconds = Layout(row for row in rows if row.role == "uncond")
         if not parts or not unconds:
             return
-        uncond = self._predictions.at("epsilon", unconds)[0]
+        uncond = self._predictions.at("derivative", unconds)[0]
         total = sum(row.weight for row in parts) or 1.0
-        cond = sum(row.weight / total * self._predictions.at("epsilon", [row])[0] for row in parts)
+        cond = sum(row.weight / total * self._predictions.at("derivative", [row])[0] for row in parts)
         self._last_guided = moment.step.index
         if self.config.when == "similar" and not self._units_unknown:
             self._cosines[image] = F.cosine_similarity(cond.flatten(), uncond.flatten(), dim=0)
         if self.config.reuse:
-            self._directions.put("direction", unconds, (cond - uncond)[None], self._level(moment) or float(moment.step.index))
+            direction = (cond - uncond)[None] * _per_epsilon(moment)
+            self._directions.put("direction", unconds, direction, self._level(moment) or float(moment.step.index))
 
     def fill_dropped(self, moment: Moment, prediction: torch.Tensor, rows: tuple[int, ...]) -> None:
         """Such that a host's u + w * (c - u) gives c + (w - 1) * fading * direction for every w."""
-        fading = self._fading(moment) * (_noise_of(moment).per_epsilon or 1.0)
+        fading = self._fading(moment) * (_noise_of(moment).per_derivative or 1.0) / (_per_epsilon(moment) or 1.0)
         for index in rows:
             direction = self._direction(moment, moment.rows[index]) if moment.rows[index].role == "uncond" else None
             if direction is not None and direction.shape[2:] == prediction.shape[2:]:
@@ -217,5 +198,12 @@ class GuidanceSkipRunner(Runner):
 
 
 def _noise_of(moment: Moment) -> Noise:
-    """The noise for units alone: a predicted epsilon has its own, whatever the level."""
-    return Noise() if moment.predicts == "epsilon" else moment.noise()
+    """The noise for units alone: a predicted derivative has its own, whatever the level."""
+    untold = Noise(moment.predicts, mixed=moment.mixed)
+    return moment.noise() if untold.per_derivative is None else untold
+
+
+def _per_epsilon(moment: Moment) -> float:
+    """By how much predicted noise changes when what is kept of a prediction changes by one, at the same latents."""
+    noise = Noise() if moment.mixed != "flow" else moment.noise()
+    return 1.0 if noise.signal is None or not noise.is_flow else noise.signal

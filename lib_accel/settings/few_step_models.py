@@ -1,4 +1,4 @@
-"""Models that are run in few steps (LCM, Turbo, Lightning, Hyper-SD, DMD2): what a host knows before a job that gives them away."""
+"""Models that are run in few steps (LCM, Turbo, Lightning, Schnell, Lightx2v, Hyper-SD, DMD2): what gives them away before a job."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 FEW_STEPS = 10
 LOW_GUIDANCE = 2.0
 
-_NAMES = re.compile(r"LCM|(?<![A-Za-z])lcm(?![a-z])|(?i:turbo|lightning|hyper[-_ ]?sd|(?<![a-z])hyper(?![a-z])|dmd2)")
+_NAMES = re.compile(r"LCM|(?<![A-Za-z])lcm(?![a-z])|(?i:turbo|lightning|schnell|lightx2v|hyper[-_ ]?sd|(?<![a-z])hyper(?![a-z])|dmd2)")
 _LORA = re.compile(r"<lora:([^:>]+)(?::\s*([^:>]*))?[^>]*>")
 
 

@@ -27,7 +27,7 @@ def test_predictions_are_read_as_the_scheduler_reads_them(name, prediction):
         torch.testing.assert_close(data * noise.as_picture(predicted, latents), picture, atol=1e-4, rtol=1e-3)
         epsilon = (sigma * x - picture) / sigma
         torch.testing.assert_close(noise.as_epsilon(predicted, latents), epsilon, atol=1e-3, rtol=1e-3)
-        moved = noise.as_epsilon(predicted + noise.per_epsilon * 0.1, latents)
+        moved = noise.as_epsilon(predicted + noise.per_derivative * 0.1, latents)
         torch.testing.assert_close(moved, epsilon + 0.1, atol=1e-3, rtol=1e-3)
         torch.testing.assert_close(noise.from_derivative(epsilon, latents), predicted, atol=1e-1, rtol=1e-2)
     assert holder.scheduler is scheduler

@@ -1,0 +1,74 @@
+"""Whose rows a transformer's call holds, by the texts that the pipeline's loop has at hand: its own words for what is negative.
+
+Pipelines guide in one call (both texts joined, in either order) or in two. What a call is given is looked for among the loop's variables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+NEGATIVE = ("negative_", "neg_", "uncond", "null_")
+TEXTS = ("embed", "prompt", "hidden_states", "text")
+
+
+def roles_of(text: Any, told: Mapping[str, Any], count: int) -> tuple[str, ...] | None:
+    """The role (``cond`` | ``uncond``) of each equal chunk of a call's ``count`` rows; None where it cannot be told.
+
+    text: what the call is given, a tensor [rows, ...] or a list with an entry for each row. told: the loop's variables, by name.
+    """
+    if not _is_text(text):
+        return None
+    negatives = [value for name, value in _texts(told) if name.startswith(NEGATIVE)]
+    if any(_same(text, negative) for negative in negatives):
+        return ("uncond",)
+    images = _images(told)
+    if images == count and len(text) in (1, count):
+        return ("cond",)
+    if images is None or count != 2 * images or len(text) != count:
+        return None
+    halves = text[:images], text[images:]
+    for at, roles in enumerate((("uncond", "cond"), ("cond", "uncond"))):
+        if any(_same(halves[at], negative) for negative in negatives):
+            return roles
+    return None
+
+
+def scale_of(told: Mapping[str, Any], pipeline: Any) -> float | None:
+    """By what both predictions are combined: where a model takes a guidance scale itself, pipelines call that of two calls the true one."""
+    values = (told.get("true_cfg_scale"), told.get("guidance_scale"), getattr(pipeline, "_guidance_scale", None))
+    return next((float(value) for value in values if isinstance(value, (int, float))), None)
+
+
+def _texts(told: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in told.items():
+        if any(word in name for word in TEXTS) and _is_text(value):
+            yield name, value
+
+
+def _images(told: Mapping[str, Any]) -> int | None:
+    """How many pictures the loop draws."""
+    latents = told.get("latents")
+    return len(latents) if isinstance(latents, torch.Tensor) and latents.ndim else None
+
+
+def _is_text(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return bool(value) and all(isinstance(one, torch.Tensor) for one in value)
+    return isinstance(value, torch.Tensor) and value.ndim > 1
+
+
+def _same(one: Any, other: Any) -> bool:
+    if one is other:
+        return True
+    if len(one) != len(other):
+        return False
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return _equal(one, other)
+    return all(mine is theirs or _equal(mine, theirs) for mine, theirs in zip(one, other))
+
+
+def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.shape == other.shape and one.device == other.device and torch.equal(one, other.to(one.dtype))
