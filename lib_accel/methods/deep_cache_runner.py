@@ -94,7 +94,7 @@ class DeepCacheRunner(Runner):
         chosen = tuple(index for index in rows if self._serves(moment, rows, moment.rows[index].image))
         if not chosen:
             return None
-        joined = moment.joins()
+        joined = moment.whole_because or moment.joins()
         if joined:
             self.account.note(_in_whole(joined))
             return None

@@ -203,8 +203,16 @@ def test_guidance_is_kept_beside_those_who_count_on_it(run, neighbour):
 
 
 @pytest.mark.parametrize("settings, name", [(FORECAST, "Forecast"), (DEEP, "DeepCache")])
-def test_methods_that_leave_calls_out_beside_sag(run, settings, name):
-    patch = lambda u: u.set_model_attn1_replace(named("forge_sag.py", REPLACE), "middle", 0)  # noqa: E731
+@pytest.mark.parametrize("guides", [False, True])
+def test_methods_that_leave_calls_out_beside_sag(run, settings, name, guides):
+    """guides: its patch is on the call that it makes itself, as Perturbed Attention's is; it works on the prediction of this one."""
+
+    def patch(u):
+        if guides:
+            u.set_model_sampler_post_cfg_function(named("forge_sag.py", POST))
+        else:
+            u.set_model_attn1_replace(named("forge_sag.py", REPLACE), "middle", 0)
+
     off, _, _ = run(patch=patch, steps=12)
     on, account, _ = run(settings, patch=patch, steps=12)
     assert same(off, on) and any(code.endswith("forge_sag") for code in told_of(account, name))
@@ -381,4 +389,9 @@ def test_patchers_are_left_as_they_were_where_somebody_cloned_ours(host):
     assert engine.forge_objects.unet is cloned and cloned.model_options[MODIFIERS] == [theirs, mine]
     patch.take_off()
     assert engine.forge_objects.unet is cloned and cloned.model_options[MODIFIERS] == [theirs]
+    engine.forge_objects.unet = before
+    patch.see_to(engine)
+    engine.forge_objects.unet = engine.forge_objects.unet.clone()
+    patch.take_off()
+    assert MODIFIERS not in engine.forge_objects.unet.model_options
     assert isinstance(cloned, forge_cfg.Patcher)

@@ -47,6 +47,8 @@ class Patch:
             if objects.unet is ours:
                 objects.unet = before
                 continue
-            modifiers = objects.unet.model_options.get(MODIFIERS) or []
-            if self._modifier in modifiers:
-                modifiers.remove(self._modifier)
+            options = objects.unet.model_options
+            if self._modifier in (options.get(MODIFIERS) or []):
+                options[MODIFIERS].remove(self._modifier)
+                if not options[MODIFIERS] and MODIFIERS not in before.model_options:
+                    del options[MODIFIERS]

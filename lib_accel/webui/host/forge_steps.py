@@ -118,9 +118,10 @@ class ForgeSteps:
             "settled": settled_from(denoiser, total),
             "guided_because": forge_call.CFG_PLUS if getattr(denoiser, "need_last_noise_uncond", False) else neighbour,
             "sigma": sigma,
+            "whole_because": changing_loras(denoiser.p) or neighbour,
         }
         if self._levels is not None:
-            told |= self._of_sampler(denoiser, cfg, sigma, neighbour)
+            told |= self._of_sampler(denoiser, cfg, sigma)
         self._accelerator.step(index, total, rows, **told)
         if not cfg.guided:
             if self._leaves_out and facts.scale_of(denoiser.p) != 1:
@@ -134,7 +135,7 @@ class ForgeSteps:
         self._accelerator.step(index, total, rows, dropped=True, **told)
         return changed
 
-    def _of_sampler(self, denoiser: Any, cfg: CfgCall, sigma: float, neighbour: str | None) -> dict[str, Any]:
+    def _of_sampler(self, denoiser: Any, cfg: CfgCall, sigma: float) -> dict[str, Any]:
         """What is told for methods that go by noise levels, or leave out whole steps; see `Accelerator.step`."""
         sampler, _, sigmas = self._levels.at(denoiser, self._params)
         told: dict[str, Any] = {"sampler": sampler, "sigmas": sigmas}
@@ -143,7 +144,6 @@ class ForgeSteps:
         return told | {
             "scales": (cfg.scale, None),
             "state": forge_call.controlnets(patcher_of(denoiser.p.sd_model), sigma),
-            "whole_because": changing_loras(denoiser.p) or neighbour,
         }
 
     def _unguided(self, call: Call, cfg: CfgCall, plan: RowPlan) -> tuple[Call, list[Row]]:

@@ -52,6 +52,7 @@ class Steps:
             "guidance": guidance_of(denoiser) if self._drops_at_one else None,
             "settled": settled_from(denoiser, total),
             "guided_because": why_guided(denoiser, parts),
+            "whole_because": changing_loras(denoiser.p),
         }
         if self._levels is not None:
             told |= self._of_sampler(denoiser, params)
@@ -80,7 +81,6 @@ class Steps:
         return told | {
             "scales": scales_of(denoiser),
             "state": controlnet_units(denoiser.p, params),
-            "whole_because": changing_loras(denoiser.p),
         }
 
     def end(self) -> str | None:
