@@ -191,8 +191,10 @@ def _calls(drawing: list[TimedPicture]) -> dict[str, Any]:
 
 
 def _spread(name: str, values: list[float]) -> dict[str, float]:
-    """Mean, median and worst of what is the better the higher it is."""
-    return {name: statistics.fmean(values), f"{name}_median": statistics.median(values), f"{name}_worst": min(values)}
+    """Mean, median and worst of what is the better the higher it is, and which picture (from 0) the worst is."""
+    worst = min(values)
+    spread = {name: statistics.fmean(values), f"{name}_median": statistics.median(values), f"{name}_worst": worst}
+    return spread | {f"{name}_worst_picture": values.index(worst)}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
