@@ -6,11 +6,12 @@ the WebUI's session read this of every method in `methods/registry.py`; none of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from .rows import Layout
+from .samplers import Sampler
 from .schedule import Window, acts_in
 from .work import BlockWork, StepWork
 
@@ -174,6 +175,14 @@ class Method:
     def disagreement(cls, values: Mapping[str, Any], prefix: str) -> str | None:
         """A sentence when these values of its fields, each good by itself, do not go together. prefix: what their names begin with."""
         return None
+
+    def forecasts(self, steps: int, sampler: Sampler) -> bool:
+        """Whether it may serve whole steps of a pass of ``steps`` with ``sampler``."""
+        return False
+
+    def stands_aside(self, beside: Iterable[Method], steps: int, sampler: str) -> bool:
+        """Whether it does nothing in a pass of ``steps`` because of the ``sampler`` (its name) or of the methods ``beside`` it."""
+        return False
 
     def limit(self) -> tuple[str, str] | None:
         """Where a setting cannot act as far as it says: (what is said of that, the number up to which it acts)."""

@@ -51,7 +51,8 @@ def preview_pass(
 ) -> PassPreview:
     """What ``settings`` would do in a pass of ``steps`` steps at ``width`` x ``height`` pixels. shape: the U-Net's, one of
     `estimate.SHAPES`. scale: the guidance scale. sampler: its name. only: which of its methods count."""
-    chosen = tuple(method for method in methods_for(settings, place, scale)[0] if only(method))
+    given = methods_for(settings, place, scale)[0]
+    chosen = tuple(method for method in given if only(method) and not method.stands_aside(given, steps, sampler))
     unet, latent = SHAPES[shape], (max(height // 8, 1), max(width // 8, 1))
     h, w = grid_at(*latent, min(unet.levels))
     least = {method: settings[f"least.{group}"] if settings["auto"] else 0 for group, method in with_least().items()}

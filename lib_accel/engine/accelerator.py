@@ -41,7 +41,7 @@ class Accelerator:
         refuse_meetings(runners)
         self._subject = Subject(model, any(runner.serves_stages for runner in runners))
         for runner in runners:
-            runner.stages, runner.coarsest = self._subject.stages, self._subject.coarsest
+            runner.stages, runner.coarsest, runner.at_work = self._subject.stages, self._subject.coarsest, runners
             if self._subject.backend.whole_calls_only and runner.acts_inside:
                 runner.stop(Reason.of("whole_calls_only", WHOLE_CALLS_ONLY, model=type(self._subject.unet).__name__))
         self._runners = runners

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -78,6 +78,8 @@ class Runner:
     coarsest = 0
     # The U-Net's stages in order of execution; empty where they are not known.
     stages: tuple[Stage, ...] = ()
+    # All methods at work on this U-Net, this one among them.
+    at_work: Sequence[Runner] = ()
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -167,6 +169,10 @@ class Runner:
         made of all of them.
         """
         return None
+
+    def forecasts(self, moment: Moment) -> bool:
+        """Whether `serve_output` may serve whole steps of the pass of ``moment``."""
+        return False
 
     # -- stages ----------------------------------------------------------------------------------------------------------------
 

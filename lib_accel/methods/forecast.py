@@ -26,7 +26,7 @@ SERVED = "forecast"
 class Forecast(Method):
     """Settings of forecasting whole steps. SettingError when one is out of range.
 
-    level: how far a picture may drift, ``careful`` | ``middle`` | ``fast``; what that means in numbers depends on the sampler.
+    level: how far a picture may drift, ``careful`` | ``middle`` | ``fast`` | ``fastest``; what that means depends on the sampler.
     every: after the warm-up only every such step runs, whatever the picture; for Euler, DDIM and Euler a. 0 (default): decided for each
     picture by how far off forecasts of it were so far, which is nearer to the full run.
 
@@ -61,7 +61,7 @@ class Forecast(Method):
         check_steps=(8, 10),
     )
 
-    level: str = setting("middle", "choice", "Level", "careful: nearest to the full picture; fast: fewest steps", choices=LEVELS)
+    level: str = setting("middle", "choice", "Level", "careful: nearest to the full picture; fastest: fewest steps", choices=LEVELS)
     every: int = setting(0, "integer", "Run every", "steps, whatever the picture; higher: faster; 0: decided for each picture", 0, 10)
     tolerance: float = setting(0.0, "number", "Tolerance", "higher: faster, further from full; 0: the level's", 0, 1000, step=0.0025)
     largest_gap: int = setting(0, "integer", "Largest gap", "steps forecast in a row; higher: faster; 0: the level's", 0, 10)
@@ -107,6 +107,9 @@ class Forecast(Method):
         last = 1 if self.is_fixed(sampler) else rules.last if sigmas is None else rules.last_of(sigmas)
         last = self.last if self.last >= 0 else last
         return range(first, max(steps - last, first))
+
+    def forecasts(self, steps: int, sampler: Sampler) -> bool:
+        return sampler.forecasting is not None and bool(self.steps_between(sampler, steps))
 
     def schedule(self, steps: int, scale: float | None = None, sampler: str = "", run: Sequence[int] | None = None) -> Schedule:
         told = range(steps) if run is None else run

@@ -164,6 +164,9 @@ class ForecastRunner(Runner):
             self._pictures.setdefault(picture_of(row), self._new_control(moment))
         self.account.keeps(self._history.nbytes)
 
+    def forecasts(self, moment: Moment) -> bool:
+        return not self.stopped and self._why_not(moment) is None and bool(self._between(moment))
+
     # -- decisions ---------------------------------------------------------------------------------------------------------
 
     def _why_not(self, moment: Moment) -> str | None:

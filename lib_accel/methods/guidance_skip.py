@@ -12,6 +12,7 @@ from typing import Any
 
 from ..core.fields import SettingError, check, setting
 from ..core.method import ROWS, Declaration, Kind, Method, Schedule
+from ..core.samplers import sampler_named
 from ..core.schedule import first_step
 from ..core.work import StepWork
 from .guidance_skip_runner import BY_SAMPLER, GuidanceSkipRunner
@@ -35,6 +36,8 @@ class GuidanceSkip(Method):
     where sampler and noise levels are known, else 0.
     every: after a guided step, guide again in every such step; 0 never, 1 guides always. With ``reuse``, how often the direction is
     refreshed.
+    only_where_better: stand aside where fewer steps or forecast ones are nearer to the full picture in the same time: in passes whose steps
+    `Forecast` forecasts, and with samplers that add noise. Where nobody tells the sampler it acts.
 
     Cosine and direction are those of the predicted noise. Where a U-Net predicts v or the picture they are converted by the noise levels
     that the pipeline, the model or the host tells; where nobody does, ``similar`` never switches and a direction is used as it is.
@@ -58,7 +61,7 @@ class GuidanceSkip(Method):
         },
         title="Guidance skip",
         hint="on: the negative prompt is left out where it matters little",
-        settings=("when", "threshold", "after", "sigma_low", "sigma_high", "reuse", "every"),
+        settings=("when", "threshold", "after", "sigma_low", "sigma_high", "reuse", "every", "only_where_better"),
         at_scale_one=lambda: GuidanceSkip(when="after", after=1.0),
         known_rows=True,
         sigma=lambda config: config.when == "outside" or config.reuse,
@@ -86,6 +89,9 @@ class GuidanceSkip(Method):
         choices=(BY_SAMPLER, 0, 1),
     )
     every: int = setting(0, "integer", "Guide again every", "steps; lower: slower, closer to full guidance; 0: never", 0, 1000)
+    only_where_better: bool = setting(
+        False, "flag", "Only where it beats fewer steps", "on: not beside Forecast, and not with samplers that add noise"
+    )
 
     def __post_init__(self) -> None:
         check(self)
@@ -134,6 +140,12 @@ class GuidanceSkip(Method):
         otherwise = ("kept" if self.reuse and guided and guided[0] else "unguided",)
         edge = first_step(self.after, steps)
         return Schedule(tuple(() if now else otherwise for now in guided), edges=frozenset({edge}))
+
+    def stands_aside(self, beside: Iterable[Method], steps: int, sampler: str) -> bool:
+        known = sampler_named(sampler)
+        if not self.only_where_better or known is None:
+            return False
+        return known.adds_noise or any(method.forecasts(steps, known) for method in beside)
 
     def spare_step(self, work: StepWork, kinds: tuple[str, ...]) -> None:
         if kinds:

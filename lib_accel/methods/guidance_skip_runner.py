@@ -42,6 +42,8 @@ class GuidanceSkipRunner(Runner):
 
     def reset(self) -> None:
         self._skips = False
+        # Why the step at hand is better off without it, if it is.
+        self._aside: str | None = None
         self._last_guided: int | None = None
         self._predictions = RowHistory()
         self._directions = RowHistory(depth=2)
@@ -85,8 +87,13 @@ class GuidanceSkipRunner(Runner):
 
     def _decide(self, moment: Moment) -> bool:
         """Whether the step of ``moment`` goes unguided."""
+        self._aside = None
         if moment.guidance == 1:
             return True
+        if self.config.only_where_better:
+            self._aside = self._why_aside(moment)
+            if self._aside is not None:
+                return False
         skips = self._is_time(moment)
         if not self._knows_other_prompts(moment):
             return skips
@@ -95,10 +102,23 @@ class GuidanceSkipRunner(Runner):
             self.account.note(waiting_for_prompts("guidance skipping", moment.settled, moment.step.total))
         return False
 
+    def _why_aside(self, moment: Moment) -> str | None:
+        """Why this pass is better off without it (a clause), or None."""
+        sampler = moment.sampler
+        if sampler is None:
+            return None
+        if any(runner.forecasts(moment) for runner in self.at_work):
+            return Reason.of("forecast_instead", "steps of {sampler} are forecast instead", sampler=sampler.name)
+        if sampler.adds_noise:
+            return Reason.of("adds_noise", "{sampler} adds noise: fewer steps would be better", sampler=sampler.name)
+        return None
+
     def _tell_idle(self) -> None:
         settings = self.config
         if not self._saw_guidance:
             self.account.is_idle(UNGUIDED)
+        elif self._aside is not None:
+            self.account.is_idle(self._aside)
         elif self._skipped:
             self.account.is_idle(ENDED)
         else:

@@ -68,7 +68,7 @@ def test_levels_go_from_careful_to_fast(name):
     rules = SAMPLERS[name].forecasting
     assert tuple(rules.levels) == LEVELS
     freedom = [(level.tolerance, level.largest_gap) for level in rules.levels.values()]
-    assert freedom == sorted(freedom) and len(set(freedom)) == 3
+    assert freedom == sorted(freedom) and len(set(freedom)) >= 3
 
 
 def test_a_fixed_plan_is_for_samplers_of_the_first_order():

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from guided import COND, PAIR, UNCOND, account
 
-from lib_accel import GuidanceSkip, Row, SettingError, TGate, accelerated
+from lib_accel import Forecast, GuidanceSkip, Row, SettingError, TGate, accelerated
 from lib_accel.core.noise import Noise, NoiseView
 
 both = pytest.mark.parametrize("kind", models.BOTH)
@@ -274,3 +274,25 @@ def test_bad_settings_get_a_sentence(settings, words):
     with pytest.raises(SettingError) as error:
         GuidanceSkip(**settings)
     assert all(word in str(error.value) for word in words), error.value
+
+
+# -- only where it beats fewer steps -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("schedule", "beside", "code", "unguided"),
+    [
+        ("EulerDiscreteScheduler", (), [], 4),
+        ("EulerDiscreteScheduler", (Forecast(),), ["forecast_instead"], 0),
+        ("EulerAncestralDiscreteScheduler", (), ["adds_noise"], 0),
+        ("HeunDiscreteScheduler", (Forecast(),), [], 4),
+    ],
+)
+def test_it_stands_aside_where_something_better_is_at_work(schedule, beside, code, unguided):
+    """Also in the look ahead. Forecast does nothing with Heun, whose steps hold two calls."""
+    pipe = models.pipeline(schedule=schedule)
+    skip = GuidanceSkip(when="after", after=0.5, only_where_better=True)
+    with accelerated(pipe, skip, *beside) as accelerator:
+        models.picture(pipe, 8)
+        told = account(accelerator)
+    assert (guided.codes(told), told["unguided_steps"]) == (code, unguided)
