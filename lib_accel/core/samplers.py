@@ -153,7 +153,12 @@ _SECOND_ORDER_NOISE = Forecasting(
     gains.dpmpp_2m,
     warm_up=0.32,
     last=1,
-    levels={"careful": Control(0.08, 2, 21), "middle": Control(0.16, 2, 20), "fast": Control(0.32, 2, 19), "fastest": Control(0.32, 2, 19)},
+    levels={
+        "careful": Control(0.08, 2, 22),
+        "middle": Control(0.16, 2, 21),
+        "fast": Control(0.32, 2, 20),
+        "fastest": Control(0.64, 3, 17.8),
+    },
 )
 _CORRECTED = Forecasting(
     1.0,
