@@ -142,8 +142,8 @@ _ANCESTRAL = Forecasting(
     levels={
         "careful": Control(0.04, 1, 20.5),
         "middle": Control(0.08, 1, 18.5),
-        "fast": Control(0.16, 2, 16.8),
-        "fastest": Control(0.16, 2, 16.8),
+        "fast": Control(0.16, 2, 15.5),
+        "fastest": Control(0.32, 3, 13.9),
     },
     fixed=True,
 )
