@@ -14,40 +14,44 @@ Methods = tuple[Any, ...]
 _MILD: Methods = (TokenDownsampling(factor=2, window=(0.2, 1.0)),)
 # Down-sampled keys and values and merging among neighbours together are faster than either at the same distance from the plain
 # picture, and both nearer to it and faster than agents.
-_BALANCED_TOKENS: Methods = (TokenDownsampling(factor=2), TokenMerging(ratio=0.25, matching="local"))
-_FAST_TOKENS: Methods = (TokenDownsampling(factor=2, deeper_factor=2), TokenMerging(ratio=0.5, matching="local"))
-# A direction that is kept and looked up anew now and then saves nearly as much as dropping guidance for good, or T-GATE, and
-# changes a fraction as much.
-_SOME_GUIDANCE = GuidanceSkip(when="after", after=0.4, reuse=True, every=3)
-_LITTLE_GUIDANCE = GuidanceSkip(when="after", after=0.2, reuse=True, every=7)
-# For finding seeds and prompts: whatever still shows the same scene. Few of the sampler's steps run, and those on few tokens.
-_FEWEST_STEPS = Forecast(level="fast")
+_FAST_TOKENS: Methods = (TokenDownsampling(factor=2), TokenMerging(ratio=0.25, matching="local"))
+_FASTEST_TOKENS: Methods = (TokenDownsampling(factor=2, deeper_factor=2), TokenMerging(ratio=0.5, matching="local"))
+# SDXL's finest level with attention is already coarser, so a little less goes, and nothing below it.
+_FASTEST_TOKENS_XL: Methods = (TokenDownsampling(factor=2), TokenMerging(ratio=0.5, matching="local"))
+# Where steps can be forecast, nothing else is as near to the full picture in the same time. Where they cannot, a guidance direction that
+# is kept and looked up anew now and then saves nearly as much as dropping guidance for good, or T-GATE, and changes a fraction as much.
+_SOME_GUIDANCE = GuidanceSkip(when="after", after=0.4, reuse=True, every=3, only_where_better=True)
+_LITTLE_GUIDANCE = GuidanceSkip(when="after", after=0.2, reuse=True, every=7, only_where_better=True)
+# For finding seeds and prompts: whatever still shows the same scene.
+_DRAFT_STEPS: Methods = (Forecast(level="fastest"), GuidanceSkip(when="after", after=0.2, reuse=True, every=7))
 
+_QUALITY: Methods = (*_MILD, Forecast(level="middle"))
+_BALANCED: Methods = (*_MILD, Forecast(level="fast"), _SOME_GUIDANCE)
+_FAST: Methods = (*_FAST_TOKENS, Forecast(level="fastest"), _LITTLE_GUIDANCE)
+# Of few steps each matters, and most run without guidance as they are: such passes get token methods alone.
 PRESETS: dict[str, dict[str, Methods]] = {
     "quality": {
-        "sd1": _MILD,
-        "sd2": _MILD,
-        "sdxl": _MILD,
+        "sd1": _QUALITY,
+        "sd2": _QUALITY,
+        "sdxl": _QUALITY,
         "few-step": (TokenDownsampling(factor=2, window=(0.25, 1.0)),),
     },
     "balanced": {
-        "sd1": (*_BALANCED_TOKENS, _SOME_GUIDANCE),
-        "sd2": (*_BALANCED_TOKENS, _SOME_GUIDANCE),
-        "sdxl": (*_BALANCED_TOKENS, _SOME_GUIDANCE),
-        # Of few steps each matters, and most run without guidance as they are.
+        "sd1": _BALANCED,
+        "sd2": _BALANCED,
+        "sdxl": _BALANCED,
         "few-step": (TokenDownsampling(factor=2),),
     },
     "fast": {
-        "sd1": (*_FAST_TOKENS, _LITTLE_GUIDANCE),
-        "sd2": (*_FAST_TOKENS, _LITTLE_GUIDANCE),
-        # Its finest level with attention is already coarser, so a little less goes, and nothing below it.
-        "sdxl": (TokenDownsampling(factor=2), TokenMerging(ratio=0.4, matching="local"), _LITTLE_GUIDANCE),
+        "sd1": _FAST,
+        "sd2": _FAST,
+        "sdxl": _FAST,
         "few-step": (TokenDownsampling(factor=2), TokenMerging(ratio=0.3, matching="local")),
     },
     "draft": {
-        "sd1": (*_FAST_TOKENS, _LITTLE_GUIDANCE, _FEWEST_STEPS),
-        "sd2": (*_FAST_TOKENS, _LITTLE_GUIDANCE, _FEWEST_STEPS),
-        "sdxl": (TokenDownsampling(factor=2), TokenMerging(ratio=0.5, matching="local"), _LITTLE_GUIDANCE, _FEWEST_STEPS),
+        "sd1": (*_FASTEST_TOKENS, *_DRAFT_STEPS),
+        "sd2": (*_FASTEST_TOKENS, *_DRAFT_STEPS),
+        "sdxl": (*_FASTEST_TOKENS_XL, *_DRAFT_STEPS),
         "few-step": (TokenDownsampling(factor=2, deeper_factor=2), TokenMerging(ratio=0.5, matching="local")),
     },
 }

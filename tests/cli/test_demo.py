@@ -19,12 +19,14 @@ def test_demo_writes_pictures_grid_and_account(tmp_path, capsys):
     assert [p["name"] for p in result["pictures"]] == ["plain", "balanced", "fast"]
     plain, balanced, fast = result["pictures"]
     assert plain["ratio"] == 1.0 and plain["to_plain"] == "identical"
-    for entry, downsampled in ((balanced, 3), (fast, 6)):
+    for entry, effects in ((balanced, {}), (fast, {"merging": 3})):
         assert entry["seconds"] > 0 and entry["ratio"] == pytest.approx(plain["seconds"] / entry["seconds"])
-        downsampling, merging, guidance = entry["report"]["methods"]
-        assert downsampling["layers_by_effect"] == {"downsampling": downsampled} and merging["layers_by_effect"] == {"merging": 3}
-        assert 0 < guidance["kept_direction_steps"] == guidance["evaluations_saved"] < 11
-        assert f"; TokenDownsampling: downsampling on {downsampled} of 10 layers for 11 of 11 steps" in entry["account"]
+        methods = {told["method"]: told for told in entry["report"]["methods"]}
+        assert methods["TokenDownsampling"]["layers_by_effect"] == {"downsampling": 3}
+        assert methods.get("TokenMerging", {"layers_by_effect": {}})["layers_by_effect"] == effects
+        assert 0 < entry["report"]["calls_served"] < 6 and methods["GuidanceSkip"]["evaluations_saved"] == 0
+        assert [reason["code"] for reason in methods["GuidanceSkip"]["reasons"]] == ["forecast_instead"]
+        assert "; TokenDownsampling: downsampling on 3 of 10 layers for " in entry["account"]
         assert 0 < entry["ssim"] < 1 and entry["psnr"] > 0
         assert Image.open(tmp_path / entry["file"]).size == (128, 128)
     grid = Image.open(tmp_path / "comparison.png")

@@ -99,10 +99,10 @@ def test_first_pass_off_without_a_hires_pass_is_told(host):
 def test_few_step_models_get_their_presets_and_a_sentence(host, fields, sign):
     comments = host.job(accel={"enabled": True, "preset": "Balanced", "auto": False}, **fields).comments
     if sign is None:
-        assert "few steps" not in comments and "merging on 3 of 7 layers" in comments
+        assert "few steps" not in comments and "Forecast" in comments
     else:
         assert f"few steps: the preset's own values for that are used ({sign})" in comments
-        assert "downsampling on 3 of 7 layers" in comments and "merging on" not in comments
+        assert "downsampling on 3 of 7 layers" in comments and "Forecast" not in comments
     assert "lightning" not in comments
     custom = host.job(accel=CUSTOM | {"auto": False}, **fields).comments
     assert "few steps" not in custom

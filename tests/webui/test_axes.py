@@ -47,7 +47,7 @@ def test_a_switch_that_is_an_axis_itself_is_what_it_says(host):
 
 
 def test_custom_as_an_axis_are_the_knobs_as_shown(host):
-    args = form(host, preset="Fast", merging__ratio=0.11)
+    args = form(host, preset="Fast", merging__on=True, merging__ratio=0.11)
     custom, quality = (run_by(args, {"preset": name}) for name in ("Custom", "Quality"))
     assert (custom["preset"], custom["merging.on"], custom["merging.ratio"]) == ("custom", True, 0.11)
     assert quality["preset"] == "quality" and not quality["merging.on"]

@@ -59,7 +59,7 @@ def test_knobs_that_differ_from_the_nearest_preset(host):
 
     assert changed_knobs(resolve({"preset": "fast"}, "sd1"), "sd1", {}) == {}
     changed = resolve({"preset": "fast", "merging.ratio": 0.3, "guidance.when": "similar"}, "sd1")
-    assert changed_knobs(changed, "sd1", {}) == {"merging.ratio": 0.5, "guidance.when": "after"}
+    assert changed_knobs(changed, "sd1", {}) == {"merging.ratio": 0.25, "guidance.when": "after"}
     own = {"mine": {"merging.on": True, "merging.ratio": 0.11}}
     assert changed_knobs(Settings({"preset": "custom", "merging.on": True, "merging.ratio": 0.2}), "sd1", own) == {"merging.ratio": 0.11}
     far = {f"agents.{name}": True for name in ("on", "merge_crossattn", "merge_mlp")} | {"tgate.on": True, "deepcache.on": True}

@@ -97,7 +97,7 @@ def test_old_pictures_replay_when_presets_were_retuned(monkeypatch):
 
 def test_a_knob_that_differs_from_the_preset_makes_it_custom():
     assert resolve({"preset": "fast"}, "sd1")["preset"] == "fast"
-    assert resolve({"preset": "fast", "merging.ratio": 0.5}, "sd1")["preset"] == "fast"
+    assert resolve({"preset": "fast", "merging.ratio": 0.25}, "sd1")["preset"] == "fast"
     filled = preset_values("fast", "sd1")
     for knob, value in (("merging.ratio", 0.2), ("agents.ratio", 0.2), ("tgate.gate", 0.6)):
         changed = resolve({"preset": "fast", knob: value}, "sd1")
