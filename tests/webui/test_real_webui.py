@@ -9,7 +9,7 @@ import pytest
 import real_webui
 from test_bad_values import BAD
 
-from lib_accel.settings.infotext import is_ours
+from lib_accel.settings.infotext import PRESET_KEY, REPORT_KEY, is_ours
 from lib_accel.settings.schema import KNOBS
 
 pytestmark = [pytest.mark.host, pytest.mark.skipif(real_webui.root() is None, reason="A1111_ROOT names no WebUI")]
@@ -48,7 +48,8 @@ def test_off_is_exact_before_and_after_a_job_that_is_on(webui, without, kind):
     assert np.array_equal(webui.job(**KINDS[kind])[0], without[kind])
     on, told = webui.job(ON, **KINDS[kind])
     assert not np.array_equal(on, without[kind])
-    assert "Accel: Fast" in told and " layers for " in told
+    assert f"{PRESET_KEY}: Fast" in told and f"{REPORT_KEY}: " in told
+    assert webui.saved() or any(method["layers"] for method in webui.methods())
     off, told = webui.job(**KINDS[kind])
     assert np.array_equal(off, without[kind])
     assert "Accel" not in told
@@ -108,7 +109,9 @@ def test_a_grid_over_two_axes(webui):
 def test_report_and_schema(webui):
     webui.job(ON, prompt="a secret prompt")
     status, answer = webui.get("/accel/v1/report")
-    assert status == 200 and "layers for" in answer["report"]["line"] and "secret" not in json.dumps(answer)
+    assert status == 200 and "secret" not in json.dumps(answer)
+    (report,) = (entry["report"] for entry in answer["report"]["passes"])
+    assert any(method["layers"] for method in report["methods"]) and str(report["steps"]) in answer["report"]["line"]
     assert [s["name"] for s in webui.get("/accel/v1/schema")[1]["settings"]] == list(KNOBS)
     assert is_ours("Accel report")
 
