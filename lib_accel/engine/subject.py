@@ -13,7 +13,7 @@ from ..core.reasons import Reason
 from ..core.sites import Site, UnsupportedModelError, find_unet, held_unet, is_compiled
 from ..core.stages import Stage
 
-COMPILED = Reason.of("compiled", "everything stood down: the U-Net is compiled")
+COMPILED = Reason.of("compiled", "everything stood down: {why}", why="the U-Net is compiled")
 EXCHANGED = Reason.of("exchanged", "nothing acts on the U-Net that the model has by now: it was exchanged")
 
 

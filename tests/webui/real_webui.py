@@ -162,8 +162,9 @@ class WebUI:
 
     def failures(self) -> list[str]:
         """Errors of ours in the last job."""
-        notes = [note for notes in self.account["notes"].values() for note in notes]
-        return [note for note in notes if "error" in note] + [method["failed"] for method in self.methods() if method["failed"]]
+        told = [reason for reasons in self.account["reasons"].values() for reason in reasons]
+        broken = [reason["text"] for reason in told if reason["code"] in ("after_error", "account_lost", "ended_by_error")]
+        return broken + [method["failed"] for method in self.methods() if method["failed"]]
 
     def reasons(self) -> str:
         """Why something did not act in the last job: all clauses, in the words of its account."""

@@ -97,8 +97,8 @@ def build(elem_id: Callable[[str], str], tab: str) -> Built:
                 with gr.Row():
                     own_name = gr.Textbox(OWN_NAME, label="Name of your preset", max_lines=1, elem_id=elem_id("own_name"))
                     own_name.do_not_save_to_config = True
-                    save = gr.Button("Save these settings", elem_id=elem_id("own_save"))
-                    delete = gr.Button("Delete preset", elem_id=elem_id("own_delete"))
+                    save = gr.Button("Save these settings", size="sm", elem_id=elem_id("own_save"))
+                    delete = gr.Button("Delete preset", size="sm", elem_id=elem_id("own_delete"))
                 said = gr.Markdown("", elem_id=elem_id("own_said"))
             for name, title, names in LAST[1:]:
                 fold(name, title, names)

@@ -24,7 +24,8 @@ COMPILES = ("_torch_compile_config", "_orig_apply_model")
 # States of the Forge family's memory in which little of the GPU's is to be used.
 SPARING = ("NO_VRAM", "LOW_VRAM")
 TOKEN_MERGING = Reason.of("token_merging", "the WebUI's own token merging is on (Settings, Optimizations)")
-ELSEWHERE = Reason.of("elsewhere", "off: the option sd_unet runs the U-Net elsewhere (TensorRT or the like), where no layer can be changed")
+_WHERE = "the option sd_unet runs the U-Net elsewhere (TensorRT or the like), where no layer can be changed"
+ELSEWHERE = Reason.of("elsewhere", "off: {why}", why=_WHERE)
 
 
 def unet_of(p: Any) -> Any:

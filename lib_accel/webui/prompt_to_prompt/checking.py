@@ -137,7 +137,7 @@ def _check_job(p: Any) -> None:
     if obstacle is None and (facts.merges_tokens(p) or any(ratio_of(for_hr=hires) > 0 for hires in passes)):
         obstacle = facts.TOKEN_MERGING
     if obstacle:
-        raise SettingError(f"{TITLE} can change nothing, {obstacle.removeprefix('off: ')}.")
+        raise SettingError(f"{TITLE} can change nothing: {obstacle.values.get('why', obstacle)}.")
     other = "sd_model_checkpoint" in (getattr(p, "override_settings", None) or {})
     if not other and not facts.has_blocks(facts.unet_of(p)):
         raise SettingError(f"{TITLE} can change nothing: this model has no transformer blocks of a kind that it knows.")

@@ -81,9 +81,13 @@ def _of_form(settings: FormValues, lines: list[Line], prompt: str, seeds: int) -
     except SettingError as error:
         return _complaint(error)
     count, sources, batches = len(plan.cells()), len({cell.seed for cell in plan.cells()}), len(plan.batches(settings["at_once"]))
-    drawn = f"{count} <span>edited pictures</span>, {sources} <span>sources</span>, {batches} <span>batches</span>"
+    drawn = ", ".join((_count(count, "edited picture"), _count(sources, "source"), _count(batches, "batch", "batches")))
     many = f'; <b class="{_WRONG}">many for one grid</b>' if count > MANY else ""
     return f'<div class="accel-edit accel-plan"><span>Generate draws</span> {drawn}{many}</div>'
+
+
+def _count(number: int, one: str, many: str | None = None) -> str:
+    return f"{number} <span>{one if number == 1 else many or one + 's'}</span>"
 
 
 def _of_line(line: Line, source: str, kind: str) -> str:

@@ -60,7 +60,7 @@ CONTROLS: dict[str, FormControl] = {
             "edits", "Edits", "one per line: a whole prompt, cat -> dog, + a hat, red*1.5; several on a line with ; between", "", "lines"
         ),
         FormControl("kind", "Edit type", "auto: replace for as many words, else refine", "auto", "choice", choices=KINDS),
-        FormControl("cross", CROSS, "more: closer to the source; of single words: 0.8; lion 0.4", "0.8"),
+        FormControl("cross", CROSS, "more: closer to the source; for single words: 0.8; lion 0.4", "0.8"),
         FormControl("self", SELF, "more: shapes stay closer to the source's", "0.4"),
         FormControl("self_source", "Self-attention from", "map: the layout; value: the texture", "map", "choice", choices=SELF_SOURCES),
         FormControl("cross_layers", "Cross-attention layers", "fewer: the new words have more freedom", "all"),

@@ -67,7 +67,7 @@ def without_tags(prompt: str) -> str:
 def refused(prompt: str) -> str | None:
     """Why ``prompt`` (with styles) cannot be edited or be an edit, a clause; None where it can."""
     if _AND.search(prompt):
-        return "AND makes several pictures' texts of a prompt, which have no common words to hold to"
+        return "AND joins several prompts, and one can be edited"
     for hires_steps in (None, _STEPS):
         (schedule,) = prompt_parser.get_learned_conditioning_prompt_schedules([prompt], _STEPS, hires_steps)
         if [text for _, text in schedule] != [prompt]:
