@@ -162,7 +162,7 @@ def test_the_source_comes_back_from_png_info(webui, count):
         ({}, "has no edit"),
         ({"edits": "moon -> star"}, "its words are a, large, red, star, on, grass"),
         ({"edits": "star -> ring\na * b"}, "Line 2 "),
-        ({"edits": "star -> ring AND moon"}, "AND makes"),
+        ({"edits": "star -> ring AND moon"}, "AND joins"),
         ({"edits": "star -> [ring|moon]"}, "change from step to step"),
         ({**SWAP, "cross": "2"}, "Cross window"),
     ],

@@ -33,7 +33,8 @@ def watch(script: Any) -> None:
         try:
             done = run(self, p, *args, **named)
             if _cells and done is not None:
-                done.comments = "\n".join(text for text in (told(_cells), str(getattr(done, "comments", "") or "")) if text.strip())
+                line = str(getattr(done, "comments", "") or "").strip()
+                done.comments = "\n".join(filter(None, (told(_cells), FIRST if line else "", line)))
             return done
         finally:
             _cells = before
@@ -60,7 +61,7 @@ def ends(p: Any) -> None:
 def told(cells: list[str]) -> str:
     """The sentence below the grid."""
     more = f", and {len(cells) - MOST_CELLS} more" if len(cells) > MOST_CELLS else ""
-    return f"Accel, cells in the order of drawing: {', '.join(cells[:MOST_CELLS])}{more}. {FIRST}"
+    return f"Accel, cells in the order of drawing: {', '.join(cells[:MOST_CELLS])}{more}."
 
 
 def _named(p: Any, mine: Any) -> str:
