@@ -16,7 +16,7 @@ COND, UNCOND = 0, 1
 
 
 class KModel(nn.Module):
-    """The module around a U-Net. kind: ``epsilon`` | ``v_prediction``."""
+    """The module around a U-Net. kind: ``epsilon`` | ``v_prediction`` | ``const`` (flow matching)."""
 
     def __init__(self, unet: nn.Module, kind: str = "epsilon") -> None:
         super().__init__()
@@ -29,13 +29,34 @@ class KModel(nn.Module):
     def apply_model(self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **more):
         """The picture that the U-Net predicts in ``x``, latents of noise level ``t`` [rows]."""
         sigma = t[:, None, None, None]
-        xc = x / (sigma**2 + 1) ** 0.5
+        flow = self.predictor.prediction_type == "const"
+        xc = x if flow else x / (sigma**2 + 1) ** 0.5
         xc = xc if c_concat is None else torch.cat([xc, c_concat], dim=1)
-        timestep = 999 * t / (t + 1)
+        timestep = t if flow else 999 * t / (t + 1)
         out = self.diffusion_model(xc, timestep, context=c_crossattn, control=control, transformer_options=transformer_options, **more)
         if self.predictor.prediction_type == "v_prediction":
             return x / (sigma**2 + 1) - out * sigma / (sigma**2 + 1) ** 0.5
         return x - out * sigma
+
+
+class Transformer(nn.Module):
+    """Has the face of the family's diffusion transformers: latents, a timestep, a context; nothing of a U-Net. Returns a velocity."""
+
+    def __init__(self, seed: int = 0, width: int = 64) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.into, self.text, self.out = nn.Conv2d(4, width, 2, 2), nn.LazyLinear(width), nn.ConvTranspose2d(width, 4, 2, 2)
+            self.ran = 0
+
+    def forward(self, x, timestep, context, y=None, guidance=None, ref_latents=None, control=None, transformer_options=None, **more):
+        self.ran += 1
+        hidden = self.into(x) + self.text(context.mean(1))[:, :, None, None] + timestep[:, None, None, None]
+        return self.out(torch.tanh(hidden))
+
+
+# As its home tells.
+Transformer.__module__ = "backend.nn.flux"
 
 
 class Patcher:

@@ -8,13 +8,22 @@ from ..core.sites import UnsupportedModelError
 from .base import Backend, LayerCall
 from .diffusers import DiffusersBackend
 from .forge import ForgeBackend
+from .forge_transformer import ForgeTransformerBackend
 from .ldm import LDMBackend
 from .pixart import PixArtBackend
 from .sgm import SGMBackend
 from .transformer import TransformerBackend
 
 # In this order: SGM's and Forge's U-Nets are LDM's with something more.
-BACKENDS: tuple[Backend, ...] = (ForgeBackend(), SGMBackend(), LDMBackend(), DiffusersBackend(), PixArtBackend(), TransformerBackend())
+BACKENDS: tuple[Backend, ...] = (
+    ForgeBackend(),
+    SGMBackend(),
+    LDMBackend(),
+    DiffusersBackend(),
+    PixArtBackend(),
+    TransformerBackend(),
+    ForgeTransformerBackend(),
+)
 
 __all__ = ["BACKENDS", "Backend", "LayerCall", "backend_for"]
 

@@ -196,7 +196,7 @@ class Report:
 
 def _model(whole: dict[str, Any]) -> str:
     """What is called, in words."""
-    return "transformer" if whole.get("backend") == "transformer" else "U-Net"
+    return "transformer" if str(whole.get("backend")).endswith("transformer") else "U-Net"
 
 
 def _did(method: dict[str, Any]) -> bool:

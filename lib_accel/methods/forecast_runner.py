@@ -178,6 +178,8 @@ class ForecastRunner(Runner):
             return sampler.off
         if self._steps(moment) is None:
             return Reason.of("no_total", "nobody told how many steps there are")
+        if moment.mixed == "flow" and sampler.adds_noise:
+            return Reason.of("noisy_flow", "no forecast with {sampler} on flow matching was measured", sampler=sampler.name)
         if moment.mixed == "flow" and self._steps(moment) <= FEW_STEPS and not self.config.is_asked_for:
             return Reason.of("few_step_model", "at {steps} steps it is taken for a few-step model", steps=self._steps(moment))
         if not self.config.is_fixed(sampler):

@@ -142,7 +142,9 @@ def install(host: Any) -> None:
 
 
 def model(sd_models: Any, seed: int = 0, name: str = "tiny", kind: str = "sd1", predicts: str = "epsilon", **shape: Any) -> Engine:
-    """An engine that `switch_to` can make the current one. kind: ``sd1`` | ``sdxl``."""
+    """An engine that `switch_to` can make the current one. kind: ``sd1`` | ``sdxl`` | ``flux``, which predicts a velocity."""
+    if kind == "flux":
+        return Engine(forge_cfg.Transformer(seed), name, kind, models.WIDTH, sd_models.TextModel, "const")
     make = {"sd1": models.forge_unet, "sdxl": models.forge_unet_sdxl}[kind]
     return Engine(make(seed, **shape), name, kind, shape.get("context_dim", models.WIDTH), sd_models.TextModel, predicts)
 

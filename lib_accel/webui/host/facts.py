@@ -8,6 +8,7 @@ from typing import Any
 
 from modules import devices, shared
 
+from ...backends import BACKENDS
 from ...core.forge_models import wrapper_of
 from ...core.reasons import Reason
 from ...core.sites import find_unet, named
@@ -172,5 +173,7 @@ def spares_memory(p: Any) -> bool:
 
 
 def has_blocks(unet: Any) -> bool:
-    """Whether there is any transformer block of a kind that can be changed (SD3 has none)."""
-    return any(named(module, "BasicTransformerBlock") for module in unet.modules())
+    """Whether there is any transformer block of a kind that can be changed (SD3 has none), or whole calls can be left out."""
+    if any(named(module, "BasicTransformerBlock") for module in unet.modules()):
+        return True
+    return any(backend.whole_calls_only and backend.matches(unet) for backend in BACKENDS)

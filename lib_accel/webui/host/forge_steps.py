@@ -14,8 +14,9 @@ from typing import Any
 import torch
 
 from ...core.errors import strict
-from ...core.forge_models import patcher_of
+from ...core.forge_models import patcher_of, prediction_type
 from ...core.method import CALL, ROWS, Method
+from ...core.noise import sigma_of_flow
 from ...core.reasons import Reason
 from ...core.rows import Row, RowPlan
 from ...engine.accelerator import Accelerator
@@ -117,8 +118,8 @@ class ForgeSteps:
             "guidance": cfg.scale if self._drops_at_one and abs(cfg.total - 1) <= 1e-6 else None,
             "settled": settled_from(denoiser, total),
             "guided_because": forge_call.CFG_PLUS if getattr(denoiser, "need_last_noise_uncond", False) else neighbour,
-            "sigma": sigma,
             "whole_because": changing_loras(denoiser.p) or neighbour,
+            "sigma": sigma_of_flow(sigma) if _is_flow(denoiser) else sigma,
         }
         if self._levels is not None:
             told |= self._of_sampler(denoiser, cfg, sigma)
@@ -138,6 +139,8 @@ class ForgeSteps:
     def _of_sampler(self, denoiser: Any, cfg: CfgCall, sigma: float) -> dict[str, Any]:
         """What is told for methods that go by noise levels, or leave out whole steps; see `Accelerator.step`."""
         sampler, _, sigmas = self._levels.at(denoiser, self._params)
+        if sigmas is not None and _is_flow(denoiser):
+            sigmas = tuple(sigma_of_flow(noise) for noise in sigmas)
         told: dict[str, Any] = {"sampler": sampler, "sigmas": sigmas}
         if not self._may_skip:
             return told
@@ -161,7 +164,10 @@ class ForgeSteps:
             cond = [{**part, "strength": weight / cfg.total} for part, weight in zip(cond, cfg.weights)]
         if any(direction is not None for direction in directions):
             functions = options.get("sampler_post_cfg_function") or []
-            options = {**options, "sampler_post_cfg_function": [*functions, _guiding(directions, sigma, scale * cfg.total - 1)]}
+            options = {
+                **options,
+                "sampler_post_cfg_function": [*functions, _guiding(directions, _sigmas(sigma, self._denoiser), scale * cfg.total - 1)],
+            }
         return (model, x, sigma, uncond, cond, 1.0, options, seed), rows
 
 
@@ -184,6 +190,16 @@ def _guiding(directions: Sequence[Any], sigma: torch.Tensor, scale: float) -> Ca
         return pictures
 
     return accel_direction
+
+
+def _is_flow(denoiser: Any) -> bool:
+    """Whether the model's latents are those of flow matching: then the host's sigma is how much of them is noise."""
+    return prediction_type(denoiser.p.sd_model) == "const"
+
+
+def _sigmas(sigma: torch.Tensor, denoiser: Any) -> torch.Tensor:
+    """Noise / signal of each picture."""
+    return sigma / (1 - sigma) if _is_flow(denoiser) else sigma
 
 
 def _forecasting() -> tuple[type[Method], ...]:

@@ -1,0 +1,61 @@
+"""Diffusion transformers of the Forge family of WebUIs (Flux, Chroma, Lumina, Z-Image, Qwen-Image, Wan, Anima, Krea, ERNIE-Image).
+
+Of these, too, only whole calls can be left out. The host marks whose rows a call holds as it does for U-Nets, and tells steps and levels.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..core.reasons import Reason
+from ..core.row_slicing import prediction_of
+from ..core.sites import Site
+from ..core.stages import Stage
+from .forge import OPTIONS, ForgeBackend
+
+HOMES = ("backend.nn.", "ldm_patched.ldm.")
+NOT_CUT = Reason.of("rows_together", "its calls hold references that are laid out for all of their rows")
+
+
+class ForgeTransformerBackend(ForgeBackend):
+    name = "forge transformer"
+    looked_for = "a diffusion transformer of the Forge family (of backend.nn, called with latents, a timestep and a context)"
+    whole_calls_only = True
+
+    def matches(self, unet: nn.Module) -> bool:
+        if not any(c.__module__.startswith(HOMES) for c in type(unet).__mro__):
+            return False
+        names = tuple(inspect.signature(type(unet).forward).parameters)[1:4]
+        return names[:1] == ("x",) and names[1:2] in (("timestep",), ("timesteps",)) and names[2:] == ("context",) and not _is_unet(unet)
+
+    def find_sites(self, unet: nn.Module) -> list[Site]:
+        return []
+
+    def find_stages(self, unet: nn.Module) -> tuple[Stage, ...]:
+        return ()
+
+    def timestep_of(self, args: tuple, kwargs: dict) -> Any:
+        """Each has its own scale; the host tells the noise level."""
+        return None
+
+    def prediction_of(self, output: Any) -> torch.Tensor | None:
+        return prediction_of(output) if isinstance(output, torch.Tensor) else None
+
+    def rows_obstacle(self, unet: nn.Module, args: tuple, kwargs: dict, count: int, by_host: bool) -> str | None:
+        return NOT_CUT
+
+    def cut(self, unet: nn.Module, args: tuple, kwargs: dict, count: int, keep: Sequence[int]) -> tuple[tuple, dict]:
+        raise ValueError("The rows of this model's calls are not cut.")
+
+    def call_must_run(self, unet: nn.Module, args: tuple, kwargs: dict) -> str | None:
+        options = kwargs.get(OPTIONS)
+        return self.together(unet, None, args, {OPTIONS: options} if isinstance(options, dict) else {})
+
+
+def _is_unet(module: nn.Module) -> bool:
+    return all(hasattr(module, name) for name in ("input_blocks", "middle_block", "output_blocks"))

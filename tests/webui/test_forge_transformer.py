@@ -1,0 +1,85 @@
+"""A diffusion transformer loaded in a host of the Forge family (its double): whole calls are served, the rest says what the model is."""
+
+import pytest
+import torch
+from harness import Host, same
+
+FORECAST = {"enabled": True, "preset": "Custom", "auto": False, "forecast.on": True, "forecast.every": 2}
+STEPS = 14
+# By the fixed plan: a warm-up of 5 steps (.32 of 14), then every second, and the last.
+SERVED = [5, 7, 9, 11]
+
+
+def flow_levels(count):
+    return torch.cat([torch.linspace(1.0, 1 / count, count), torch.zeros(1)])
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory):
+    started = Host(tmp_path_factory.mktemp("flux"), forge=True)
+    with pytest.MonkeyPatch.context() as patched:
+        from modules import sd_samplers_common
+
+        patched.setattr(sd_samplers_common, "sigmas_of", flow_levels)
+        started.sd_models.model_data.make = lambda: started.model(kind="flux")
+        yield started
+    started.stop()
+
+
+def run(host, accel=None, **fields):
+    from lib_accel.webui.jobs.session import SESSION
+
+    done = host.job(accel=accel, **({"steps": STEPS, "sampler_name": "Euler"} | fields))
+    model = host.shared.sd_model.forge_objects.unet.model.diffusion_model
+    ran, model.ran = model.ran, 0
+    return done, SESSION.last if accel else None, ran
+
+
+def methods(account):
+    return {method["method"]: method for one in account["passes"] for method in one["report"]["methods"]}
+
+
+def codes(method):
+    return [reason["code"] for reason in method["reasons"]]
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"batch_size": 2}, {"prompt": "a AND b"}, {"cfg_scale": 1.0}], ids=["one", "two", "AND", "unguided"]
+)
+def test_whole_calls_are_served(host, fields):
+    off, _, plain = run(host, **fields)
+    on, account, ran = run(host, FORECAST, **fields)
+    told = methods(account)["Forecast"]
+    assert all(one["steps"] == SERVED for one in told["served"]) and len(told["served"]) == fields.get("batch_size", 1)
+    assert ran == plain - len(SERVED) and not same(on, off)
+    again, _, _ = run(host, **fields)
+    assert same(again, off)
+
+
+def test_the_error_is_controlled_and_few_steps_are_left_alone(host):
+    off, _, plain = run(host, steps=8)
+    on, account, ran = run(host, FORECAST | {"forecast.every": 0}, steps=8)
+    told = methods(account)["Forecast"]
+    assert ran == plain and same(on, off) and codes(told) == ["no_forecast"] and told["reasons"][0]["why"]["code"] == "few_step_model"
+    _, account, ran = run(host, FORECAST | {"forecast.every": 0, "forecast.tolerance": 1000})
+    assert methods(account)["Forecast"]["served"] and ran < STEPS
+
+
+def test_samplers_that_add_noise_were_not_measured(host):
+    off, _, plain = run(host, sampler_name="Euler a")
+    on, account, ran = run(host, FORECAST, sampler_name="Euler a")
+    told = methods(account)["Forecast"]
+    assert ran == plain and same(on, off) and told["reasons"][0]["why"]["code"] == "noisy_flow"
+
+
+def test_guidance_is_skipped_and_what_needs_layers_names_the_model(host):
+    on = {"enabled": True, "preset": "Custom", "auto": False, "guidance.on": True, "guidance.when": "after", "guidance.after": 0.5}
+    off, _, _ = run(host)
+    done, account, _ = run(host, on | {"merging.ratio": 0.5, "tgate.on": True, "deepcache.on": True})
+    told = methods(account)
+    assert told["GuidanceSkip"]["unguided_steps"] + told["GuidanceSkip"]["kept_direction_steps"] == STEPS // 2 and not same(done, off)
+    for name in ("TokenMerging", "TGate", "DeepCache"):
+        if name in told:
+            (reason,) = [one for one in told[name]["reasons"] if one["code"] == "whole_calls_only"]
+            assert reason["model"] == "Transformer"
+    assert {"TokenMerging", "DeepCache"} & told.keys()
