@@ -19,6 +19,7 @@ from ..core.marked_rows import ROLES
 from ..core.reasons import Reason
 from ..core.row_slicing import cut_rows
 from ..core.sites import named
+from ..core.stages import Stage
 from . import known
 from .base import LayerCall
 from .ldm import LDMBackend
@@ -45,6 +46,10 @@ class ForgeBackend(LDMBackend):
             return False
         layers = (m for m in unet.modules() if named(m, "CrossAttention"))
         return _is_from_forge(unet) or any(_takes_value(layer) for layer in layers)
+
+    def find_stages(self, unet: nn.Module) -> tuple[Stage, ...]:
+        """None of ComfyUI's: it runs the layers of each stage by a function of its own, past the stage's module."""
+        return () if _is_from(unet, "ldm_patched") else super().find_stages(unet)
 
     def read_layer(self, part: str, args: tuple, kwargs: dict) -> LayerCall:
         """``value`` is nothing of its own where it is the context, or the tokens themselves."""
@@ -161,8 +166,11 @@ def _marked_anew(options: dict[str, Any], count: int, keep: Sequence[int]) -> di
 
 
 def _is_from_forge(module: nn.Module) -> bool:
-    homes = (c.__module__ for c in type(module).__mro__)
-    return any(home.split(".")[0] == "ldm_patched" or home.startswith("backend.nn.") for home in homes)
+    return _is_from(module, "ldm_patched") or _is_from(module, "backend.nn")
+
+
+def _is_from(module: nn.Module, package: str) -> bool:
+    return any(f"{c.__module__}.".startswith(f"{package}.") for c in type(module).__mro__)
 
 
 def _takes_value(layer: nn.Module) -> bool:

@@ -11,6 +11,7 @@ from traces import differences, fingerprint
 
 from lib_accel import DeepCache, GuidanceSkip, TGate, TokenMerging, accelerated
 from lib_accel.backends import backend_for
+from lib_accel.backends.forge import ForgeBackend
 from lib_accel.core.method import TOKENS, Declaration, Method
 from lib_accel.core.noise import NoiseView
 from lib_accel.core.rows import Layout, Row
@@ -334,3 +335,15 @@ def test_deep_cache_beside_a_control_net(unet):
     with accelerated(unet, GuidanceSkip(when="after", after=0.5)) as accelerator:
         out = one_run(lambda index, total: accelerator.step(index, total, Layout.guided(2)))
     assert torch.equal(out[2][0], out[2][1]) and torch.allclose(out[2][1], plain[2][1], atol=1e-5)
+
+
+def test_stages_of_comfys_u_net_are_run_past_their_modules():
+    """DeepCache says so, and does nothing."""
+    unet = models.ldm_unet()
+    stages = ForgeBackend().find_stages(unet)
+    unet.__class__ = type("UNetModel", (type(unet),), {"__module__": "ldm_patched.ldm.modules.diffusionmodules.openaimodel"})
+    assert stages and ForgeBackend().find_stages(unet) == ()
+    with accelerated(unet, DeepCache(every=2, warm_up=0, last=0)) as accelerator:
+        accelerator.step(0, 3, Layout.guided(2))
+        models.call(unet, transformer_options={"cond_or_uncond": [1, 0]})
+    assert [reason["code"] for reason in accelerator.report().as_dict()["methods"][0]["reasons"]] == ["stages_unknown"]
