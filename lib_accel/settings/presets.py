@@ -10,8 +10,8 @@ from .model_families import FAMILIES
 
 Methods = tuple[Any, ...]
 
-# Queries stay whole: the mildest of the reductions. The first steps, which lay the picture out, are left alone.
-_MILD: Methods = (TokenDownsampling(factor=2, window=(0.2, 1.0)),)
+# Queries stay whole: the mildest of the reductions. The steps that lay the picture out are left alone.
+_MILD: Methods = (TokenDownsampling(factor=2, window=(0.4, 1.0)),)
 # Down-sampled keys and values and merging among neighbours together are faster than either at the same distance from the plain
 # picture, and both nearer to it and faster than agents.
 _FAST_TOKENS: Methods = (TokenDownsampling(factor=2), TokenMerging(ratio=0.25, matching="local"))
@@ -25,7 +25,7 @@ _LITTLE_GUIDANCE = GuidanceSkip(when="after", after=0.2, reuse=True, every=7, on
 # For finding seeds and prompts: whatever still shows the same scene.
 _DRAFT_STEPS: Methods = (Forecast(level="fastest"), GuidanceSkip(when="after", after=0.2, reuse=True, every=7))
 
-_QUALITY: Methods = (*_MILD, Forecast(level="middle"))
+_QUALITY: Methods = (Forecast(level="middle"),)
 _BALANCED: Methods = (*_MILD, Forecast(level="fast"), _SOME_GUIDANCE)
 _FAST: Methods = (*_FAST_TOKENS, Forecast(level="fastest"), _LITTLE_GUIDANCE)
 # Of few steps each matters, and most run without guidance as they are: such passes get token methods alone.
