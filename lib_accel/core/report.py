@@ -176,7 +176,7 @@ class Report:
     def left(self) -> list[str]:
         """What was not done, and why."""
         methods, d = self.data["methods"], self.data
-        nothing = [_method_clause(method, d) for method in methods if not _did(method)]
+        nothing = [_method_clause(method, d) for method in methods if not _did(method) and not _made_room(method)]
         left = [clause for method in methods if _did(method) for clause in _left_clauses(method)]
         return nothing + ([] if methods else ["no method was given"]) + left + d["stood_down"]
 
@@ -202,6 +202,11 @@ def _model(whole: dict[str, Any]) -> str:
 def _did(method: dict[str, Any]) -> bool:
     """Whether a method changed anything."""
     return bool(method["layers"] or method["evaluations_saved"] or method["served"] or method["shallow_steps"])
+
+
+def _made_room(method: dict[str, Any]) -> bool:
+    """Whether all that there is to say is that another method, of which the line tells, acted in its place."""
+    return [reason["code"] for reason in method["reasons"]] == ["forecast_instead"]
 
 
 def _left_clauses(method: dict[str, Any]) -> list[str]:

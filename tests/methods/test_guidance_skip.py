@@ -296,3 +296,5 @@ def test_it_stands_aside_where_something_better_is_at_work(schedule, beside, cod
         models.picture(pipe, 8)
         told = account(accelerator)
     assert (guided.codes(told), told["unguided_steps"]) == (code, unguided)
+    # What acted in its place is told; that it made room is not worth a word.
+    assert ("GuidanceSkip" in str(accelerator.report())) is (code != ["forecast_instead"])
