@@ -33,7 +33,7 @@ def bench(tmp_path, words, *more):
 
 @pytest.mark.parametrize("backend", ["ldm", "diffusers"])
 def test_a_row_per_size_and_variant(backend, tmp_path, capsys):
-    variants = ["plain", "agent", "merging:plan=block", "downsampling:factor=2", "fast", "quality", "quality@0.9", "tomesd"]
+    variants = ["plain", "agent", "merging:plan=block", "downsampling:factor=2", "draft", "balanced", "balanced@0.9", "tomesd"]
     variants.append("no-self-attention")
     table = tmp_path / "table.md"
     command = f"--arch tiny --backend {backend} --size 64 128 --runs 2 --markdown"
@@ -44,7 +44,7 @@ def test_a_row_per_size_and_variant(backend, tmp_path, capsys):
     accounts = [row["account"] for row in rows[: len(variants)]]
     assert "agents on 5, merging on 5 of 6 layers" in accounts[1]
     assert "merging on 5 of 6 layers" in accounts[2] and "downsampling on 5" in accounts[3]
-    # Fast goes one level deeper.
+    # Draft goes one level deeper.
     assert "downsampling on 6" in accounts[4] and "merging on 5" in accounts[4]
     assert "TokenDownsampling: 0 of 6" in accounts[5] and "TokenDownsampling: downsampling on 5" in accounts[6]
     assert table.read_text() in capsys.readouterr().out
@@ -159,7 +159,7 @@ def test_variants_as_words():
     assert first.window == (0, 0.4) and first.attn_precision is None and second.window == (0.4, 1)
     assert parse_variant("Fast@0.25").at == 0.25
     assert not parse_variant("plain").methods and parse_variant("tomesd").peer == "tomesd"
-    assert parse_variant("fast", "sdxl").methods != parse_variant("fast", "sd1").methods
+    assert parse_variant("draft", "sdxl").methods != parse_variant("draft", "sd1").methods
     gated, skipping = parse_variant("tgate:gate_step=5,drop_guidance=false+guidance:when=after,after=0.6").methods
     assert (gated.gate_step, gated.drop_guidance, skipping.when, skipping.after) == (5, False, "after", 0.6)
     assert math.isclose(parse_variant("merging:ratio=1e-1").methods[0].ratio, 0.1)

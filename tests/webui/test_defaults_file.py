@@ -38,7 +38,7 @@ STALE = {
 
 
 def test_a_first_start_stores_what_the_page_shows(host):
-    assert host.defaults[key("preset")] == "Balanced" and host.defaults[key("merging.ratio", tab="img2img")] == 0.25
+    assert host.defaults[key("preset")] == "Balanced" and host.defaults[key("downsampling.start", tab="img2img")] == 0.4
     stored = {name: host.defaults[key(name)] for name in KNOBS if name != "enabled"}
     assert {name: KNOBS[name].read(value) for name, value in stored.items()} == {n: v for n, v in values(host).items() if n != "enabled"}
 
@@ -49,7 +49,7 @@ def test_a_retuned_preset_reaches_the_page_and_the_job(start):
     shown = values(host)
     assert shown.items() >= preset_values("balanced", "sd1").items()
     told = job_from_page(host)
-    assert "Accel: Balanced" in told and "Accel merging ratio: 0.25" in told and "Accel agents" not in told
+    assert "Accel: Balanced" in told and "Accel forecast level: fast" in told and "Accel agents" not in told
     # What no preset fills is a default like any other.
     assert shown["auto"] is False
 
@@ -69,7 +69,7 @@ def test_custom_and_its_knobs_stay_as_they_were_saved(start):
 
 
 def test_another_preset_as_default(start):
-    host = start(defaults={key("preset"): "Fast"})
+    host = start(defaults={key("preset"): "Draft"})
     shown = on_page(host)
     assert values(host).items() >= preset_values("fast", "sd1").items()
     assert shown["preset"]["value"] == "Fast"
@@ -92,10 +92,11 @@ def test_a_preset_that_is_gone_is_not_shown(start):
 
 
 def test_the_page_shows_the_preset_for_the_model_that_is_loaded(start):
-    host = start(defaults={key("preset"): "Fast"})
+    host = start(defaults={key("preset"): "Draft"})
     host.sd_models.switch_to(host.model(kind="sdxl", context_dim=2048))
     shown = values(host)
-    assert shown["merging.ratio"] == preset_values("fast", "sdxl")["merging.ratio"] != preset_values("fast", "sd1")["merging.ratio"]
+    knob = "downsampling.deeper_factor"
+    assert shown[knob] == preset_values("draft", "sdxl")[knob] != preset_values("draft", "sd1")[knob]
 
 
 def test_knobs_can_be_saved_as_defaults(host):

@@ -23,7 +23,7 @@ def test_a_sampler_of_no_fixed_length_keeps_its_guidance(host, steps):
     fields = {"cfg_scale": 7, "steps": steps}
     done = host.job(accel=GUIDED, sampler_name="DPM adaptive", **fields)
     assert "guidance is kept in every step: this sampler takes as many as it likes" in done.comments
-    assert did(done, "merging", 3) and evaluations_saved(done) == 0
+    assert did(done, "downsampling", 3) and evaluations_saved(done) == 0
     assert "few-step" not in done.comments
     assert "guidance is kept in every step" not in host.job(accel=GUIDED, **fields).comments
     alone = host.job(accel={"enabled": True, "preset": "Custom", "auto": False}, sampler_name="DPM adaptive", cfg_scale=1, steps=steps)
