@@ -113,7 +113,7 @@ _STRAIGHT = Forecasting(
     last=2,
     levels={
         "careful": Control(0.0025, 2, 18.5),
-        "middle": Control(0.02, 2, 13),
+        "middle": Control(0.02, 2, 14.1),
         "fast": Control(0.08, 3, 11.8),
         "fastest": Control(0.2, 4, 10.4),
     },
