@@ -189,6 +189,7 @@ NEIGHBOURS = {
         lambda u: u.set_model_attn1_replace(named("forge_stylealign", REPLACE), "middle", 0),
         "patch_counts_rows forge_stylealign",
     ),
+    "a sampler's": (lambda u: u.set_model_sampler_post_cfg_function(named("k_diffusion.sampling", POST), True), "cfg_plus_plus"),
     "no shortcut": (lambda u: u.model_options.update(disable_cfg1_optimization=True), "needs_both"),
 }
 

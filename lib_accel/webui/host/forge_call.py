@@ -14,6 +14,8 @@ from . import facts
 from .family import family
 
 SPECTRUM = "spectrum"
+# Whose functions in guidance are those of CFG++ samplers.
+SAMPLERS = "k_diffusion"
 BESIDE_SPECTRUM = Reason.of("spectrum", "the WebUI's Spectrum is on and forecasts calls itself")
 CFG_PLUS = Reason.of("cfg_plus_plus", "the sampler goes by the negative prompt's prediction (CFG++)")
 BOTH = Reason.of("needs_both", "another extension needs both predictions")
@@ -57,6 +59,8 @@ class CfgCall:
         if self.by_spectrum:
             return BESIDE_SPECTRUM
         function = next(_of_cfg(self.options), None)
+        if function is not None and home(function).startswith(SAMPLERS):
+            return CFG_PLUS
         if function is not None:
             return Reason.of("works_on_both", "{home} works on both predictions", home=home(function))
         if self.options.get("disable_cfg1_optimization"):
