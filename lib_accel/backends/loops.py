@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from ..core.reasons import Reason
+from ..core.sites import is_transformer
 
 # Pipelines of diffusers that run the U-Net once per evaluation, on the unconditional rows and then the conditional ones, or, unguided, on
 # the conditional ones alone. Others combine predictions in ways of their own, and so may subclasses with a loop of their own.
@@ -63,6 +64,10 @@ PAIRED = frozenset(
 )
 
 
+# What blocks of modular pipelines call the pipeline.
+COMPONENTS = "components"
+
+
 @dataclass(frozen=True)
 class Loop:
     """A pipeline's loop that a U-Net call comes from.
@@ -100,7 +105,7 @@ def calling_loop(unet: nn.Module, ident: int | None = None) -> Loop | None:
     ident: another thread, which is asked whether it is in such a loop.
     """
     frame = sys._getframe(1) if ident is None else sys._current_frames().get(ident)
-    below = None
+    below, transformer = None, is_transformer(unet)
     while frame is not None:
         if frame.f_code.co_varnames[:1] == ("self",) and frame.f_code.co_argcount:
             # Only now: the locals of a frame are copied when they are asked for.
@@ -109,6 +114,10 @@ def calling_loop(unet: nn.Module, ident: int | None = None) -> Loop | None:
                 below = frame.f_back
             elif _holds(holder, unet):
                 return _read(holder, frame, direct=frame is below)
+            elif transformer and COMPONENTS in frame.f_code.co_varnames[: frame.f_code.co_argcount]:
+                components = frame.f_locals.get(COMPONENTS)
+                if _holds(components, unet):
+                    return _read_block(components, frame, direct=frame is below)
         frame = frame.f_back
     return None
 
@@ -135,6 +144,18 @@ def _read(pipeline: Any, frame: Any, direct: bool) -> Loop:
         timesteps = None
     name, guides = (owner or type(pipeline)).__name__, None if guided is None else bool(guided)
     return Loop(pipeline, name, direct, paired, guides, timesteps, told.get("t"), told)
+
+
+def _read_block(pipeline: Any, frame: Any, direct: bool) -> Loop:
+    """What a block of a modular pipeline tells, which is given the pipeline and the state of its loop."""
+    told = {**vars(frame.f_locals.get("block_state", _Nothing())), **frame.f_locals}
+    timesteps = told.get("timesteps")
+    timesteps = timesteps if isinstance(timesteps, torch.Tensor) and timesteps.ndim == 1 and timesteps.numel() else None
+    return Loop(pipeline, type(frame.f_locals.get("self")).__name__, direct, False, None, timesteps, told.get("t"), told)
+
+
+class _Nothing:
+    """In the place of a state that a block has not."""
 
 
 def _owner(pipeline: Any, frame: Any) -> type | None:

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 
 NEGATIVE = ("negative_", "neg_", "uncond", "null_")
+# What guiders of modular pipelines call the predictions that they ask for.
+GUIDERS = {"pred_cond": "cond", "pred_uncond": "uncond"}
 TEXTS = ("embed", "prompt", "hidden_states", "text")
 
 
@@ -19,6 +21,10 @@ def roles_of(text: Any, told: Mapping[str, Any], count: int) -> tuple[str, ...] 
 
     text: what the call is given, a tensor [rows, ...] or a list with an entry for each row. told: the loop's variables, by name.
     """
+    guided = getattr(told.get("guider_state_batch"), "__guidance_identifier__", None)
+    if guided is not None:
+        role = GUIDERS.get(guided)
+        return None if role is None else (role,)
     if not _is_text(text):
         return None
     negatives = [value for name, value in _texts(told) if name.startswith(NEGATIVE)]
@@ -38,7 +44,9 @@ def roles_of(text: Any, told: Mapping[str, Any], count: int) -> tuple[str, ...] 
 
 def scale_of(told: Mapping[str, Any], pipeline: Any) -> float | None:
     """By what both predictions are combined: where a model takes a guidance scale itself, pipelines call that of two calls the true one."""
-    values = (told.get("true_cfg_scale"), told.get("guidance_scale"), getattr(pipeline, "_guidance_scale", None))
+    guider = getattr(pipeline, "guider", None)
+    values = (told.get("true_cfg_scale"), getattr(guider, "guidance_scale", None), told.get("guidance_scale"))
+    values += (getattr(pipeline, "_guidance_scale", None),)
     return next((float(value) for value in values if isinstance(value, (int, float))), None)
 
 

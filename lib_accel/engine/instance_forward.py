@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from typing import Any
 
@@ -29,6 +30,14 @@ class InstanceForward:
         module = self._module()
         if module is not None and self.is_outermost:
             unwrap(module)
+
+    @property
+    def __signature__(self) -> inspect.Signature | None:
+        """That of what was there: pipelines ask a model's forward what it takes. Of a module that is gone there is none."""
+        module = self._module()
+        if self.previous is None and module is None:
+            return None
+        return inspect.signature(self.previous if self.previous is not None else type(module).forward.__get__(module))
 
     @property
     def is_outermost(self) -> bool:

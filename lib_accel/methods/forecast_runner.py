@@ -55,6 +55,8 @@ class ForecastRunner(Runner):
         self._handed: set[int] = set()
         self._served: set[int] = set()
         self._ran = GuidedError(0)
+        # Why it is not known whose rows a call held.
+        self._beside: str | None = None
         # What the step ran in whole because its rows could not be cut.
         self._uncut: str | None = None
 
@@ -102,7 +104,9 @@ class ForecastRunner(Runner):
         self._prompts_before = prompts or self._prompts_before
 
     def end_pass(self) -> None:
-        if not any(self.account.served_steps.values()) and not self.account.idle and not self.stopped:
+        if self._beside and not len(self._history):
+            self.account.note(_no_forecast(self._beside))
+        elif not any(self.account.served_steps.values()) and not self.account.idle and not self.stopped:
             self.account.is_idle(Reason.of("too_far_off", "forecasts were too far off in every step"))
         self._forget()
 
@@ -118,6 +122,7 @@ class ForecastRunner(Runner):
     def serve_output(self, moment: Moment, rows: tuple[int, ...]) -> Mapping[int, torch.Tensor] | None:
         self._handed = set()
         if _is_beside(moment):
+            self._beside = moment.rows.why_unknown
             return None
         if not self._may_serve or moment.evaluation or moment.whole_because:
             if moment.whole_because:

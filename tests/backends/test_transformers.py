@@ -1,5 +1,7 @@
 """Models of which only whole calls are served: few steps, caches of diffusers' own, schedulers, models by hand, two calls in a step."""
 
+import inspect
+
 import diffusers
 import guided
 import pytest
@@ -193,3 +195,33 @@ def test_a_bare_transformer_by_what_is_told(sd3):
             accelerator.step(index, STEPS, [Row("cond")], guidance=1.0, sampler="Euler", sigmas=sigmas)
             out = model(x, encoder_hidden_states=text, pooled_projections=torch.zeros(1, tiny.WIDTH), timestep=torch.tensor([500.0])).sample
     assert steps_of(accelerator.report().as_dict()) == [SERVED] and out.shape == x.shape
+
+
+def test_a_model_tells_what_it_takes_as_before(flux):
+    """Pipelines filter what they give a model by its forward's signature."""
+    plain = inspect.signature(flux.model.forward)
+    with accelerated(flux.pipe, FREE):
+        assert inspect.signature(flux.model.forward) == plain
+
+
+@pytest.mark.parametrize("guider", ["ClassifierFreeGuidance", "AdaptiveProjectedGuidance"])
+def test_modular_pipelines_with_guiders(guider):
+    """A guider asks for each prediction in a call of its own and says which it is."""
+    blocks = pytest.importorskip("diffusers.modular_pipelines.qwenimage.modular_blocks_qwenimage")
+    pipe = blocks.QwenImageCoreDenoiseStep().init_pipeline()
+    model = tiny.tiny(diffusers.QwenImageTransformer2DModel)
+    pipe.update_components(transformer=model, scheduler=diffusers.FlowMatchEulerDiscreteScheduler(), guider=getattr(diffusers, guider)())
+    pipe.set_progress_bar_config(disable=True)
+    text, whole = torch.randn(2, 1, tiny.TOKENS, tiny.WIDTH), torch.ones(1, tiny.TOKENS, dtype=torch.long)
+    given = {"prompt_embeds": text[0], "negative_prompt_embeds": text[1], "prompt_embeds_mask": whole, "negative_prompt_embeds_mask": whole}
+    given |= {"height": 64, "width": 64, "num_inference_steps": STEPS, "output": "latents"}
+
+    def draw():
+        return pipe(**given, generator=torch.Generator().manual_seed(3))
+
+    plain = draw()
+    with accelerated(pipe, FREE) as accelerator:
+        out = draw()
+    report = accelerator.report().as_dict()
+    assert steps_of(report) == [SERVED] and (report["unet_calls"], report["calls_served"]) == (2 * STEPS, 4)
+    assert torch.equal(draw(), plain) and not torch.equal(out, plain) and out.isfinite().all()
