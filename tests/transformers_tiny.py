@@ -130,7 +130,7 @@ class Built:
 
 def build(name: str) -> tuple[Built | None, str]:
     """The pipeline class ``name``; None with the first reason where it cannot be built or its plain calls fail."""
-    why = ""
+    why, seen = "", []
     for way in WAYS:
         try:
             kind = getattr(importlib.import_module(found()[name]), name)
@@ -148,7 +148,8 @@ def build(name: str) -> tuple[Built | None, str]:
             why = why or "its plain latents are not finite"
         except Exception as error:
             why = why or f"{type(error).__name__}: {error}".splitlines()[0][:160]
-            if isinstance(error, (ImportError, LookupError)) or not str(error):
+            seen.append(repr(error))
+            if isinstance(error, (ImportError, LookupError)) or not str(error) or seen.count(seen[-1]) > 2:
                 break
     return None, why
 
