@@ -126,9 +126,19 @@
     // The name of an own preset stands in the field for names when it is chosen.
     accel.nameFor = (preset, name, builtIn) => (builtIn.includes(preset) || !/^[\p{L}\p{N}_][\p{L}\p{N}_ -]*$/u.test(preset) ? name : preset);
 
+    // The host translates what is added to the page. Labels of ours change in place, too, when a page that opens fills itself.
+    function translateChanges(tab) {
+        const at = knob(tab, "enabled");
+        if (!at || typeof processNode !== "function" || !Object.keys(window.localization || {}).length) return;
+        processNode(at);
+        const translate = (changes) => changes.forEach((change) => processNode(change.target));
+        new MutationObserver(translate).observe(at, { subtree: true, characterData: true });
+    }
+
     onAfterUiUpdate(() => TABS.forEach(mark));
 
     onUiLoaded(() => {
+        TABS.forEach(translateChanges);
         accel.pressOnChange(
             (tab) => `script_${tab}_accel_refresh`,
             (tab) => sizes(tab) + log(tab) + accel.standing([`#script_${tab}_accel_enabled`, `#script_${tab}_accel_enabled-checkbox`]),
