@@ -55,3 +55,18 @@ def test_each_preset_is_faster_than_the_one_before(size, sampler):
     made = [resolve({"preset": name, "auto": False}, "sd1") for name in PRESETS]
     gains = [times_as_fast([preview_pass(settings, FIRST, "sd1", size, size, 25, 7, sampler)]) for settings in made]
     assert gains == sorted(gains) and gains[-1] > 1.15 * gains[-2] > 1
+
+
+def test_a_picture_of_the_first_balanced_replays_as_it_was():
+    """What PNG info of 0.1.0 held is no longer what the preset means."""
+    from lib_accel import GuidanceSkip, TokenDownsampling, TokenMerging
+    from lib_accel.settings.job import CUSTOM, METHOD_KNOBS, Settings, matching_preset
+    from lib_accel.settings.passes import FIRST, methods_for
+    from lib_accel.settings.schema import KNOBS
+
+    stored = {"downsampling.on": True, "merging.on": True, "merging.ratio": 0.25, "merging.matching": "local", "guidance.on": True}
+    stored |= {"guidance.when": "after", "guidance.after": 0.4, "guidance.reuse": True, "guidance.every": 3}
+    read = Settings({name: KNOBS[name].default for name in METHOD_KNOBS} | stored | {"preset": "balanced"})
+    assert matching_preset(read, "Balanced") == CUSTOM
+    first = (TokenMerging(ratio=0.25, matching="local"), TokenDownsampling(), GuidanceSkip(when="after", after=0.4, reuse=True, every=3))
+    assert {type(method): method for method in methods_for(read, FIRST)[0]} == {type(method): method for method in first}
