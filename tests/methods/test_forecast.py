@@ -139,7 +139,8 @@ def test_calls_apart_are_decided_together(kind):
             run = sample(unet, accelerator, images=2, apart=apart)
         runs.append((served_in(accelerator), run.latents))
     assert runs[0][0] == runs[1][0] and any(runs[0][0].values())
-    torch.testing.assert_close(runs[0][1], runs[1][1], atol=1e-3, rtol=1e-3)
+    # Latents reach 156; plain runs are up to 0.004 apart, too.
+    torch.testing.assert_close(runs[0][1], runs[1][1], atol=1e-2, rtol=1e-3)
 
 
 def test_the_error_that_counts_is_that_of_the_guided_prediction():

@@ -69,7 +69,7 @@ def test_custom_and_its_knobs_stay_as_they_were_saved(start):
 
 
 def test_another_preset_as_default(start):
-    host = start(defaults={key("preset"): "Draft"})
+    host = start(defaults={key("preset"): "Fast"})
     shown = on_page(host)
     assert values(host).items() >= preset_values("fast", "sd1").items()
     assert shown["preset"]["value"] == "Fast"

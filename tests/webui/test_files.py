@@ -86,11 +86,11 @@ def test_the_preview_is_computed_in_python_and_carries_no_markup_of_others(host)
     assert "off" not in preview.show("{}", True, *values[1:])[0]
     told = re.sub(r"<.*?>", "", strip)
     assert "first pass 1024x768, 20 steps: about " in told and "hires pass 2048x1536" in told
-    assert "merged 20downsampled 20guidance direction kept 8" in told
+    assert "downsampled 12guidance direction kept 8" in told
     assert strip.count("<i ") == 40 and strip.count("accel-kept") == 16
     evil = list(values)
     evil[1] = "<img src=x onerror=alert(1)>"
     badge, strip, sentence = preview.show("not json", *evil)
     assert (badge, strip) == ('<span class="accel-badge"><span>settings refused</span></span>', "") and "<" not in sentence
     small = preview.show(json.dumps({"width": 64, "height": 64, "steps": 20, "hires": 0}), *values)[1]
-    assert "merged, downsampled: not worth it at this size" in re.sub(r"<.*?>", "", small)
+    assert "downsampled: not worth it at this size" in re.sub(r"<.*?>", "", small)
