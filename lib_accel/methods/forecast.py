@@ -47,7 +47,7 @@ class Forecast(Method):
 
     declaration = Declaration(
         acts_on=CALL,
-        kinds=(Kind(SERVED, "step forecast", "#4a7fb5"),),
+        kinds=(Kind(SERVED, "step forecast", "#8a63c9"),),
         later="which steps are forecast is decided for each picture while it is drawn; shown is what is typical",
         group="forecast",
         saves=1.44,
