@@ -94,3 +94,15 @@ def test_the_preview_is_computed_in_python_and_carries_no_markup_of_others(host)
     assert (badge, strip) == ('<span class="accel-badge"><span>settings refused</span></span>', "") and "<" not in sentence
     small = preview.show(json.dumps({"width": 64, "height": 64, "steps": 20, "hires": 0}), *values)[1]
     assert "downsampled: not worth it at this size" in re.sub(r"<.*?>", "", small)
+
+
+def test_the_preview_forecasts_no_step_of_a_sampler_whose_levels_nobody_tells(host):
+    """UniPC of this host: Balanced keeps the guidance direction instead, as the job then does."""
+    from lib_accel.webui.accordion import strip as preview
+
+    values = [control.value for control in host.script().controls]
+    shown = {
+        name: preview.show(json.dumps({"width": 512, "height": 512, "steps": 20, "sampler": name}), *values)[1]
+        for name in ("UniPC", "DPM++ 2M")
+    }
+    assert [("accel-forecast" in strip, "accel-kept" in strip) for strip in shown.values()] == [(False, True), (True, False)]

@@ -21,6 +21,7 @@ from ...settings.passes import HIRES, methods_for
 from ...settings.presets import PRESETS
 from ...settings.schema import KNOBS
 from ..host import facts
+from ..host.levels import foreseen
 from ..jobs.job import NO_PASS
 from ..jobs.session import SESSION
 from . import asked, refused, user_presets
@@ -72,7 +73,7 @@ def _settings(given: Mapping[str, Any], family: str, own: Mapping[str, Any]) -> 
 
 
 def _passes(settings: Settings, job: Asked, shape: str) -> list[PassPreview]:
-    return [preview_pass(settings, p.place, shape, p.width, p.height, p.steps, job.guidance, p.sampler) for p in job.passes]
+    return [preview_pass(settings, p.place, shape, p.width, p.height, p.steps, job.guidance, foreseen(p.sampler)) for p in job.passes]
 
 
 def _gains(form: Mapping[str, Any], own: Mapping[str, Any], family: str, job: Asked, shape: str) -> dict[str, float]:

@@ -7,10 +7,13 @@ from typing import Any
 
 from ...core.samplers import Sampler, sampler_named
 from . import facts
+from .family import family
 from .rows import is_edit, sigma_of
 
 # Samplers that draw noise into the latents before a call when a job asks for churn: the call is then at another level than the list says.
 CHURNING = ("Euler", "Heun", "DPM2")
+# A1111's goes through times of its own making.
+UNTOLD = "UniPC"
 # How far a call may be from the level that the list has for it.
 CLOSE = 1e-3
 
@@ -48,6 +51,11 @@ def sampler_of(denoiser: Any) -> Sampler | None:
     if sampler.name in CHURNING and (getattr(given, "s_churn", 0) or getattr(p, "s_churn", 0) or 0) > 0:
         sampler = replace(sampler, name=f"{sampler.name} with churn", adds_noise=True, forecasting=None)
     return sampler
+
+
+def foreseen(sampler: str) -> str:
+    """The name by which a look ahead goes; none where this host does not tell a sampler's noise levels: no step of it can be forecast."""
+    return "" if sampler == UNTOLD and not family().forge else sampler
 
 
 def scales_of(denoiser: Any) -> tuple[float, float | None] | None:

@@ -23,6 +23,7 @@ from ...settings.passes import methods_for
 from ..host import facts
 from ..host.family import family
 from ..host.forge_steps import ForgeSteps
+from ..host.levels import foreseen
 from ..host.steps import Steps
 from .circumstances import adapted
 from .job import Job, family_for, job_of, shape_of, write
@@ -264,7 +265,7 @@ def _ran(now: OpenPass, report: Report) -> list[PassPreview]:
     """See `Account.add`; empty where it cannot be told."""
     if now.job.settings is None or now.size is None or now.job.p is None:
         return []
-    settings, sampler = now.job.settings, str(getattr(now.job.p, "sampler_name", "") or "")
+    settings, sampler = now.job.settings, foreseen(str(getattr(now.job.p, "sampler_name", "") or ""))
     return ran_pass(report.as_dict(), report.rows, settings, now.place, shape_of(now.unet), now.size, sampler)
 
 
