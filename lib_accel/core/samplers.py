@@ -140,9 +140,9 @@ _ANCESTRAL = Forecasting(
     warm_up=0.32,
     last=1,
     levels={
-        "careful": Control(0.04, 1, 20.5),
+        "careful": Control(0.04, 1, 19.2),
         "middle": Control(0.08, 1, 18.5),
-        "fast": Control(0.16, 2, 15.5),
+        "fast": Control(0.16, 2, 14.8),
         "fastest": Control(0.32, 3, 13.9),
     },
     fixed=True,
@@ -154,9 +154,9 @@ _SECOND_ORDER_NOISE = Forecasting(
     warm_up=0.32,
     last=1,
     levels={
-        "careful": Control(0.08, 2, 22),
-        "middle": Control(0.16, 2, 21),
-        "fast": Control(0.32, 2, 20),
+        "careful": Control(0.08, 2, 21),
+        "middle": Control(0.16, 2, 20),
+        "fast": Control(0.32, 2, 19.5),
         "fastest": Control(0.64, 3, 17.8),
     },
 )
@@ -167,7 +167,7 @@ _CORRECTED = Forecasting(
     warm_up=0.32,
     last=0,
     last_steep=3,
-    levels={"careful": Control(0.02, 2, 23), "middle": Control(0.04, 2, 22), "fast": Control(0.08, 2, 21), "fastest": Control(0.08, 2, 21)},
+    levels={"careful": Control(0.02, 2, 22), "middle": Control(0.04, 2, 20), "fast": Control(0.08, 2, 19), "fastest": Control(0.08, 2, 19)},
 )
 _LINEAR_MULTISTEP = replace(_CORRECTED, gain=gains.lms)
 _BY_ETA = {"Euler a": (_STRAIGHT, _ANCESTRAL), "DDIM": (_STRAIGHT, _ANCESTRAL), "DPM++ 2M SDE": (_SECOND_ORDER, _SECOND_ORDER_NOISE)}

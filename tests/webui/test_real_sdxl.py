@@ -76,7 +76,7 @@ def rows(webui):
     return webui.get("/witness/rows")[1]
 
 
-@pytest.mark.parametrize("preset", ["Quality", "Balanced", "Fast"])
+@pytest.mark.parametrize("preset", ["Balanced", "Fast", "Draft"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_off_is_exact_before_and_after_each_preset(webui, without, layers, kind, preset):
     fields = SMALL | KINDS[kind]
@@ -84,10 +84,10 @@ def test_off_is_exact_before_and_after_each_preset(webui, without, layers, kind,
     traces = webui.get("/witness/traces")[1]
     on = webui.job({"enabled": True, "preset": preset, "auto": False}, **fields)[0]
     assert not np.array_equal(on, without[kind])
-    # Its widths are not SDXL's own, so presets take it for SD1, where Fast goes one level deeper.
+    # Its widths are not SDXL's own, so presets take it for SD1, where Draft goes one level deeper.
     downsampled = webui.did("downsampling")[0][0]
     assert webui.account["preset"].lower() == preset.lower()
-    assert downsampled > layers["finest"] if preset == "Fast" else downsampled == layers["finest"]
+    assert downsampled > layers["finest"] if preset == "Draft" else downsampled == layers["finest"]
     off, told = webui.job(**fields)
     assert np.array_equal(off, without[kind]) and "Accel" not in told
     assert webui.get("/witness/traces")[1] == traces
