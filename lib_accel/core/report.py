@@ -6,7 +6,11 @@ import dataclasses
 from typing import Any
 
 from .fields import changed, described
+from .method import CALL, ROWS, STAGES
 from .reasons import Reason, as_data
+
+# What methods act on that have no layers to be counted.
+_WHOLE = (ROWS, STAGES, CALL)
 
 
 class MethodAccount:
@@ -115,6 +119,7 @@ class MethodAccount:
     def as_dict(self) -> dict[str, Any]:
         return {
             "method": self.name,
+            "acts_on": getattr(getattr(self.config, "declaration", None), "acts_on", ""),
             "settings": described(self.config),
             "changed": changed(self.config),
             "layers": len(self.layers),
@@ -219,7 +224,8 @@ def _method_clause(method: dict[str, Any], whole: dict[str, Any]) -> str:
     if effects:
         clause = f"{method['method']}: {effects} of {whole['sites']} layers for {method['steps']} of {whole['steps']} steps"
     elif not _did(method):
-        clause = f"{method['method']}: 0 of {whole['sites']} layers" if whole["sites"] else f"{method['method']}: nothing"
+        on_layers = method["acts_on"] not in _WHOLE and whole["sites"]
+        clause = f"{method['method']}: 0 of {whole['sites']} layers" if on_layers else f"{method['method']}: nothing"
     else:
         clause = f"{method['method']}:"
     more = []
@@ -234,7 +240,7 @@ def _method_clause(method: dict[str, Any], whole: dict[str, Any]) -> str:
         more.append(_forecast_words(method["served"], whole))
     if method["evaluations_saved"]:
         more.append(f"{method['evaluations_saved']} evaluations saved")
-    if method["cache_bytes"]:
+    if method["cache_bytes"] and _did(method):
         more.append(f"{method['cache_bytes'] / 2**20:.1f} MiB kept")
     clause += (", " if effects and more else " " if more else "") + ", ".join(more)
     notes = [method["idle"]] if method["idle"] and not method["notes"] else []

@@ -89,7 +89,7 @@ def test_a_method_that_never_came_to_act_says_why(method, told, why):
     assert ran == [2] * 5
     (reason,) = guided.account(accelerator)["reasons"]
     assert reason["code"] == why
-    assert f"{type(method).__name__}: 0 of 7 layers [{reason['text']}]" in str(accelerator.report())
+    assert f"{type(method).__name__}: nothing [{reason['text']}]" in str(accelerator.report())
 
 
 @pytest.mark.parametrize(("method", "told"), [(TGate(gate=0.4), {}), (GuidanceSkip(when="after", after=0.4), {"settled": 9})])

@@ -409,3 +409,11 @@ def test_bad_values_get_a_sentence(bad):
     (name,) = bad
     with pytest.raises(SettingError, match=f"Forecast.{name} is "):
         Forecast(**bad)
+
+
+def test_what_did_nothing_counts_no_layers():
+    """It acts on whole steps: none of so many layers would be an odd thing to say."""
+    unet = models.ldm_unet()
+    with accelerated(unet, Forecast(tolerance=1e-9, last=1)) as accelerator:
+        sample(unet, accelerator)
+    assert "Forecast: nothing [forecasts were too far off in every step]" in str(accelerator.report())

@@ -120,7 +120,7 @@ def cut(params):
 def test_a_batch_that_somebody_changed_before(host):
     host.callbacks.callbacks["cfg_denoiser"].insert(0, ("foreign", cut))
     done = host.job(accel=TGATE)
-    assert "TGate: 0 of 7 layers [off: another extension changes the batch]" in done.comments
+    assert "TGate: nothing [off: another extension changes the batch]" in done.comments
 
 
 def test_a_batch_that_somebody_changes_afterwards(host):
