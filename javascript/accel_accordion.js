@@ -113,10 +113,10 @@
         }
     }
 
-    // An own preset was saved or deleted in `tab`: the other one lists it, too.
-    accel.listElsewhere = function (tab) {
-        for (const other of TABS.filter((name) => name !== tab)) {
-            const found = gradioApp().querySelector(`#script_${other}_accel_listing`);
+    // An own preset was saved or deleted in `tab`, which shows it at once; the other one lists it, too.
+    accel.ownChanged = function (tab) {
+        for (const name of TABS) {
+            const found = gradioApp().querySelector(`#script_${name}_accel_${name === tab ? "refresh" : "listing"}`);
             if (found) found.click();
         }
     };

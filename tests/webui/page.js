@@ -125,8 +125,11 @@ Object.assign(fields, {
 fields["#img2img_tab_resize_by"] = { style: { display: "block" } };
 fields["#img2img_denoising_strength input[type=number]"] = { value: "0.5" };
 placed["#img2img_scale_resolution_preview .resolution"] = [{ textContent: "512x512" }, { textContent: "768x640 " }];
+clicked.length = 0;
+vm.runInContext("accel.ownChanged('txt2img')", context);
+told.own = [...clicked];
 told.other = vm.runInContext(
-    "accel.listElsewhere('txt2img'), ['Fast', 'mine', 'refused: x', '<b>'].map((preset) => accel.nameFor(preset, 'typed', ['Fast']))",
+    "['Fast', 'mine', 'refused: x', '<b>'].map((preset) => accel.nameFor(preset, 'typed', ['Fast']))",
     context
 );
 told.empty = empty;

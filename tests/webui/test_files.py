@@ -85,7 +85,7 @@ def test_the_preview_is_computed_in_python_and_carries_no_markup_of_others(host)
     assert re.sub(r"<.*?>|\d+", "", badge) == "off · Balanced would be about .x as fast"
     assert "off" not in preview.show("{}", True, *values[1:])[0]
     told = re.sub(r"<.*?>", "", strip)
-    assert "first pass 1024x768, 20 steps: about " in told and "hires pass 2048x1536" in told
+    assert "first pass 1024x768, 20 steps: sampling about " in told and "hires pass 2048x1536" in told
     assert "downsampled 12guidance direction kept 8" in told
     assert strip.count("<i ") == 40 and strip.count("accel-kept") == 16
     evil = list(values)

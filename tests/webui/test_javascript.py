@@ -56,6 +56,10 @@ def test_a_control_is_touched_until_another_is(told):
     assert told["touched"] == [[True, False], [False, True], [False, False]]
 
 
+def test_an_own_preset_is_shown_at_once_and_listed_in_the_other_tab(told):
+    assert told["own"] == ["#script_txt2img_accel_refresh", "#script_img2img_accel_listing"]
+
+
 def test_the_name_of_an_own_preset_is_filled_in(told):
     assert told["other"] == ["typed", "mine", "typed", "typed"]
 

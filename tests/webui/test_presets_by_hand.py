@@ -22,3 +22,13 @@ def test_a_preset_that_nobody_chose_fills_nothing(host):
     assert "isTouched('script_txt2img_accel_preset')" in event["js"] and "null" in event["js"]
     assert all("value" not in update for update in filling.fill(None))
     assert any("value" in update for update in filling.fill("Fast"))
+
+
+def test_nothing_of_ours_waits_in_the_queue(host):
+    # The host's queue drops what a slow browser does not take within a second, and the page then waits for good.
+    blocks = {block._id: str(getattr(block, "elem_id", None)) for block in host.demo.blocks.values()}
+    named = ("_accel", "_prompttoprompt_")
+    ours = [e for e in host.demo.dependencies if any(name in blocks[at] for name in named for at in e["targets"])]
+    asking = [event for event in ours if event["backend_fn"]]
+    assert {"own_save", "own_delete", "refresh"} <= {blocks[at].rsplit("accel_", 1)[-1] for event in asking for at in event["targets"]}
+    assert [blocks[event["targets"][0]] for event in asking if event["queue"] is not False] == []

@@ -19,7 +19,7 @@ from ..host import facts
 from . import refused, user_presets
 
 SENTENCES = {
-    "quality": "Nearest to the plain picture: at most fine texture changes. Saves time at large sizes.",
+    "quality": "Nearest to the plain picture: at most fine texture changes. Saves time at any size.",
     "balanced": "Texture and small details change a little. Saves time at any size.",
     "fast": "Saves the most: more details change, and small things may move.",
     "draft": "For finding seeds and prompts: the same scene in the least time. Draw what you keep again with another preset.",

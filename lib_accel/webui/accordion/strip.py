@@ -128,7 +128,8 @@ def _strip(preview: PassPreview) -> str:
     total = len(preview.steps)
     cells = "".join(_cell(kinds, step, total) for step, kinds in enumerate(preview.steps, 1))
     gain = preview.plain / max(preview.work, 1e-9)
-    faster = f"{_text('about')} {gain:.1f}x {_text('as fast')}" if gain >= NOTHING else _text("not faster at this size")
+    # Without text encoding and decoding, which the header counts.
+    faster = f"{_text('sampling about')} {gain:.1f}x {_text('as fast')}" if gain >= NOTHING else _text("not faster at this size")
     numbers = [faster, f"{preview.rows:g}/{2 * total} {_text('U-Net row evaluations')}"]
     head = f"{_text(preview.place)} {preview.width}x{preview.height}, {total} {_text('steps')}: {', '.join(numbers)}"
     notes = []

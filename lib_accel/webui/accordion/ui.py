@@ -129,10 +129,11 @@ def build(elem_id: Callable[[str], str], tab: str) -> Built:
     refresh.click(**look)
     Context.root_block.load(filling.fill_page, **knobs_of_preset)
     listing.click(filling.listed, inputs=[], outputs=[made["preset"]], show_progress=False, queue=False)
-    tell = {"fn": None, "_js": f"() => accel.listElsewhere({tab!r})", "inputs": [], "outputs": []}
-    save.click(filling.save, inputs=[own_name, *controls], outputs=[made["preset"], said]).then(**tell)
+    tell = {"fn": None, "_js": f"() => accel.ownChanged({tab!r})", "inputs": [], "outputs": []}
+    at_once = {"outputs": [made["preset"], said], "show_progress": False, "queue": False}
+    save.click(filling.save, inputs=[own_name, *controls], **at_once).then(**tell)
     sure = {"_js": "(name, chosen) => [accel.isSure(name) ? name : '', chosen]", "inputs": [own_name, made["preset"]]}
-    delete.click(filling.delete, **sure, outputs=[made["preset"], said]).then(**tell)
+    delete.click(filling.delete, **sure, **at_once).then(**tell)
     named = {"_js": f"(preset, name) => accel.nameFor(preset, name, {BUILT_IN})", "inputs": [made["preset"], own_name]}
     made["preset"].change(fn=None, **named, outputs=[own_name])
     readers = [filling.reader(name) for name in KNOBS]
