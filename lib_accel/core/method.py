@@ -184,6 +184,10 @@ class Method:
         """Whether it does nothing in a pass of ``steps`` because of the ``sampler`` (its name) or of the methods ``beside`` it."""
         return False
 
+    def leaves_flow_alone(self, steps: int, sampler: str) -> bool:
+        """Whether it does nothing in a pass of ``steps`` of a model of flow matching because of these or of the ``sampler`` (its name)."""
+        return False
+
     def limit(self) -> tuple[str, str] | None:
         """Where a setting cannot act as far as it says: (what is said of that, the number up to which it acts)."""
         return None

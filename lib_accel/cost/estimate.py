@@ -26,13 +26,14 @@ class Shape:
     """A U-Net's. levels: level -> (blocks, channels). rest: multiply-adds by latent pixel outside of blocks. context: width of the text.
 
     stages: for each up stage, the last one first, what runs where the stages below it are served: (its level, multiply-adds by latent pixel
-    outside of blocks, blocks by level).
+    outside of blocks, blocks by level). calls_alone: nothing inside of it can be changed, only whole calls and rows left out.
     """
 
     levels: Mapping[int, tuple[int, int]]
     rest: int
     context: int
     stages: tuple[tuple[int, int, Mapping[int, int]], ...]
+    calls_alone: bool = False
 
     @property
     def shallow(self) -> tuple[tuple[int, float, Mapping[int, float]], ...]:
@@ -70,6 +71,8 @@ SHAPES = {
     "sd1": Shape({0: (5, 320), 1: (5, 640), 2: (5, 1280), 3: (1, 1280)}, 54_192_640, 768, _SD1_STAGES),
     "sd2": Shape({0: (5, 320), 1: (5, 640), 2: (5, 1280), 3: (1, 1280)}, 54_192_640, 1024, _SD1_STAGES),
     "sdxl": Shape({1: (10, 640), 2: (60, 1280)}, 51_786_240, 2048, _SDXL_STAGES),
+    # A diffusion transformer of four billion parameters whose tokens are 2 x 2 latent pixels.
+    "transformer": Shape({0: (0, 0)}, 1_000_000_000, 0, (), calls_alone=True),
 }
 
 

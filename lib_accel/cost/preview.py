@@ -49,11 +49,13 @@ def preview_pass(
     sampler: str = "",
     only: Callable[[Method], bool] = lambda method: True,
 ) -> PassPreview:
-    """What ``settings`` would do in a pass of ``steps`` steps at ``width`` x ``height`` pixels. shape: the U-Net's, one of
+    """What ``settings`` would do in a pass of ``steps`` steps at ``width`` x ``height`` pixels. shape: the model's, one of
     `estimate.SHAPES`. scale: the guidance scale. sampler: its name. only: which of its methods count."""
     given = methods_for(settings, place, scale)[0]
-    chosen = tuple(method for method in given if only(method) and not method.stands_aside(given, steps, sampler))
     unet, latent = SHAPES[shape], (max(height // 8, 1), max(width // 8, 1))
+    chosen = tuple(method for method in given if only(method) and not method.stands_aside(given, steps, sampler))
+    if unet.calls_alone:
+        chosen = tuple(method for method in chosen if not method.runner().acts_inside and not method.leaves_flow_alone(steps, sampler))
     h, w = grid_at(*latent, min(unet.levels))
     least = {method: settings[f"least.{group}"] if settings["auto"] else 0 for group, method in with_least().items()}
     acting = [method for method in chosen if h * w >= least.get(type(method), 0)]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from ..core.fields import check, setting
 from ..core.method import CALL, Declaration, Kind, Method, Schedule
+from ..core.reasons import Reason
 from ..core.samplers import LEVELS, Control, Sampler, sampler_named
 from ..core.schedule import Window, acts_in
 from ..core.work import StepWork
@@ -20,6 +21,8 @@ BY_SAMPLER = "by sampler"
 # Of a fixed plan: until sigma is about 3.
 FIXED_WARM_UP = 0.32
 SERVED = "forecast"
+# Passes of flow matching of no more steps are those of models made for few steps.
+FEW_STEPS = 10
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,18 @@ class Forecast(Method):
     def is_asked_for(self) -> bool:
         """Whether it was set for this very pass, as few-step models need."""
         return bool(self.every or self.tolerance or self.warm_up)
+
+    def why_not_on_flow(self, steps: int, sampler: Sampler) -> Reason | None:
+        """Why nothing of a pass of flow matching may be forecast (a clause), or None."""
+        if sampler.adds_noise:
+            return Reason.of("noisy_flow", "no forecast with {sampler} on flow matching was measured", sampler=sampler.name)
+        if steps <= FEW_STEPS and not self.is_asked_for:
+            return Reason.of("few_step_model", "at {steps} steps it is taken for a few-step model", steps=steps)
+        return None
+
+    def leaves_flow_alone(self, steps: int, sampler: str) -> bool:
+        known = sampler_named(sampler)
+        return known is not None and self.why_not_on_flow(steps, known) is not None
 
     def control(self, sampler: Sampler) -> Control:
         """Tolerance and largest gap with ``sampler``, which can be forecast."""

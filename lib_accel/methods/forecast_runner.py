@@ -19,8 +19,6 @@ from .guided_error import GuidedError, picture_of
 
 # The U-Net's whole output, as a place of `RowHistory`.
 OUTPUT = "output"
-# Passes of flow matching of no more steps are those of models made for few steps.
-FEW_STEPS = 10
 NO_SAMPLER = Reason.of("no_sampler", "nobody told the sampler")
 NO_SIGMA = Reason.of("no_level", "nobody told the noise levels")
 
@@ -183,10 +181,8 @@ class ForecastRunner(Runner):
             return sampler.off
         if self._steps(moment) is None:
             return Reason.of("no_total", "nobody told how many steps there are")
-        if moment.mixed == "flow" and sampler.adds_noise:
-            return Reason.of("noisy_flow", "no forecast with {sampler} on flow matching was measured", sampler=sampler.name)
-        if moment.mixed == "flow" and self._steps(moment) <= FEW_STEPS and not self.config.is_asked_for:
-            return Reason.of("few_step_model", "at {steps} steps it is taken for a few-step model", steps=self._steps(moment))
+        if moment.mixed == "flow" and (why := self.config.why_not_on_flow(self._steps(moment), sampler)):
+            return why
         if not self.config.is_fixed(sampler):
             if self.config.every:
                 sentence = "{sampler} is decided for each picture: fixed plans are for samplers of the first order"

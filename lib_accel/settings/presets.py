@@ -28,31 +28,36 @@ _DRAFT_STEPS: Methods = (Forecast(level="fastest"), GuidanceSkip(when="after", a
 _QUALITY: Methods = (Forecast(level="middle"),)
 _BALANCED: Methods = (*_MILD, Forecast(level="fast"), _SOME_GUIDANCE)
 _FAST: Methods = (*_FAST_TOKENS, Forecast(level="fastest"), _LITTLE_GUIDANCE)
-# Of few steps each matters, and most run without guidance as they are: such passes get token methods alone.
+# Of few steps each matters, and most run without guidance as they are: such passes get token methods alone. Of diffusion transformers only
+# whole calls can be left out.
 PRESETS: dict[str, dict[str, Methods]] = {
     "quality": {
         "sd1": _QUALITY,
         "sd2": _QUALITY,
         "sdxl": _QUALITY,
         "few-step": (TokenDownsampling(factor=2, window=(0.25, 1.0)),),
+        "transformer": _QUALITY,
     },
     "balanced": {
         "sd1": _BALANCED,
         "sd2": _BALANCED,
         "sdxl": _BALANCED,
         "few-step": (TokenDownsampling(factor=2),),
+        "transformer": (Forecast(level="fast"), _SOME_GUIDANCE),
     },
     "fast": {
         "sd1": _FAST,
         "sd2": _FAST,
         "sdxl": _FAST,
         "few-step": (TokenDownsampling(factor=2), TokenMerging(ratio=0.3, matching="local")),
+        "transformer": (Forecast(level="fastest"), _LITTLE_GUIDANCE),
     },
     "draft": {
         "sd1": (*_FASTEST_TOKENS, *_DRAFT_STEPS),
         "sd2": (*_FASTEST_TOKENS, *_DRAFT_STEPS),
         "sdxl": (*_FASTEST_TOKENS_XL, *_DRAFT_STEPS),
         "few-step": (TokenDownsampling(factor=2, deeper_factor=2), TokenMerging(ratio=0.5, matching="local")),
+        "transformer": _DRAFT_STEPS,
     },
 }
 

@@ -23,7 +23,7 @@ def counted(unet, side):
     return count_macs(unet, partial(UNetInputs(unet, side * 8, 1, torch.float32, "meta"), unet)).total
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", NAMES)
 def test_plain(shape):
     pytest.importorskip("diffusers")
     unet = build_unet(NAMES[shape], "diffusers", device="meta")

@@ -2,16 +2,20 @@
 
 import pytest
 import torch
+import transformers_tiny as tiny
 from models import UNETS, call, inputs
 
-from lib_accel import SettingError, UnsupportedModelError, accelerated
+from lib_accel import Forecast, SettingError, UnsupportedModelError, accelerated
 from lib_accel.cli.architectures import build_unet
+from lib_accel.cost.preview import preview_pass, times_as_fast
+from lib_accel.settings.job import resolve
 from lib_accel.settings.model_families import FAMILIES, family_of
+from lib_accel.settings.passes import FIRST
 from lib_accel.settings.presets import PRESETS, preset
 
 
 @pytest.mark.parametrize("name", PRESETS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "transformer"])
 def test_every_preset_of_every_family_applies(name, family):
     unet = UNETS["diffusers"]()
     with accelerated(unet, *preset(name.upper(), family)) as accelerator:
@@ -38,6 +42,36 @@ def test_unknown_widths_count_as_sd1_and_what_is_no_unet_is_refused():
         family_of(torch.nn.Linear(1, 1))
 
 
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_of_transformers_hold_what_can_act_on_them(name):
+    """In a diffusers pipeline: whole steps are forecast, and nothing is said of methods that need layers."""
+    built, why = tiny.build("FluxPipeline")
+    assert built is not None, why
+    assert family_of(built.model) == family_of(built.model, steps=4) == "transformer"
+    methods = preset(name, "transformer")
+    assert not any(method.runner().acts_inside for method in methods) and isinstance(methods[0], Forecast)
+    with accelerated(built.pipe, *methods) as accelerator:
+        built.draw(num_inference_steps=16)
+    report = accelerator.report().as_dict()
+    assert "whole_calls_only" not in str(report["methods"]) and report["unet_calls"] == 16
+
+
+def test_the_look_ahead_at_a_transformer():
+    """Steps forecast and rows left out alone, and nothing where a pass of flow matching stays as it is."""
+
+    def shown(steps, sampler="Euler", **given):
+        return preview_pass(resolve({"auto": False, **given}, "transformer"), FIRST, "transformer", 512, 512, steps, 5, sampler)
+
+    gains = [times_as_fast([shown(25, preset=name)]) for name in ("quality", "balanced", "fast")]
+    assert 1.1 < gains[0] < gains[1] < gains[2] < 2.5
+    assert {kind for step in shown(25, preset="balanced").steps for kind in step} == {"forecast"}
+    inside = shown(25, preset="custom", **{"merging.on": True, "tgate.on": True, "deepcache.on": True})
+    assert not any(inside.steps) and inside.work == inside.plain
+    for still in (shown(8, preset="fast"), shown(25, "Euler a", preset="fast")):
+        assert not any("forecast" in step for step in still.steps)
+    assert any(shown(8, preset="custom", **{"forecast.on": True, "forecast.every": 2}).steps)
+
+
 def test_unknown_names_get_a_sentence():
     with pytest.raises(SettingError, match=r"preset is 'turbo'; it must be one of quality, balanced, fast, draft\."):
         preset("turbo")
@@ -48,10 +82,6 @@ def test_unknown_names_get_a_sentence():
 @pytest.mark.parametrize("size", [512, 1024])
 @pytest.mark.parametrize("sampler", ["Euler a", "DPM++ 2M", "Euler"])
 def test_each_preset_is_faster_than_the_one_before(size, sampler):
-    from lib_accel.cost.preview import preview_pass, times_as_fast
-    from lib_accel.settings.job import resolve
-    from lib_accel.settings.passes import FIRST
-
     made = [resolve({"preset": name, "auto": False}, "sd1") for name in PRESETS]
     gains = [times_as_fast([preview_pass(settings, FIRST, "sd1", size, size, 25, 7, sampler)]) for settings in made]
     assert gains == sorted(gains) and gains[-1] > 1.15 * gains[-2] > 1
@@ -61,7 +91,7 @@ def test_a_picture_of_the_first_balanced_replays_as_it_was():
     """What PNG info of 0.1.0 held is no longer what the preset means."""
     from lib_accel import GuidanceSkip, TokenDownsampling, TokenMerging
     from lib_accel.settings.job import CUSTOM, METHOD_KNOBS, Settings, matching_preset
-    from lib_accel.settings.passes import FIRST, methods_for
+    from lib_accel.settings.passes import methods_for
     from lib_accel.settings.schema import KNOBS
 
     stored = {"downsampling.on": True, "merging.on": True, "merging.ratio": 0.25, "merging.matching": "local", "guidance.on": True}

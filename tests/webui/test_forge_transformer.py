@@ -83,3 +83,24 @@ def test_guidance_is_skipped_and_what_needs_layers_names_the_model(host):
             (reason,) = [one for one in told[name]["reasons"] if one["code"] == "whole_calls_only"]
             assert reason["model"] == "Transformer"
     assert {"TokenMerging", "DeepCache"} & told.keys()
+
+
+@pytest.mark.parametrize("preset", ["Quality", "Balanced", "Fast", "Draft"])
+def test_presets_at_guidance_scale_one(host, preset):
+    """That of models with guidance in themselves, which need no few steps; nothing is said of methods that need layers."""
+    off, _, plain = run(host, cfg_scale=1.0, steps=20)
+    on, account, ran = run(host, {"enabled": True, "preset": preset}, cfg_scale=1.0, steps=20)
+    told = methods(account)
+    assert account["notes"] == {} and "whole_calls_only" not in str(told) and told.keys() <= {"Forecast", "GuidanceSkip"}
+    served = told["Forecast"]["served"][0]["steps"] if told["Forecast"]["served"] else []
+    assert ran == plain - len(served) and same(on, off) == (not served)
+
+
+def test_names_of_few_step_models_are_still_heeded(host):
+    info = host.shared.sd_model.sd_checkpoint_info
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(info, "title", "flux1-schnell.safetensors", raising=False)
+        off, _, plain = run(host)
+        on, account, ran = run(host, {"enabled": True, "preset": "Fast"})
+    assert ran == plain and same(on, off)
+    assert "its checkpoint's name says so" in str(account["notes"])

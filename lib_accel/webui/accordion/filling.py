@@ -9,10 +9,8 @@ from typing import Any
 import gradio as gr
 
 from ...core.fields import SettingError
-from ...core.sites import UnsupportedModelError
 from ...settings.infotext import PRESET_KEY, from_infotext, shown_preset
 from ...settings.job import CUSTOM, NOT_IN_PRESETS, preset_values
-from ...settings.model_families import family_of
 from ...settings.presets import PRESETS
 from ...settings.schema import KNOBS, Knob
 from ..host import facts
@@ -85,11 +83,7 @@ def listed() -> dict[str, Any]:
 
 def loaded_family() -> str:
     """The family of the model that is loaded; ``sd1`` while there is none."""
-    unet = facts.loaded_unet()
-    try:
-        return "sd1" if unet is None else family_of(unet)
-    except UnsupportedModelError:
-        return "sd1"
+    return facts.shape_of(facts.loaded_unet())
 
 
 @cache

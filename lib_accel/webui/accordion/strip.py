@@ -16,7 +16,7 @@ from ...cost.preview import KINDS, PassPreview, preview_pass, times_as_fast
 from ...settings.few_step_models import few_step_sign
 from ...settings.infotext import shown_preset
 from ...settings.job import Settings, on_this_machine, resolve, without_untouched
-from ...settings.model_families import FEW_STEP
+from ...settings.model_families import FEW_STEP, TRANSFORMER
 from ...settings.passes import HIRES, methods_for
 from ...settings.presets import PRESETS
 from ...settings.schema import KNOBS
@@ -42,7 +42,9 @@ def show(told: Any, *values: Any) -> tuple[str, str, str]:
     """(HTML for the header, HTML of the strip, the sentence below the preset) for the controls' ``values``. told: see `asked.read`."""
     job, form, own = asked.read(told), dict(zip(KNOBS, values)), user_presets.read()[0]
     shape = loaded_family()
-    few = few_step_sign(job.steps, [facts.checkpoint_name()], job.sampler, job.guidance, job.loras)
+    # Transformers may have guidance in themselves.
+    guidance = None if shape == TRANSFORMER else job.guidance
+    few = few_step_sign(job.steps, [facts.checkpoint_name()], job.sampler, guidance, job.loras)
     family = FEW_STEP if few else shape
     try:
         refused.check(form)

@@ -11,11 +11,12 @@ from modules import devices, shared
 from ...backends import BACKENDS
 from ...core.forge_models import wrapper_of
 from ...core.reasons import Reason
-from ...core.sites import find_unet, named
+from ...core.sites import UnsupportedModelError, find_unet, named
 from ...engine.contract import HostTraits
 from ...engine.subject import COMPILED
 from ...engine.thresholds import Thresholds, thresholds_for
 from ...settings.few_step_models import few_step_sign, loras_in
+from ...settings.model_families import TRANSFORMER, family_of
 from . import traits as host_traits
 from .family import family
 
@@ -68,7 +69,17 @@ def why_few_steps(p: Any) -> str | None:
     prompts = [prompts] if isinstance(prompts, str) else prompts
     loras = {name for prompt in prompts or () for name in loras_in(str(prompt))}
     steps = None if takes_steps_as_it_likes(p) else p.steps
-    return few_step_sign(steps, [checkpoint_name(p)], str(p.sampler_name or ""), p.cfg_scale, sorted(loras))
+    # Transformers may have guidance in themselves.
+    guidance = None if shape_of(p.sd_model) == TRANSFORMER else p.cfg_scale
+    return few_step_sign(steps, [checkpoint_name(p)], str(p.sampler_name or ""), guidance, sorted(loras))
+
+
+def shape_of(model: Any) -> str:
+    """The family whose shape the U-Net or transformer of ``model`` has; ``sd1`` where there is none, or nobody knows."""
+    try:
+        return family_of(find_unet(model))
+    except (UnsupportedModelError, AttributeError):
+        return "sd1"
 
 
 def takes_steps_as_it_likes(p: Any) -> bool:

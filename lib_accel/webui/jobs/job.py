@@ -9,10 +9,9 @@ from typing import Any
 
 from ...core.fields import SettingError
 from ...core.reasons import Reason
-from ...core.sites import UnsupportedModelError
 from ...settings.infotext import REPORT_KEY, is_ours, to_infotext, unquoted
 from ...settings.job import CUSTOM, Settings, implied, on_this_machine, preset_values, resolve, without_untouched
-from ...settings.model_families import FEW_STEP, family_of
+from ...settings.model_families import FEW_STEP
 from ...settings.presets import PRESETS
 from ...settings.schema import GROUPS, KNOBS
 from ..accordion import refused, user_presets
@@ -214,16 +213,4 @@ def family_for(p: Any) -> str:
     """The family of presets for what ``p`` samples with now."""
     if facts.why_few_steps(p):
         return FEW_STEP
-    try:
-        unet = facts.unet_of(p)
-    except AttributeError:
-        return "sd1"
-    return shape_of(unet)
-
-
-def shape_of(unet: Any) -> str:
-    """The family whose shape ``unet`` has; ``sd1`` where nobody knows."""
-    try:
-        return "sd1" if unet is None else family_of(unet)
-    except (UnsupportedModelError, AttributeError):
-        return "sd1"
+    return facts.shape_of(p.sd_model)

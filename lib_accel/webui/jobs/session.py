@@ -26,7 +26,7 @@ from ..host.forge_steps import ForgeSteps
 from ..host.levels import foreseen
 from ..host.steps import Steps
 from .circumstances import adapted
-from .job import Job, family_for, job_of, shape_of, write
+from .job import Job, family_for, job_of, write
 from .unguided import shield_from_host
 
 INSIDE = Reason.of("job_inside", "ended early: another job was run inside")
@@ -266,7 +266,7 @@ def _ran(now: OpenPass, report: Report) -> list[PassPreview]:
     if now.job.settings is None or now.size is None or now.job.p is None:
         return []
     settings, sampler = now.job.settings, foreseen(str(getattr(now.job.p, "sampler_name", "") or ""))
-    return ran_pass(report.as_dict(), report.rows, settings, now.place, shape_of(now.unet), now.size, sampler)
+    return ran_pass(report.as_dict(), report.rows, settings, now.place, facts.shape_of(now.unet), now.size, sampler)
 
 
 SESSION = Session()
