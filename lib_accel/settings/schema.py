@@ -7,6 +7,7 @@ knobs, ``start`` and ``end``. The user interface, PNG info, the API, the X/Y/Z p
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -216,6 +217,14 @@ def _knobs_of(group: Group) -> list[Knob]:
 
 
 KNOBS: dict[str, Knob] = {knob.name: knob for group in GROUPS for knob in _knobs_of(group)}
+
+
+_NAMED = re.compile(rf"(^|(?<= and ))({'|'.join(sorted(map(re.escape, KNOBS), key=len, reverse=True))})(?= is )")
+
+
+def by_label(sentence: str) -> str:
+    """What `Knob.read` and `settings.job` say is wrong, with the settings called as the page calls them."""
+    return _NAMED.sub(lambda found: KNOBS[found[2]].label, sentence)
 
 
 def knob_named(name: Any) -> Knob:

@@ -111,3 +111,12 @@ def test_the_host_knows_ranges_of_our_axes(host):
     kinds = {option.label: option.type for option in host.module("X/Y/Z plot").axis_options}
     assert kinds["[Accel] Merging: ratio"] == float and kinds["[Accel] Merging: cell width"] == int  # noqa: E721 - as the host asks
     assert kinds["[Accel] Merging: ratio"]("0.25") == 0.25
+
+
+def test_every_axis_names_itself_and_what_it_takes(host):
+    options = {option.label: option for option in host.module("X/Y/Z plot").axis_options}
+    for knob in KNOBS.values():
+        option = options["[Accel] " + ("On" if knob.name == "enabled" else knob.label)]
+        with pytest.raises(RuntimeError) as told:
+            option.confirm(None, [option.type("abc")])
+        assert str(told.value).startswith(f"{option.label} is 'abc'; it must be "), knob.name

@@ -109,7 +109,19 @@ def test_bad_values_by_position(start):
         args[place] = {"not": "this"} if place else ["nor this"]
         done = host.job(accel=args)
         assert same(done, plain), name
-        assert f"{name} is " in done.comments
+        # As the page calls it, since a list is what the page sends.
+        assert f"{KNOBS[name].label} is " in done.comments
+
+
+def test_the_page_reads_labels_and_requests_names(host):
+    from lib_accel.webui.accordion import strip
+
+    bad = {"preset": "Custom", "enabled": True, "merging.on": True, "merging.start": 0.9, "merging.end": 0.5}
+    args = [bad.get(name, control.value) for name, control in zip(KNOBS, host.script().controls)]
+    sentence = "Merging: start is 0.9 and Merging: end is 0.5; the start must be before the end."
+    assert sentence in strip.show("{}", *args)[2]
+    assert f"Accel is off for this job: {sentence}" in host.job(accel=args).comments
+    assert "merging.start is 0.9 and merging.end is 0.5" in host.job(accel=bad).comments
 
 
 def test_bad_values_in_png_info(start):

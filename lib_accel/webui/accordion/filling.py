@@ -137,12 +137,6 @@ def is_slider(knob: Knob) -> bool:
     return knob.kind in ("number", "integer") and knob.rule["high"] is not None
 
 
-def by_label(error: SettingError) -> str:
-    """The sentence with the setting's name as the page has it."""
-    name, _, rest = str(error).partition(" ")
-    return f"{KNOBS[name].label} {rest}" if name in KNOBS else str(error)
-
-
 def plain(text: str) -> str:
     """Text that somebody else may have written, for Markdown: no markup of any kind is left in it."""
     return "".join(c if c.isalnum() or c in " .,:;-" else f"&#{ord(c)};" for c in text)

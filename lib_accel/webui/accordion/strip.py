@@ -19,14 +19,14 @@ from ...settings.job import Settings, on_this_machine, resolve, without_untouche
 from ...settings.model_families import FEW_STEP, TRANSFORMER
 from ...settings.passes import HIRES, methods_for
 from ...settings.presets import PRESETS
-from ...settings.schema import KNOBS
+from ...settings.schema import KNOBS, by_label
 from ..host import facts
 from ..host.levels import foreseen
 from ..jobs.job import NO_PASS
 from ..jobs.session import SESSION
 from . import asked, refused, user_presets
 from .asked import Asked
-from .filling import by_label, loaded_family, plain, sentence_of
+from .filling import loaded_family, plain, sentence_of
 from .marks import changed_knobs, idle_knobs
 
 # Height of a kind's line below the colour of a step, in em.
@@ -50,7 +50,7 @@ def show(told: Any, *values: Any) -> tuple[str, str, str]:
         refused.check(form)
         settings = _settings(without_untouched(form, own), family, own)
     except SettingError as error:
-        return _badge(_text("settings refused")), "", plain(by_label(error))
+        return _badge(_text("settings refused")), "", plain(by_label(str(error)))
     passes = _passes(settings, job, shape)
     name = settings["preset"]
     sentence = sentence_of(name)

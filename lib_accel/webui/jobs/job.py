@@ -13,9 +13,9 @@ from ...settings.infotext import REPORT_KEY, is_ours, to_infotext, unquoted
 from ...settings.job import CUSTOM, Settings, implied, on_this_machine, preset_values, resolve, without_untouched
 from ...settings.model_families import FEW_STEP
 from ...settings.presets import PRESETS
-from ...settings.schema import GROUPS, KNOBS
+from ...settings.schema import GROUPS, KNOBS, by_label
 from ..accordion import refused, user_presets
-from ..host import distributed, facts
+from ..host import distributed, facts, requests
 from .account import Account
 
 # Attributes of the host's processing objects. Copies of such an object take them along, so a job knows whose it is.
@@ -43,8 +43,11 @@ class Job:
     last; None until a batch is sampled.
     """
 
-    def __init__(self, p: Any, given: Mapping[str, Any], own: Mapping[str, Any], error: SettingError | None = None) -> None:
-        """given: settings by name, over the user's ``own`` presets. error: why they could not be read."""
+    def __init__(
+        self, p: Any, given: Mapping[str, Any], own: Mapping[str, Any], error: SettingError | None = None, from_page: bool = False
+    ) -> None:
+        """given: settings by name, over the user's ``own`` presets. error: why they could not be read. from_page: whoever set them knows
+        their labels, not their names."""
         self._p = weakref.ref(p)
         self._given, self._own = dict(given), own
         self.edits = getattr(p, EDITS, None)
@@ -61,7 +64,7 @@ class Job:
                 self.account.note("", NO_PASS)
         except SettingError as wrong:
             self._given = {}
-            self.account = Account(None, str(wrong))
+            self.account = Account(None, by_label(str(wrong)) if from_page else str(wrong))
 
     def _tell_family(self, p: Any) -> None:
         """Where a preset's values depend on it."""
@@ -123,7 +126,8 @@ def begin(p: Any, args: tuple) -> None:
         wrong = error
     if not enabled and getattr(p, EDITS, None) is None:
         return
-    job = Job(p, {**given, "enabled": True} if enabled else {}, own, wrong)
+    from_page = requests.by_name(args) is None and not requests.is_one(p)
+    job = Job(p, {**given, "enabled": True} if enabled else {}, own, wrong, from_page)
     complaint = complaint or user_presets.untold()
     if complaint and job.settings is not None:
         job.account.note("", complaint)

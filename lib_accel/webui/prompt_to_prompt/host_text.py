@@ -67,11 +67,11 @@ def without_tags(prompt: str) -> str:
 def refused(prompt: str) -> str | None:
     """Why ``prompt`` (with styles) cannot be edited or be an edit, a clause; None where it can."""
     if _AND.search(prompt):
-        return "AND joins several prompts, and one can be edited"
+        return "AND joins several prompts, and only one prompt can be edited"
     for hires_steps in (None, _STEPS):
         (schedule,) = prompt_parser.get_learned_conditioning_prompt_schedules([prompt], _STEPS, hires_steps)
         if [text for _, text in schedule] != [prompt]:
-            return "its words change from step to step ([a:b:0.5] or [a|b])"
+            return "[a:b:0.5] and [a|b] change from step to step, and such a prompt cannot be edited"
     return None
 
 

@@ -18,7 +18,7 @@ _BY_WORD = re.compile(rf"(.*?\S)\s*[:\s]\s*({_FRACTION}(?:\s*-\s*{_FRACTION})?)"
 _SEEDS = re.compile(r"(\d+)\s*-\s*(\d+)")
 # More is a slip of the finger.
 MOST_SEEDS = 1000
-HOW = "a fraction of the steps such as 0.4, or from-to such as 0.1-0.8"
+HOW = "a fraction of the steps from 0 to 1 such as 0.4, or two with the smaller first such as 0.1-0.8"
 
 
 def window(name: str, text: Any) -> float | tuple[float, float]:
@@ -27,7 +27,10 @@ def window(name: str, text: Any) -> float | tuple[float, float]:
     if found is None:
         raise SettingError(f"{name} is {str(text)!r}; it must be {HOW}.")
     value = float(found[1]) if found[2] is None else (float(found[1]), float(found[2]))
-    window_of(name, value)
+    try:
+        window_of(name, value)
+    except SettingError:
+        raise SettingError(f"{name} has {str(text).strip()!r}; it must be {HOW}.") from None
     return value
 
 
