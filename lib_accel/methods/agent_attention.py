@@ -73,7 +73,7 @@ class AgentAttention(Method):
     merge_crossattn: bool = shared("merge_crossattn")
     merge_mlp: bool = shared("merge_mlp")
     agents: str = setting("merge", "choice", "Formed by", "pool: cheaper, evenly spread", choices=("merge", "pool"))
-    k_scale2: float = setting(0.3, "number", "Second scale exponent", "lower: agents are told apart more sharply", -10, 10)
+    k_scale2: float = setting(0.3, "number", "Second scale exponent", "lower: a token chooses among the agents more sharply", -10, 10)
     k_shortcut: float = setting(0.075, "number", "Value shortcut", "higher: more of each token's own detail", 0)
     attn_precision: str | None = setting(None, "choice", "Agent precision", "fp32: slower, for SD2.1", choices=(None, "fp32"))
     matching: str = shared("matching")

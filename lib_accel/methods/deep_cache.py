@@ -52,7 +52,7 @@ class DeepCache(Method):
         group="deepcache",
         saves=1.38,
         title="DeepCache",
-        hint="on: in steps between whole ones only the shallow stages run",
+        hint="on: between whole steps only the shallow stages run",
         settings=("every", "branch", "tolerance", "warm_up", "warm_sigma", "last", "order"),
         rare=("tolerance", "warm_up", "warm_sigma", "last", "order"),
         known_rows=True,
@@ -60,16 +60,20 @@ class DeepCache(Method):
         check_steps=(3, 4),
     )
 
-    every: int = setting(2, "integer", "Run every", "such step in whole; higher: faster; 1: all", 1, 10)
+    every: int = setting(2, "integer", "Run every", "3: every third step runs in whole; higher: faster; 1: all", 1, 10)
     branch: str | int = setting(
-        0, "choice", "Branch", "what runs between; 0: fastest, higher: nearer to the full picture", choices=(*LEVELS, *range(BRANCHES))
+        0,
+        "choice",
+        "Branch",
+        "stages that run between; 0: fastest; higher: nearer to the full picture",
+        choices=(*LEVELS, *range(BRANCHES)),
     )
-    tolerance: float = setting(0.0, "number", "Tolerance", "higher: faster, further from full; 0: whatever the picture", 0, 1000)
+    tolerance: float = setting(0.0, "number", "Tolerance", "higher: faster, further from the full picture; 0: no limit", 0, 1000)
     warm_up: float = setting(0.32, "number", "Warm-up", "part of the steps that always run first; lower: faster", 0, 1)
-    warm_sigma: float = setting(0.0, "number", "Warm-up sigma", "all steps run until the noise is down to this; 0: does not count", 0)
-    last: int = setting(1, "integer", "Last steps", "that always run; higher: slower", 0, 1000)
+    warm_sigma: float = setting(0.0, "number", "Warm-up sigma", "every step runs until sigma is down to this; 0: no limit", 0)
+    last: int = setting(1, "integer", "Last steps", "steps at the end that always run; higher: slower", 0, 1000)
     order: str | float = setting(
-        BY_SAMPLER, "choice", "Order", "1: along a line, 0: the last again; by sampler is best", choices=(BY_SAMPLER, 0, 0.5, 1)
+        BY_SAMPLER, "choice", "Order", "1: continues along a line; 0: repeats the last; by sampler is best", choices=(BY_SAMPLER, 0, 0.5, 1)
     )
     offload: bool = setting(False, "flag", "Caches in main memory", "on: slower, less GPU memory")
     window: Window = setting((0.0, 1.0), "window", "DeepCache window", "part of the pass in which deep stages may be served")

@@ -65,14 +65,16 @@ class Forecast(Method):
     )
 
     level: str = setting("middle", "choice", "Level", "careful: nearest to the full picture; fastest: fewest steps", choices=LEVELS)
-    every: int = setting(0, "integer", "Run every", "steps, whatever the picture; higher: faster; 0: decided for each picture", 0, 10)
-    tolerance: float = setting(0.0, "number", "Tolerance", "higher: faster, further from full; 0: the level's", 0, 1000, step=0.0025)
-    largest_gap: int = setting(0, "integer", "Largest gap", "steps forecast in a row; higher: faster; 0: the level's", 0, 10)
+    every: int = setting(0, "integer", "Run every", "3: every third step runs; higher: faster; 0: decided for each picture", 0, 10)
+    tolerance: float = setting(
+        0.0, "number", "Tolerance", "higher: faster, further from the full picture; 0: the level's value", 0, 1000, step=0.0025
+    )
+    largest_gap: int = setting(0, "integer", "Largest gap", "steps forecast in a row; higher: faster; 0: the level's value", 0, 10)
     warm_up: float = setting(0.0, "number", "Warm-up", "part of the steps that always run first; 0: by the sampler", 0, 1)
-    warm_sigma: float = setting(0.0, "number", "Warm-up sigma", "all steps run until the noise is down to this; 0: does not count", 0)
-    last: int = setting(-1, "integer", "Last steps", "that always run; higher: slower; -1: by the sampler", -1, 1000)
+    warm_sigma: float = setting(0.0, "number", "Warm-up sigma", "every step runs until sigma is down to this; 0: no limit", 0)
+    last: int = setting(-1, "integer", "Last steps", "steps at the end that always run; higher: slower; -1: by the sampler", -1, 1000)
     order: str | float = setting(
-        BY_SAMPLER, "choice", "Order", "1: along a line, 0: the last again; by sampler is best", choices=(BY_SAMPLER, 0, 0.5, 1)
+        BY_SAMPLER, "choice", "Order", "1: continues along a line; 0: repeats the last; by sampler is best", choices=(BY_SAMPLER, 0, 0.5, 1)
     )
     window: Window = setting((0.0, 1.0), "window", "Forecast window", "part of the pass in which steps may be forecast")
 

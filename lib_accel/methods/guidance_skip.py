@@ -72,7 +72,7 @@ class GuidanceSkip(Method):
         "similar",
         "choice",
         "When",
-        "similar: once both predictions agree; outside: an interval of sigma",
+        "similar: once both predictions agree; outside: outside an interval of sigma",
         choices=("similar", "after", "outside"),
     )
     threshold: float = setting(0.994, "number", "Similarity", "higher: guidance is skipped later", 0, 1, step=0.001)
@@ -88,7 +88,9 @@ class GuidanceSkip(Method):
         "1: continued along a line, 0: as it was; by sampler is best",
         choices=(BY_SAMPLER, 0, 1),
     )
-    every: int = setting(0, "integer", "Guide again every", "steps; lower: slower, closer to full guidance; 0: never", 0, 1000)
+    every: int = setting(
+        0, "integer", "Guide again every", "3: every third step is guided; lower: closer to full guidance; 0: never", 0, 1000
+    )
     only_where_better: bool = setting(
         False, "flag", "Only where it beats fewer steps", "on: not beside Forecast, and not with samplers that add noise"
     )

@@ -38,7 +38,7 @@ class TokenDownsampling(Method):
         group="downsampling",
         saves=1.36,
         title="Downsampling",
-        hint="on: every token asks, fewer answer",
+        hint="on: keys and values come from fewer tokens",
         hires=HiresSetting(
             "downsampling_factor",
             setting(1, "integer", "Downsampling factor", "higher: faster, less detail; 1: none", 1, 8),

@@ -28,10 +28,10 @@ RARE = ("max_downsample", "use_rand", "merge_attn", "merge_crossattn", "merge_ml
 # Settings that agent attention has, too: described once.
 _SHARED = {
     "max_downsample": lambda: setting(1, "choice", "Deepest level", "higher: also coarser levels, less detail", choices=(1, 2, 4, 8)),
-    "use_rand": lambda: setting(True, "flag", "Random destinations", "on: less visible grid; the same for the same step"),
-    "merge_attn": lambda: setting(True, "flag", "Merge self-attention", "on: where the time goes"),
-    "merge_crossattn": lambda: setting(False, "flag", "Merge cross-attention", "on: little time, prompt details suffer"),
-    "merge_mlp": lambda: setting(False, "flag", "Merge feed-forward", "on: some time, detail suffers"),
+    "use_rand": lambda: setting(True, "flag", "Random destinations", "on: the grid is less visible; the same in every run"),
+    "merge_attn": lambda: setting(True, "flag", "Merge self-attention", "on: saves the most time"),
+    "merge_crossattn": lambda: setting(False, "flag", "Merge cross-attention", "on: saves little; details of the prompt suffer"),
+    "merge_mlp": lambda: setting(False, "flag", "Merge feed-forward", "on: saves some time; detail suffers"),
     "matching": lambda: setting("global", "choice", "Matching", "local: among neighbours; faster, closer", choices=("global", "local")),
     "radius": lambda: setting(1, "integer", "Matching radius", "local matching: cells; higher: slower", 1, 16),
     "plan": lambda: setting("level", "choice", "Match", "level: once for all blocks of a level", choices=("level", "block")),

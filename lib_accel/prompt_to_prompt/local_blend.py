@@ -33,7 +33,7 @@ class LocalBlend:
     subtract: tuple[str | int, ...] = ()
     threshold: float = setting(0.3, "number", "Blend threshold", "higher: a smaller place may change", 0, 1)
     subtract_threshold: float = setting(0.3, "number", "Subtract threshold", "higher: a smaller place is kept", 0, 1)
-    start: float = setting(0.2, "number", "Blend start", "higher: the composition may part first", 0, 1)
+    start: float = setting(0.2, "number", "Blend start", "higher: the composition may change more", 0, 1)
 
     def __post_init__(self) -> None:
         for name in ("source", "edited", "subtract"):

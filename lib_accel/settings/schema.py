@@ -30,7 +30,7 @@ class JobFields:
     )
 
 
-PROFILE = setting("same", "choice", "Profile", "own: the settings below", choices=("same", "off", "own"))
+PROFILE = setting("same", "choice", "Profile", "of the hires pass; own: the settings below", choices=("same", "off", "own"))
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def _groups_of(methods: list[type[Method]], profile: Mapping[str, Any]) -> list[
     groups = [Group(d.group, d.title, d.hint, _fields_of(method, d.settings), method) for method, d in zip(methods, declared) if d.group]
     hires = {**profile, **{d.hires.name: d.hires.field for d in declared if d.hires}}
     least = {
-        d.group: setting(0, "integer", f"{d.title} from", f"tokens from which {d.least_hint}; 0: this machine's table", 0)
+        d.group: setting(0, "integer", f"{d.title} from", f"{d.least_hint} from this many tokens on; 0: by this machine's table", 0)
         for d in declared
         if d.least
     }
