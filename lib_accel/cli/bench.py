@@ -21,6 +21,7 @@ from .errors import CommandError
 from .lab import MISSING, PEERS
 from .measuring import machine, measure
 from .models import open_pipeline
+from .passes import noun
 from .random_pipeline import pipeline_around
 from .variants import METHODS, Variant, parse_variant
 from .workloads import as_hosts_run_it, work_for
@@ -78,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
                 ]
     given = {key: value for key, value in vars(args).items() if key != "json"}
     settings = {key: [str(v) for v in value] if isinstance(value, list) else str(value) for key, value in given.items()}
-    result = {"what": what, "settings": settings, "machine": machine(), "rows": rows}
+    result = {"what": what, "called": noun(find_unet(model)), "settings": settings, "machine": machine(), "rows": rows}
     print(table(result))
     if args.json:
         args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -137,7 +138,7 @@ def _variants(args: argparse.Namespace, unet: nn.Module) -> list[Variant]:
     variants = [replace(parse_variant(text, family), auto=args.auto) for text in dict.fromkeys(args.variants)]
     for variant in variants:
         if args.whole and variant.at is not None:
-            raise CommandError(f"variant is {variant.name!r}; @ places a single U-Net call and does not go with --whole.")
+            raise CommandError(f"variant is {variant.name!r}; @ places a single call and does not go with --whole.")
     return variants
 
 
@@ -165,7 +166,9 @@ def _measure(args: argparse.Namespace, model: Any, variants: list[Variant], size
 def table(result: dict[str, Any]) -> str:
     """The results as a Markdown table; the ratio is the first variant's time over this one's."""
     s, m = result["settings"], result["machine"]
-    of = f"generations of {s['steps']} steps, guidance {s['guidance']}" if s["whole"] == "True" else "single U-Net calls"
+    of = f"single {result.get('called', 'U-Net')} calls"
+    if s["whole"] == "True":
+        of = f"generations of {s['steps']} steps, guidance {s['guidance']}"
     if s.get("compose") == "True":
         of += ", composed (each kind of step timed, times how often it occurs)"
     memory = any(row["peak_mib"] is not None for row in result["rows"])

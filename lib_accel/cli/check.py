@@ -14,16 +14,20 @@ import torch
 from torch import nn
 
 from ..api import accelerated, is_patched
+from ..backends import backend_for
 from ..core.method import CALL, ROWS, STAGES, TOKENS, Method
 from ..core.rows import Layout
 from ..core.sites import find_unet
 from ..engine.accelerator import Accelerator
 from ..methods.registry import METHODS
+from .check_passes import Passes, inspect_passes
 from .inputs import UNetInputs
 from .models import open_pipeline
 
 # Of the noise schedules that these models were trained with.
 LAST_TIMESTEP = 999.0
+# Pixels a side of the passes of transformers.
+SIZE = 256
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,13 +43,16 @@ def run(args: argparse.Namespace) -> int:
     pipeline, what = open_pipeline(args.model, args.config, args.device, dtype)
     print(f"Model: {what}.")
     unet = find_unet(pipeline)
-    failures = inspect(unet, inputs_for(unet, args.device, dtype))
+    if backend_for(unet).whole_calls_only:
+        failures = _told(lambda line: inspect_passes(Passes(pipeline, SIZE), line, traces))
+    else:
+        failures = inspect(unet, inputs_for(unet, args.device, dtype))
     print("All is well." if not failures else f"{failures} of these lines say FAILED.")
     return 1 if failures else 0
 
 
-def inspect(unet: nn.Module, call: Callable[..., torch.Tensor]) -> int:
-    """Print a line for each check of ``unet``, which ``call`` runs once (at ``timestep``, if given); returns how many failed."""
+def _told(checks: Callable[[Callable[[bool, str], None]], None]) -> int:
+    """Print a line for each check that ``checks`` tells; returns how many failed."""
     failures = 0
 
     def line(good: bool, text: str) -> None:
@@ -53,6 +60,16 @@ def inspect(unet: nn.Module, call: Callable[..., torch.Tensor]) -> int:
         failures += not good
         print(f"{'ok    ' if good else 'FAILED'}  {text}")
 
+    checks(line)
+    return failures
+
+
+def inspect(unet: nn.Module, call: Callable[..., torch.Tensor]) -> int:
+    """Print a line for each check of ``unet``, which ``call`` runs once (at ``timestep``, if given); returns how many failed."""
+    return _told(lambda line: _inspect(unet, call, line))
+
+
+def _inspect(unet: nn.Module, call: Callable[..., torch.Tensor], line: Callable[[bool, str], None]) -> None:
     with torch.no_grad():
         plain = call()
         line(bool(plain.isfinite().all()), "a plain U-Net call gives finite numbers")
@@ -69,7 +86,6 @@ def inspect(unet: nn.Module, call: Callable[..., torch.Tensor]) -> int:
         with accelerated(unet, METHODS[0].example(), auto=False):
             twin = copy.deepcopy(unet)
             line(not is_patched(twin) and traces(twin) == before, "a copy of an accelerated model is not accelerated")
-    return failures
 
 
 def method_line(unet: nn.Module, call: Callable[..., torch.Tensor], method: Method) -> tuple[bool, str]:

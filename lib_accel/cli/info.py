@@ -22,7 +22,7 @@ from ..settings.presets import PRESETS
 from .architectures import ARCHITECTURES, build_unet
 from .composing import costs_of, edges_of
 from .errors import CommandError
-from .inputs import UNetInputs
+from .inputs import UNetInputs, knows
 from .models import open_pipeline
 from .variants import Variant, parse_variant
 
@@ -52,6 +52,8 @@ def run(args: argparse.Namespace) -> int:
         if not 1 <= getattr(args, name) <= most:
             raise CommandError(f"--{name} is {getattr(args, name)}; it must be a whole number from 1 to {most}.")
     unet, what = _open(args)
+    if not knows(unet):
+        raise CommandError(f"the model is a {type(unet).__name__}; info counts what is in U-Nets, take bench --whole or quality.")
     family = family_of(unet, args.steps)
     variants = [parse_variant(text, family) for text in dict.fromkeys(args.variants)]
     for variant in variants:

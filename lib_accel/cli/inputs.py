@@ -13,6 +13,11 @@ TEXT_TOKENS = 77
 PIXART_TEXT_TOKENS = 120
 
 
+def knows(model: nn.Module) -> bool:
+    """Whether input for a call can be made: of U-Nets and PixArt's transformer; others are called as their pipelines do."""
+    return hasattr(model, "down_blocks") or hasattr(model, "input_blocks") or named(model, "PixArtTransformer2DModel")
+
+
 class UNetInputs:
     """Latents of ``size`` x ``size`` pixels, text and whatever else ``unet`` takes, for ``batch`` rows; calling it runs the U-Net.
 

@@ -21,6 +21,7 @@ from .drawing import add_pass_arguments, add_sampler_argument, check_pass, open_
 from .errors import CommandError
 from .lab import MISSING, PEERS
 from .measuring import machine
+from .passes import noun
 from .processes import Processes, is_first
 from .taking_turns import TimedPicture, draw
 from .variants import Variant, parse_variant
@@ -85,10 +86,10 @@ def run(args: argparse.Namespace) -> int:
             continue
         # The checker knows the sample model's world only, and random weights show nothing.
         judged = args.model is None and sample.has_weights() and all(map(_is_of_its_world, prompts))
-        rows = compare(drawings, prompts, pipeline.vae, judged)
+        rows = compare(drawings, prompts, getattr(pipeline, "vae", None), judged)
         shown = [*rows, *({"name": name, "not_run": why} for name, why in not_run.items())]
         result["sizes"][str(size)] = shown
-        print(f"\n{size}x{size}\n\n{table(shown)}", flush=True)
+        print(f"\n{size}x{size}\n\n{table(shown, noun(find_unet(pipeline)))}", flush=True)
         grid(drawings, rows).save(args.out / f"grid-{size}.png")
     if not is_first():
         return 0
@@ -180,7 +181,7 @@ def _verdicts(pictures: list[np.ndarray], prompts: list[str]) -> list[bool]:
 
 
 def _calls(drawing: list[TimedPicture]) -> dict[str, Any]:
-    """U-Net calls that ran in whole: mean, fewest and most; those that ran in part; nothing where none were counted."""
+    """Calls of the model that ran in whole: mean, fewest and most; those that ran in part; nothing where none were counted."""
     if not drawing:
         return {}
     whole = [drawn.calls - drawn.shallow for drawn in drawing]
@@ -197,9 +198,9 @@ def _spread(name: str, values: list[float]) -> dict[str, float]:
     return spread | {f"{name}_worst_picture": values.index(worst)}
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """The rows as a Markdown table."""
-    columns = ["variant", "U-Net calls", "PSNR dB (mean / median / worst)", "SSIM", "luminance", "saturation", "detail", "FD"]
+def table(rows: list[dict[str, Any]], model: str = "U-Net") -> str:
+    """The rows as a Markdown table. model: what was called, in words."""
+    columns = ["variant", f"{model} calls", "PSNR dB (mean / median / worst)", "SSIM", "luminance", "saturation", "detail", "FD"]
     columns += ["shows the prompt", "change (95 %)", "s", "ratio"]
     lines = [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
     for row in rows:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
-from ..core.sites import find_unet
+from ..core.sites import find_unet, is_transformer
 from .alternatives import Fewer
 from .measuring import reason, timed
+from .passes import asked, counted, picture_of, watched_layer
 from .processes import Processes
 from .progress import progress
 from .variants import Variant
@@ -36,12 +35,17 @@ class TimedPicture(NamedTuple):
 
 
 class _Work(NamedTuple):
-    """What a process needs to draw. warm: the sizes at which it has drawn."""
+    """What a process needs to draw. warm: the sizes at which it has drawn. layer: tells how often the model runs; in a list."""
 
     pipeline: Any
     variants: list[Variant]
     args: argparse.Namespace
     warm: set[int]
+    layer: list[Any]
+
+    def settings(self, prompt: str, size: int, seed: int, steps: int) -> dict[str, Any]:
+        """The arguments of a generation."""
+        return asked(self.pipeline, prompt, steps, self.args.guidance, size, seed)
 
 
 def draw(
@@ -52,7 +56,7 @@ def draw(
     A list of pictures by the variant's name, in prompts' order, and by name why a peer did not run; nothing but in the first of
     ``processes``. A prompt's variants are drawn one after the other in one process, so that all see the same machine.
     """
-    work, part = _Work(pipeline, variants, args, set()), []
+    work, part = _Work(pipeline, variants, args, set(), []), []
     tasks = processes.part(list(enumerate(prompts)))
     # Of each variant two steps to warm up; those of peers that do not run, or take fewer, are counted, too.
     total = len(variants) * (args.steps * len(tasks) + min(2, args.steps))
@@ -70,6 +74,8 @@ def draw_one(work: _Work, index: int, prompt: str, size: int) -> dict[str, Timed
     Before a size's first prompt each is drawn in two steps, uncounted. Every other prompt goes backwards, since whoever goes first may find
     the processor cool.
     """
+    if not work.layer:
+        work.layer.append(_layer(work, prompt, size))
     if size not in work.warm:
         work.warm.add(size)
         _draw_each(work, prompt, size, work.args.seed, range(len(work.variants)), most=2)
@@ -93,13 +99,12 @@ def _draw_each(
 
 
 def _draw(work: _Work, variant: Variant, prompt: str, size: int, seed: int, steps: int) -> TimedPicture:
-    images: list = []
-    settings = {"num_inference_steps": steps, "guidance_scale": work.args.guidance, "width": size, "height": size}
-    settings["generator"] = torch.Generator().manual_seed(seed)
-    with variant.on(work.pipeline) as accelerator, _counted(work.pipeline) as calls:
+    drawn: list = []
+    settings = work.settings(prompt, size, seed, steps)
+    with variant.on(work.pipeline) as accelerator, counted(work.layer[0]) as calls:
         run = getattr(work.pipeline, "stands_in", work.pipeline)  # A peer may bring its own loop.
-        seconds = timed(lambda: images.extend(run(prompt, **settings).images))
-    picture = np.array(images[0].convert("RGB"))
+        seconds = timed(lambda: drawn.append(run(**settings)))
+    picture = picture_of(drawn[0])
     if accelerator is None:
         return TimedPicture(picture, seconds, "", len(calls) or None)
     report = accelerator.report()
@@ -108,17 +113,12 @@ def _draw(work: _Work, variant: Variant, prompt: str, size: int, seed: int, step
     return TimedPicture(picture, seconds, str(report), numbers["calls_run"], shallow, numbers["rows_run"] / max(numbers["rows"], 1))
 
 
-@contextmanager
-def _counted(pipeline: Any) -> Iterator[list[None]]:
-    """An entry for every call that ran of the U-Net: peers do not tell, so its first layer is watched."""
-    calls: list[None] = []
-    first = next(find_unet(pipeline).children(), None)
-    hook = None if first is None else first.register_forward_hook(lambda *_: calls.append(None))
-    try:
-        yield calls
-    finally:
-        if hook is not None:
-            hook.remove()
+def _layer(work: _Work, prompt: str, size: int) -> Any:
+    """The layer by which calls are counted, for peers do not tell: a U-Net's first."""
+    unet = find_unet(work.pipeline)
+    if not is_transformer(unet):
+        return next(unet.children(), None)
+    return watched_layer(unet, lambda: work.pipeline(**work.settings(prompt, size, 0, 1)))
 
 
 def _gathered(

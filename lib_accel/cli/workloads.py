@@ -10,10 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..backends import backend_for
 from ..core.rows import Layout
-from ..core.sites import find_unet
-from .inputs import UNetInputs
+from ..core.sites import find_unet, is_transformer
+from .inputs import UNetInputs, knows
 from .measuring import Work
+from .passes import asked, first_of, one_call
 from .random_pipeline import embeddings_for
 
 PROMPT = "a photo of a lighthouse on a rocky coast at dusk"
@@ -110,26 +112,34 @@ def pipeline_run(pipeline: Any, size: int, batch: int, steps: int, guidance: flo
     pipeline.set_progress_bar_config(disable=True)
 
     pictures = batch // 2 if guided else batch
-    without_text = getattr(pipeline, "text_encoder", None) is None
-    given = embeddings_for(pipeline, pictures) if without_text else {"prompt": PROMPT, "num_images_per_prompt": pictures}
+    embedded = {}
+    if hasattr(pipeline, "unet") and getattr(pipeline, "text_encoder", None) is None:
+        embedded = embeddings_for(pipeline, pictures)
 
     def run(accelerator: Any) -> Any:
+        given = asked(pipeline, PROMPT, steps, guidance, size, pictures=pictures, embedded=embedded)
         # A peer may bring its own loop.
-        return getattr(pipeline, "stands_in", pipeline)(
-            **given,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            width=size,
-            height=size,
-            generator=torch.Generator().manual_seed(0),
-        ).images
+        return first_of(getattr(pipeline, "stands_in", pipeline)(**given))
 
     return run
+
+
+def call_of_pass(pipeline: Any, size: int, batch: int, guidance: float) -> Work:
+    """One call of a transformer as a pass of its pipeline makes it, with ``batch`` rows where a picture takes one or two."""
+    pipeline.set_progress_bar_config(disable=True)
+    model = find_unet(pipeline)
+    args, kwargs = one_call(pipeline, PROMPT, size, guidance, 1)
+    rows = len(backend_for(model).sample_of(args, kwargs))
+    if batch > rows:
+        args, kwargs = one_call(pipeline, PROMPT, size, guidance, batch // rows)
+    return lambda accelerator: model(*args, **kwargs)
 
 
 def work_for(model: Any, size: int, batch: int, dtype: torch.dtype, device: str, steps: int | None, guidance: float) -> Work:
     """``steps`` None: a single call; else a whole generation, by the pipeline itself where ``model`` is one."""
     unet = find_unet(model)
+    if steps is None and is_transformer(unet) and unet is not model and not knows(unet):
+        return call_of_pass(model, size, batch, guidance)
     if steps is None:
         return single_call(unet, size, batch, dtype, device)
     if unet is model:

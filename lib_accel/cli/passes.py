@@ -1,0 +1,137 @@
+"""One generation of a diffusers pipeline of any kind: what it is asked, what it returns, and how often its model really ran."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from ..core.sites import find_unet, is_transformer
+from .errors import CommandError
+
+ATTENTION = "attn"
+
+
+def asked(
+    pipeline: Any,
+    prompt: str,
+    steps: int,
+    guidance: float,
+    size: int,
+    seed: int = 0,
+    pictures: int = 1,
+    latents: bool = False,
+    embedded: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The arguments of one generation: those of them that ``pipeline`` takes. CommandError where it cannot be asked with words alone.
+
+    Guidance that is in the model itself is given as the scale; where the pipeline has another one for the negative prompt, that one.
+    latents: they are returned as they are. embedded: given in place of the prompt.
+    """
+    takes = inspect.signature(type(pipeline).__call__).parameters
+    if not embedded and ("prompt" not in takes or not _reads(pipeline)):
+        raise CommandError(f"the pipeline is a {type(pipeline).__name__}; it must take a prompt and have a text encoder.")
+    picture = next((name for name in ("image", "control_image", "mask_image", "video") if _is_needed(takes.get(name))), None)
+    if picture is not None:
+        raise CommandError(f"the pipeline is a {type(pipeline).__name__}, which needs {picture}; it must draw from a prompt alone.")
+    words = embedded or {"prompt": prompt, "num_images_per_prompt": pictures, "num_videos_per_prompt": pictures}
+    given: dict[str, Any] = {**words, "num_inference_steps": steps, "guidance_scale": guidance, "width": size, "height": size}
+    given |= {"num_frames": 1, "use_resolution_binning": False}
+    if "true_cfg_scale" in takes and guidance > 1 and not _holds_guidance(pipeline):
+        given |= {"true_cfg_scale": guidance, "negative_prompt": " "}
+    given["generator"] = torch.Generator().manual_seed(seed)
+    if latents:
+        given["output_type"] = "latent"
+    return {name: value for name, value in given.items() if name in takes}
+
+
+def _reads(pipeline: Any) -> bool:
+    """Whether any of its text encoders is there."""
+    parts = pipeline.components
+    return any(isinstance(part, nn.Module) for name, part in parts.items() if name.startswith("text_encoder"))
+
+
+def _is_needed(argument: inspect.Parameter | None) -> bool:
+    return argument is not None and argument.default is inspect.Parameter.empty
+
+
+def _holds_guidance(pipeline: Any) -> bool:
+    """Whether its model is given the guidance scale."""
+    return bool(getattr(getattr(find_unet(pipeline), "config", None), "guidance_embeds", False))
+
+
+def first_of(out: Any) -> Any:
+    """The first thing that a pipeline's call returned: pictures, or frames of videos."""
+    return out[0] if isinstance(out, tuple) else next(iter(out.values()))
+
+
+def picture_of(out: Any) -> np.ndarray:
+    """The first picture (or frame) that a pipeline's call returned: uint8 of shape (height, width, 3)."""
+    held = first_of(out)
+    while not isinstance(held, Image.Image) and not (isinstance(held, np.ndarray) and held.ndim == 3):
+        held = held[0]
+    if isinstance(held, np.ndarray):
+        held = Image.fromarray((held.clip(0, 1) * 255).round().astype(np.uint8))
+    return np.array(held.convert("RGB"))
+
+
+def noun(model: nn.Module) -> str:
+    """What ``model`` is called in words."""
+    return "transformer" if is_transformer(model) else "U-Net"
+
+
+def watched_layer(model: nn.Module, draw: Callable[[], Any]) -> nn.Module | None:
+    """A layer of ``model`` that tells whether a call ran in whole, found while ``draw`` runs it plainly; None where there is none.
+
+    Of the layers that run once in each call the one in the middle, of attention where there are such: caches that serve blocks skip it.
+    """
+    calls, counts = [], dict[nn.Module, int]()
+    names = {module: name for name, module in model.named_modules() if not list(module.children())}
+
+    def count(module: nn.Module, *_: Any) -> None:
+        counts[module] = counts.get(module, 0) + 1
+
+    handles = [module.register_forward_hook(count) for module in names]
+    handles.append(model.register_forward_hook(lambda *_: calls.append(None)))
+    try:
+        draw()
+    finally:
+        for handle in handles:
+            handle.remove()
+    once = [module for module, number in counts.items() if number == len(calls)]
+    once = [module for module in once if ATTENTION in names[module]] or once
+    return once[len(once) // 2] if once else None
+
+
+@contextmanager
+def counted(layer: nn.Module | None) -> Iterator[list[None]]:
+    """An entry for every time that ``layer`` runs."""
+    runs: list[None] = []
+    hook = None if layer is None else layer.register_forward_hook(lambda *_: runs.append(None))
+    try:
+        yield runs
+    finally:
+        if hook is not None:
+            hook.remove()
+
+
+def one_call(pipeline: Any, prompt: str, size: int, guidance: float, pictures: int) -> tuple[tuple, dict[str, Any]]:
+    """What a pass of ``pipeline`` gives its model in the first call."""
+    seen: list[tuple[tuple, dict[str, Any]]] = []
+
+    def see(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        seen.append((args, kwargs))
+
+    handle = find_unet(pipeline).register_forward_pre_hook(see, with_kwargs=True)
+    try:
+        with torch.no_grad():
+            pipeline(**asked(pipeline, prompt, 2, guidance, size, pictures=pictures, latents=True))
+    finally:
+        handle.remove()
+    return seen[0]
