@@ -20,7 +20,7 @@ from ..core.rows import Layout
 from ..core.sites import find_unet
 from ..engine.accelerator import Accelerator
 from ..methods.registry import METHODS
-from .check_passes import Passes, inspect_passes
+from .check_passes import Passes, PlantedError, inspect_passes
 from .inputs import UNetInputs
 from .models import open_pipeline
 
@@ -142,9 +142,6 @@ def traces(unet: nn.Module) -> list[tuple]:
 
 def failing_call_leaves_nothing(unet: nn.Module, call: Callable[[], torch.Tensor], plain: torch.Tensor, before: list[tuple]) -> bool:
     """Whether an exception raised by a layer leaves the U-Net as it was once the methods are removed."""
-
-    class PlantedError(Exception):
-        pass
 
     def fail(*_: Any) -> None:
         raise PlantedError
