@@ -1,4 +1,4 @@
-"""Windows of 16 latent pixels around the objects of a scene: shapes at their true size for a quarter or half of the work.
+"""Windows of half a scene's side around its objects: shapes at their true size for a quarter or half of the work.
 
 A scene drawn at half size would be as cheap, but a star of half the size has quite other latents: what was learnt there
 about outlines had to be learnt again on whole scenes.
@@ -10,7 +10,6 @@ import numpy as np
 
 from lib_accel.sample import scenes
 
-WIDTH = 16  # latent pixels
 KINDS = ("single", "row", "column")
 
 
@@ -22,7 +21,10 @@ def kind_of(scene: scenes.Scene) -> str:
 
 
 def window(scene: scenes.Scene, side: int, rng: np.random.Generator) -> tuple[slice, slice]:
-    """A random window (rows, columns) of latents with `side` x `side` pixels that holds every object as far as it can."""
+    """A random window (rows, columns) of latents with `side` x `side` pixels that holds every object as far as it can.
+
+    It is side / 2 wide; along a row or column of two objects it keeps the whole side.
+    """
     kind, whole = kind_of(scene), slice(0, side)
     rows = whole if kind == "column" else _around([(item.y, scenes.SIZES[item.size]) for item in scene.items], side, rng)
     columns = whole if kind == "row" else _around([(item.x, scenes.SIZES[item.size]) for item in scene.items], side, rng)
@@ -30,10 +32,10 @@ def window(scene: scenes.Scene, side: int, rng: np.random.Generator) -> tuple[sl
 
 
 def _around(extents: list, side: int, rng: np.random.Generator) -> slice:
-    """A stretch of WIDTH pixels that covers all (centre, radius), where there is room at a random place."""
-    first = int(np.ceil(max(centre + radius for centre, radius in extents) * side)) - WIDTH
+    """A stretch of side / 2 pixels that covers all (centre, radius), where there is room at a random place."""
+    first = int(np.ceil(max(centre + radius for centre, radius in extents) * side)) - side // 2
     last = int(np.floor(min(centre - radius for centre, radius in extents) * side))
     if first > last:
         first = last = (first + last) // 2
-    start = int(np.clip(rng.integers(first, last + 1), 0, side - WIDTH))
-    return slice(start, start + WIDTH)
+    start = int(np.clip(rng.integers(first, last + 1), 0, side - side // 2))
+    return slice(start, start + side // 2)

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from lib_accel.sample import scenes
+from lib_accel.sample.architecture import UNET
 
 # Classes per map: nothing there or one of the words.
 COUNTS = {
@@ -23,17 +24,19 @@ COUNTS = {
     "background": len(scenes.BACKGROUNDS),
 }
 OBJECT_WEIGHT = 3.0  # objects cover a tenth of a scene
-FEATURES = 128  # channels of the U-Net's last but one upper block, the first at the latents' own resolution
+# Channels of the U-Net's last but one upper block, the first whose output has the latents' own resolution.
+FEATURES = UNET["block_out_channels"][1]
 
 
-def label_maps(scene: scenes.Scene, side: int) -> np.ndarray:
-    """Class of every latent pixel, (4, side, side) uint8 in the order of COUNTS; an object's outline counts as object."""
-    maps = np.zeros((len(COUNTS), side, side), np.uint8)
+def label_maps(scene: scenes.Scene, height: int, width: int) -> np.ndarray:
+    """Class of every latent pixel, (4, height, width) uint8 in the order of COUNTS; an object's outline counts as object."""
+    maps = np.zeros((len(COUNTS), height, width), np.uint8)
     maps[3] = scenes.BACKGROUNDS.index(scene.background)
-    points = (np.arange(side, dtype=np.float32) + 0.5) / side
+    side = min(height, width)
+    down, across = np.arange(height, dtype=np.float32) + 0.5, np.arange(width, dtype=np.float32) + 0.5
     for item in scene.items:
         radius = scenes.SIZES[item.size]
-        dx, dy = (points - item.x)[None, :], (points - item.y)[:, None]
+        dx, dy = (across - item.x * width)[None, :] / side, (down - item.y * height)[:, None] / side
         cos, sin = np.cos(item.turn), np.sin(item.turn)
         u, v = (dx * cos + dy * sin) / radius, (dy * cos - dx * sin) / radius
         inside = scenes.signed_distance(item.shape, u.astype(np.float32), v.astype(np.float32)) < 0

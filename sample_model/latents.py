@@ -16,14 +16,15 @@ def training_scene(seed: int, index: int) -> scenes.Scene:
 
 
 @torch.no_grad()
-def encode_scenes(autoencoder, count: int, side: int, seed: int, device, batch: int = 8) -> np.ndarray:
-    """Latents of the first `count` training scenes drawn at side x side pixels.
+def encode_scenes(autoencoder, first: int, count: int, height: int, width: int, seed: int, device, batch: int = 8) -> np.ndarray:
+    """Latents of `count` training scenes from number `first` on, drawn at height x width pixels.
 
-    Returns (count, 4, side/8, side/8) float16, already times the autoencoder's scaling factor (spread about 1).
+    Returns (count, 4, height/8, width/8) float16, already times the autoencoder's scaling factor (spread about 1).
     """
     parts = []
-    for start in range(0, count, batch):
-        pictures = np.stack([scenes.render(training_scene(seed, index), side) for index in range(start, min(start + batch, count))])
+    for start in range(first, first + count, batch):
+        numbers = range(start, min(start + batch, first + count))
+        pictures = np.stack([scenes.render(training_scene(seed, index), height, width) for index in numbers])
         pictures = torch.from_numpy(pictures).permute(0, 3, 1, 2).float().contiguous().to(device) / 127.5 - 1
         with torch.autocast(device.type, torch.bfloat16):
             mean = autoencoder.encode(pictures).latent_dist.mean
@@ -31,13 +32,13 @@ def encode_scenes(autoencoder, count: int, side: int, seed: int, device, batch: 
     return np.concatenate(parts)
 
 
-def cached_latents(folder: Path, autoencoder, count: int, side: int, seed: int, device) -> np.ndarray:
+def cached_latents(folder: Path, autoencoder, first: int, count: int, height: int, width: int, seed: int, device) -> np.ndarray:
     """`encode_scenes`, kept in `folder` between runs. Delete the files there after training another autoencoder."""
-    path = folder / f"latents-{side}-{count}-{seed}.npy"
+    path = folder / f"latents-{height}x{width}-{first}-{count}-{seed}.npy"
     if not path.is_file():
-        print(f"encoding {count} scenes at {side}x{side}", flush=True)
+        print(f"encoding {count} scenes at {width}x{height}", flush=True)
         folder.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial.npy")
-        np.save(partial, encode_scenes(autoencoder, count, side, seed, device))
+        np.save(partial, encode_scenes(autoencoder, first, count, height, width, seed, device))
         partial.replace(path)
     return np.load(path, mmap_mode="r")

@@ -1,10 +1,10 @@
-"""Train the sample model's U-Net and text encoder, together and from nothing, on the latents of scenes.
+"""Train the sample model's U-Net and text encoder, together, on the latents of scenes from 192 to 512 pixels.
 
-    python -m sample_model.train_diffusion --autoencoder runs/autoencoder/vae --out runs/diffusion --minutes 65
+    python -m sample_model.train_diffusion --autoencoder runs/autoencoder/vae --out runs/diffusion --minutes 110
 
-The text encoder learns to read first (`reading`). Then both learn on windows around the objects (`bands`), where a step
-costs a quarter and words and outlines are learnt, at last on whole scenes (32x32 latents). All the while a linear layer
-on the U-Net's features has to name what lies where (`labels`). Writes a complete diffusers folder.
+The text encoder learns to read first (`reading`), or starts from a trained one. Then both learn on windows and scenes of
+several sizes (`batches`). All the while a linear layer on the U-Net's features has to name what lies where (`labels`).
+Writes a complete diffusers folder.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import torch
 
 from lib_accel.sample import captions, networks
 from lib_accel.sample.architecture import SCHEDULER
-from sample_model import bands, labels, latents, reading, training
-from sample_model.attention import PlainAttention
+from sample_model import batches, labels, reading, training
+from sample_model.attention import TrainingAttention
 from sample_model.build_tokenizer import build
 from sample_model.folder import write_model
 
@@ -27,10 +27,9 @@ DISTURBED_SHARE = 0.1  # captions with words that mean nothing here
 SNR_LIMIT = 5.0
 # Even the noisiest timestep lets the mean of a whole picture shine through. A model that trusts it reads "grey" from the pure
 # noise that drawing starts from; a random offset hides the mean, and the words have to say which background it is.
-OFFSET_NOISE = 0.15
+OFFSET_NOISE = 0.05
 LABEL_WEIGHT, READING_WEIGHT = 0.02, 0.005  # beside an error of the noise of 0.02; both fall to nothing at this progress:
 LESSONS_END = 0.85
-SIDE = 32  # latent pixels of a whole scene
 
 
 def noise_levels() -> torch.Tensor:
@@ -40,39 +39,6 @@ def noise_levels() -> torch.Tensor:
         ** 2
     )
     return torch.cumprod(1 - betas, 0).float()
-
-
-class Windows:
-    """The cached latents of training scenes with their label maps, whole or cut to windows of equal shape.
-
-    data: (scenes, 4, 32, 32) float16 latents of the first scenes of the training set that belongs to `seed`.
-    """
-
-    def __init__(self, data: np.ndarray, seed: int):
-        self.data = data
-        self.scenes = [latents.training_scene(seed, index) for index in range(len(data))]
-        self.maps = np.stack([labels.label_maps(scene, SIDE) for scene in self.scenes])
-        kinds = np.array([bands.kind_of(scene) for scene in self.scenes])
-        self.indices = {kind: np.flatnonzero(kinds == kind) for kind in bands.KINDS if (kinds == kind).any()}
-
-    def draw(self, rng: np.random.Generator, pixels: int, whole: bool) -> tuple[list, torch.Tensor, torch.Tensor]:
-        """Scenes, their latents (rows, 4, h, w) float32 and label maps (rows, 4, h, w): `pixels` latent pixels in all."""
-        kinds = list(self.indices)
-        kind = kinds[rng.choice(len(kinds), p=np.array([len(self.indices[kind]) for kind in kinds]) / len(self.scenes))]
-        pool = self.indices[kind]
-        if whole:
-            pool, share = np.arange(len(self.scenes)), np.ones(len(self.scenes))
-            # Windows never showed one object on a whole picture: half of the scenes here do, or the model adds a second.
-            if "single" in self.indices and len(self.indices) > 1:
-                share[self.indices["single"]] = (len(pool) - len(self.indices["single"])) / len(self.indices["single"])
-        else:
-            share = np.ones(len(pool))
-        size = SIDE * SIDE if whole else bands.WIDTH * (bands.WIDTH if kind == "single" else SIDE)
-        chosen = rng.choice(pool, min(max(1, pixels // size), len(pool)), replace=False, p=share / share.sum())
-        places = [(slice(None), slice(None)) if whole else bands.window(self.scenes[index], SIDE, rng) for index in chosen]
-        clean = np.stack([self.data[index][:, rows, columns] for index, (rows, columns) in zip(chosen, places)])
-        maps = np.stack([self.maps[index][:, rows, columns] for index, (rows, columns) in zip(chosen, places)])
-        return [self.scenes[index] for index in chosen], torch.from_numpy(clean.astype(np.float32)), torch.from_numpy(maps).long()
 
 
 def batch_of_captions(drawn: list, rng: np.random.Generator) -> list:
@@ -108,17 +74,17 @@ def loss_of(unet, context: torch.Tensor, clean: torch.Tensor, levels: torch.Tens
 def parse_options(argv: list | None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--autoencoder", type=Path, required=True, help="folder of the trained autoencoder")
-    parser.add_argument("--window-share", type=float, default=0.5, help="share of the budget on windows around the objects")
-    parser.add_argument("--window-rows", type=int, default=32, help="windows per step, half as many of two objects")
-    parser.add_argument("--whole-rows", type=int, default=10, help="whole scenes per step")
-    parser.add_argument("--scenes", type=int, default=4000, help="how many scenes are drawn and encoded")
+    parser.add_argument("--text-encoder", type=Path, help="folder of a trained text encoder to start from, instead of reading")
+    parser.add_argument("--scenes", type=float, default=1.0, help="part of the scenes of every size to draw and encode")
+    parser.add_argument("--rows", type=float, default=1.0, help="size of the batches, relative to the usual one")
     parser.add_argument("--reading-steps", type=int, default=400, help="steps in which the text encoder learns alone")
-    return training.parse(parser, argv, minutes=65.0, rate=1.2e-3, save_every=250, holds="checkpoint, log and the finished model")
+    return training.parse(parser, argv, minutes=110.0, rate=1.2e-3, save_every=250, holds="checkpoint, log and the finished model")
 
 
 def main(argv: list | None = None) -> int:
     options = parse_options(argv)
     from diffusers import AutoencoderKL
+    from transformers import CLIPTextModel
 
     torch.manual_seed(options.seed)
     device = training.choose_device(options.device)
@@ -129,23 +95,23 @@ def main(argv: list | None = None) -> int:
     modules |= {"labels": labels.LabelHead(), "reading": reading.ReadingHead()}
     for module in modules.values():
         module.to(device)
-    if not options.resume:
+    if options.text_encoder is not None:
+        modules["text_encoder"] = CLIPTextModel.from_pretrained(str(options.text_encoder), local_files_only=True).float().to(device).train()
+    elif not options.resume:
         reading.pretrain(modules["text_encoder"], modules["reading"], tokenizer, options.reading_steps, options.seed, device)
     if device.type == "cpu":
-        modules["unet"].set_attn_processor(PlainAttention())
+        modules["unet"].set_attn_processor(TrainingAttention())
     parameters = [parameter for module in modules.values() for parameter in module.parameters()]
     run = training.Run(options, modules, parameters, weight_decay=1e-2, warm_up=200)
     budget = run.budget
     listener = labels.Listener(modules["unet"])
-    windows = Windows(latents.cached_latents(options.out, autoencoder, options.scenes, 8 * SIDE, options.seed, device), options.seed)
+    drawn_scenes = batches.Scenes(options.out, autoencoder, options.seed, device, options.scenes)
     levels, running = noise_levels().to(device), {}
     while not budget.done:
-        whole = budget.progress >= options.window_share
         # Everything random comes from seed and step, so a resumed run continues as if it had never stopped.
         rng = np.random.default_rng((options.seed, 11, budget.step))
         torch.manual_seed(options.seed * 1_000_003 + budget.step)
-        pixels = options.whole_rows * SIDE**2 if whole else options.window_rows * bands.WIDTH**2
-        drawn, clean, maps = windows.draw(rng, pixels, whole)
+        drawn, clean, maps = drawn_scenes.draw(rng, budget.progress, options.rows)
         texts = batch_of_captions(drawn, rng)
         tokens, lengths = reading.tokens_of(tokenizer, texts, device)
         lesson = max(0.0, 1 - budget.progress / LESSONS_END)
@@ -159,8 +125,7 @@ def main(argv: list | None = None) -> int:
         for name, value in losses.items():
             running[name] = 0.98 * running.get(name, value.item()) + 0.02 * value.item()
         if budget.step % 50 == 0:
-            side = 8 * (SIDE if whole else bands.WIDTH)
-            run.log(side=side, **running)
+            run.log(rate=run.optimizer.param_groups[0]["lr"], **running)
         if run.save_in_time():
             ours = run.average.modules
             write_model(options.out / "model", autoencoder, ours["text_encoder"], tokenizer, ours["unet"])

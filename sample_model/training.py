@@ -124,7 +124,7 @@ class Run:
     def __init__(self, options: argparse.Namespace, modules: dict, parameters: list, weight_decay: float, warm_up: int = 100):
         self.options, self.modules, self.parameters, self.warm_up = options, modules, parameters, warm_up
         self.average = Average(modules, 0.998)
-        self.optimizer = torch.optim.AdamW(parameters, lr=options.rate, betas=(0.9, 0.99), weight_decay=weight_decay)
+        self.optimizer = torch.optim.AdamW(parameters, lr=options.rate, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True)
         self.budget = Budget(options.steps, options.minutes)
         self.checkpoint = options.out / "checkpoint.pt"
         if options.resume:

@@ -15,9 +15,9 @@ import numpy as np
 from . import scenes
 from .captions import Wanted
 
-SIDE = 256  # pictures of other sizes are resized to this before they are looked at
+SIDE = 256  # pictures are resized so that their shorter side has this many pixels before they are looked at
 FOREGROUND = 0.13  # a pixel farther than this from the background's colour (0..1, worst channel) belongs to an object
-SMALLEST = 0.005  # share of the picture below which a patch is a blemish, not an object
+SMALLEST = 0.005  # share of the largest square in the picture below which a patch is a blemish, not an object
 STRANGEST = 0.15  # mean distance (0..1) from the nearest background above which a picture shows none of them
 CLEAREST = 0.60  # overlap with the best template below which a shape is not recognised
 _GRID = 40  # side of the squares on which outlines are compared
@@ -65,11 +65,11 @@ def look(picture) -> tuple[str | None, list]:
     values = _prepare(picture)
     left, right = np.median(values[:, :4], axis=1), np.median(values[:, -4:], axis=1)
     background = _nearest_background((left + right) / 2)
-    across = np.linspace(0, 1, SIDE, dtype=np.float32)[None, :, None]
+    across = np.linspace(0, 1, values.shape[1], dtype=np.float32)[None, :, None]
     plain = left[:, None] * (1 - across) + right[:, None] * across
     mask = np.abs(values - plain).max(axis=2) > FOREGROUND
     mask = _shrink(_grow(mask))  # heals cracks one pixel wide
-    patches = [patch for patch in _patches(mask) if patch.mean() >= SMALLEST]
+    patches = [patch for patch in _patches(mask) if patch.sum() >= SMALLEST * SIDE**2]
     patches.sort(key=lambda patch: -int(patch.sum()))
     return background, [_describe(values, patch) for patch in patches]
 
@@ -105,20 +105,22 @@ def judge(picture, wanted: Wanted) -> Verdict:
 
 
 def _prepare(picture) -> np.ndarray:
-    """The picture as (SIDE, SIDE, 3) float32 in 0..1."""
+    """The picture as (height, width, 3) float32 in 0..1: its shorter side has SIDE pixels, the longer one an even number."""
     values = np.asarray(picture)
-    if values.shape[:2] != (SIDE, SIDE):
+    height, width = values.shape[:2]
+    size = tuple(2 * round(SIDE / 2 * side / min(height, width)) for side in (width, height))
+    if size != (width, height):
         from PIL import Image
 
-        values = np.asarray(Image.fromarray(values).resize((SIDE, SIDE), Image.BOX))
+        values = np.asarray(Image.fromarray(values).resize(size, Image.BOX))
     return values[..., :3].astype(np.float32) / 255
 
 
 def _nearest_background(rows: np.ndarray) -> str | None:
-    """The background whose column of colours is nearest to `rows` (SIDE, 3), over a few heights of the horizon."""
+    """The background whose column of colours is nearest to `rows` (height, 3), over a few heights of the horizon."""
 
     def distance(name):
-        return min(np.abs(rows - scenes.background_rows(name, SIDE, 0.0, shift)).mean() for shift in (-0.03, 0.0, 0.03))
+        return min(np.abs(rows - scenes.background_rows(name, len(rows), 0.0, shift)).mean() for shift in (-0.03, 0.0, 0.03))
 
     nearest = min(scenes.BACKGROUNDS, key=distance)
     return nearest if distance(nearest) <= STRANGEST else None
@@ -142,7 +144,7 @@ def _shrink(mask: np.ndarray) -> np.ndarray:
 
 def _patches(mask: np.ndarray) -> list:
     """Connected patches of a mask, each as a mask. Works on blocks of 2x2 pixels, so gaps of one pixel connect."""
-    coarse = mask.reshape(SIDE // 2, 2, SIDE // 2, 2).any(axis=(1, 3))
+    coarse = mask.reshape(mask.shape[0] // 2, 2, mask.shape[1] // 2, 2).any(axis=(1, 3))
     labels = np.where(coarse, np.arange(1, coarse.size + 1).reshape(coarse.shape), 0)
     while True:
         # The highest number of a patch runs along rows and columns until nothing changes any more.
@@ -207,7 +209,12 @@ def _describe(values: np.ndarray, patch: np.ndarray) -> Seen:
     colour, texture = _surface(values, inner)
     top, bottom, left, right = _box(patch)
     return Seen(
-        best[0] if fit(best) >= CLEAREST else None, colour, texture, size, float(left + right) / 2 / SIDE, float(top + bottom) / 2 / SIDE
+        best[0] if fit(best) >= CLEAREST else None,
+        colour,
+        texture,
+        size,
+        float(left + right) / 2 / patch.shape[1],
+        float(top + bottom) / 2 / patch.shape[0],
     )
 
 

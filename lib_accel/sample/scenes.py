@@ -1,8 +1,8 @@
 """The little world that the sample model draws: what a scene is, how it looks, and which scenes training never sees.
 
 A scene is one or two objects (shape, colour, texture, size) on one background. Every picture is computed from the
-scene's numbers alone, so the same scene gives the same pixels on every machine. Coordinates and radii are fractions of
-the picture's side; y grows downwards; colours are RGB in 0..1.
+scene's numbers alone, so the same scene gives the same pixels on every machine. Coordinates are fractions of the
+picture's width and height, radii of its shorter side; y grows downwards; colours are RGB in 0..1.
 """
 
 from __future__ import annotations
@@ -116,15 +116,17 @@ def _place(rng: np.random.Generator, relation: str | None, place: int) -> tuple[
     return (along, across) if relation in ("left", "right") else (across, along)
 
 
-def render(scene: Scene, size: int = 256) -> np.ndarray:
-    """Draw the scene as (size, size, 3) uint8, anti-aliased.
+def render(scene: Scene, height: int = 256, width: int | None = None) -> np.ndarray:
+    """Draw the scene as (height, width, 3) uint8, anti-aliased.
 
-    size: side in pixels, at least 16. Raises ValueError for a word that the scene world does not know.
+    height, width: pixels, at least 16; without a width the picture is square. Raises ValueError for a word that the
+    scene world does not know.
     """
+    width = height if width is None else width
     if scene.background not in BACKGROUNDS:
         raise ValueError(f"background is {scene.background!r}; it must be one of {', '.join(BACKGROUNDS)}")
-    rows = background_rows(scene.background, size, scene.light, scene.horizon)
-    picture = np.repeat(rows[:, None, :], size, axis=1)
+    rows = background_rows(scene.background, height, scene.light, scene.horizon)
+    picture = np.repeat(rows[:, None, :], width, axis=1)
     for item in scene.items:
         _paint(picture, item)
     return (np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8)
@@ -208,11 +210,13 @@ def _paint(picture: np.ndarray, item: Item) -> None:
     """Draw one item into `picture`, touching only the pixels around it."""
     if item.colour not in COLOURS or item.texture not in TEXTURES or item.size not in SIZES:
         raise ValueError(f"unknown word in {item}")
-    side, radius = picture.shape[0], SIZES[item.size]
-    low_x, high_x = (int(np.clip((item.x + sign * radius * 1.1) * side, 0, side)) for sign in (-1, 1))
-    low_y, high_y = (int(np.clip((item.y + sign * radius * 1.1) * side, 0, side)) for sign in (-1, 1))
-    dx = ((np.arange(low_x, high_x, dtype=np.float32) + 0.5) / side - item.x)[None, :]
-    dy = ((np.arange(low_y, high_y, dtype=np.float32) + 0.5) / side - item.y)[:, None]
+    (height, width), radius = picture.shape[:2], SIZES[item.size]
+    side = min(height, width)
+    reach = radius * 1.1 * side
+    low_x, high_x = (int(np.clip(item.x * width + sign * reach, 0, width)) for sign in (-1, 1))
+    low_y, high_y = (int(np.clip(item.y * height + sign * reach, 0, height)) for sign in (-1, 1))
+    dx = ((np.arange(low_x, high_x, dtype=np.float32) + 0.5 - item.x * width) / side)[None, :]
+    dy = ((np.arange(low_y, high_y, dtype=np.float32) + 0.5 - item.y * height) / side)[:, None]
     cos, sin = np.cos(item.turn), np.sin(item.turn)
     u, v = ((dx * cos + dy * sin) / radius).astype(np.float32), ((dy * cos - dx * sin) / radius).astype(np.float32)
     distance = signed_distance(item.shape, u, v)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lib_accel.sample import captions, scenes
-from sample_model import bands, labels, latents, reading
+from sample_model import attention, bands, batches, labels, latents, reading
 
 
 def drawn(count=60):
@@ -15,7 +15,7 @@ def drawn(count=60):
 def test_label_maps_say_what_the_picture_shows():
     item = scenes.Item("square", "red", "plain", "large", 0.25, 0.5)
     other = scenes.Item("ring", "blue", "dotted", "small", 0.75, 0.5)
-    maps = labels.label_maps(scenes.Scene("night", (item, other), "left"), 32)
+    maps = labels.label_maps(scenes.Scene("night", (item, other), "left"), 32, 32)
     assert maps.shape == (4, 32, 32) and (maps[3] == scenes.BACKGROUNDS.index("night")).all()
     assert tuple(maps[:3, 16, 8]) == (1 + scenes.SHAPES.index("square"), 1, 1)
     assert tuple(maps[:3, 16, 24]) == (0, 0, 0), "a ring has a hole"
@@ -26,7 +26,7 @@ def test_label_maps_follow_the_pixels():
     for scene in drawn(12):
         empty = scenes.render(scenes.Scene(scene.background, (), None, scene.light, scene.horizon), 256).astype(int)
         covered = (np.abs(scenes.render(scene, 256).astype(int) - empty).max(-1) > 40).reshape(32, 8, 32, 8).mean((1, 3))
-        assert np.corrcoef(covered.ravel(), (labels.label_maps(scene, 32)[0] > 0).ravel())[0, 1] > 0.85
+        assert np.corrcoef(covered.ravel(), (labels.label_maps(scene, 32, 32)[0] > 0).ravel())[0, 1] > 0.85
 
 
 def test_windows_hold_the_objects():
@@ -34,10 +34,10 @@ def test_windows_hold_the_objects():
     for scene in drawn():
         for side in (32, 40):
             rows, columns = bands.window(scene, side, rng)
-            expected = {"single": (16, 16), "row": (16, side), "column": (side, 16)}[bands.kind_of(scene)]
+            expected = {"single": (side // 2, side // 2), "row": (side // 2, side), "column": (side, side // 2)}[bands.kind_of(scene)]
             assert (rows.stop - rows.start, columns.stop - columns.start) == expected
         rows, columns = bands.window(scene, 32, rng)
-        maps = labels.label_maps(scene, 32)[0]
+        maps = labels.label_maps(scene, 32, 32)[0]
         kept = (maps[rows, columns] > 0).sum() / (maps > 0).sum()
         assert kept > 0.9
 
@@ -55,7 +55,7 @@ def test_answers_are_those_of_the_caption():
 
 def test_the_right_answer_costs_nothing_and_a_wrong_one_does():
     head = labels.LabelHead()
-    maps = torch.from_numpy(labels.label_maps(drawn(1)[0], 16)).long()[None]
+    maps = torch.from_numpy(labels.label_maps(drawn(1)[0], 16, 16)).long()[None]
     features = torch.zeros(1, labels.FEATURES, 16, 16)
     with torch.no_grad():
         head.project.weight.zero_()
@@ -74,3 +74,46 @@ def test_listening_costs_the_unet_nothing(monkeypatch):
         listener = labels.Listener(unet)
         assert torch.equal(unet(*inputs).sample, plain)
     assert listener.features.shape == (1, labels.FEATURES, 8, 8)
+
+
+def test_maps_and_pictures_of_another_aspect_agree():
+    for scene in drawn(12):
+        empty = scenes.render(scenes.Scene(scene.background, (), None, scene.light, scene.horizon), 256, 192).astype(int)
+        picture = scenes.render(scene, 256, 192)
+        assert picture.shape == (256, 192, 3)
+        covered = (np.abs(picture.astype(int) - empty).max(-1) > 40).reshape(32, 8, 24, 8).mean((1, 3))
+        assert np.corrcoef(covered.ravel(), (labels.label_maps(scene, 32, 24)[0] > 0).ravel())[0, 1] > 0.8
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.3, 0.6, 1.0])
+def test_training_moves_from_windows_to_large_scenes(progress):
+    rng = np.random.default_rng(0)
+    seconds = dict.fromkeys(batches.KINDS, 0.0)
+    for _ in range(3000):
+        kind = batches.draw_kind(rng, progress)
+        seconds[kind] += kind.cost
+    shares = {kind: value / sum(seconds.values()) for kind, value in seconds.items()}
+    for kind, share in shares.items():
+        assert share == pytest.approx(np.interp(progress, (0.15, 0.5, 0.8), kind.share), abs=0.05)
+
+
+def test_no_scene_lies_in_two_buckets():
+    numbers = [number for first, count in batches.BUCKETS.values() for number in range(first, first + count)]
+    assert len(numbers) == len(set(numbers))
+
+
+@pytest.mark.parametrize(("width", "queries", "keys"), [(4, 100, 100), (8, 33, 77), (16, 64, 7)])
+def test_the_compiled_attention_is_the_plain_one_forwards_and_backwards(width, queries, keys):
+    if attention.compiled() is None:
+        pytest.skip("needs a C++ compiler")
+    torch.manual_seed(0)
+    exact = [torch.randn(3, count, width, dtype=torch.float64, requires_grad=True) for count in (queries, keys, keys)]
+    ours = [tensor.detach().float().requires_grad_() for tensor in exact]
+    expected = attention._plain(*exact)
+    found = attention._Narrow.apply(*ours)
+    slope = torch.randn_like(expected)
+    (expected * slope).sum().backward()
+    (found * slope.float()).sum().backward()
+    assert torch.allclose(found.double(), expected, atol=1e-5)
+    for one, other in zip(ours, exact):
+        assert torch.allclose(one.grad.double(), other.grad, atol=2e-5)
