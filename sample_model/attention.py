@@ -2,40 +2,61 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import subprocess
+import tempfile
 from functools import cache
 from pathlib import Path
 
 import torch
 
 WIDTHS = (4, 8, 16)  # channels of a head that the compiled kernel knows
+SOURCE = Path(__file__).with_name("narrow_attention.cpp")
+# What vectors need of -ffast-math; all of it would change how the whole process treats the smallest numbers.
+FLAGS = "-O3 -march=native -mprefer-vector-width=512 -funroll-loops -fopenmp -fPIC -shared -fno-math-errno -fno-trapping-math"
+FLAGS += " -fassociative-math -fno-signed-zeros -ffinite-math-only -freciprocal-math"
 
 
 @cache
-def compiled():
-    """The kernel of `narrow_attention.cpp`, compiled on first use; None where there is no compiler, which is said once."""
-    from torch.utils import cpp_extension
-
-    try:
-        return cpp_extension.load(
-            "narrow_attention",
-            [str(Path(__file__).with_name("narrow_attention.cpp"))],
-            extra_cflags=["-O3", "-march=native", "-mprefer-vector-width=512", "-ffast-math", "-funroll-loops"],
-        )
-    except Exception as error:  # no compiler, no ninja, no headers: each raises something else
-        print(f"attention is not compiled, training takes about twice as long: {type(error).__name__}", flush=True)
-        return None
+def compiled() -> ctypes.CDLL | None:
+    """The kernel of `narrow_attention.cpp`, compiled on first use; None where the compiler fails, which is said once."""
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / "narrow_attention.so"
+        try:
+            subprocess.run([os.environ.get("CXX", "c++"), *FLAGS.split(), str(SOURCE), "-o", str(library)], check=True, capture_output=True)
+            return ctypes.CDLL(str(library))
+        except (OSError, subprocess.CalledProcessError) as error:
+            print(f"attention is not compiled, so training is slower: {error}", flush=True)
+            return None
 
 
-class _Narrow(torch.autograd.Function):
+def _pointers(*tensors: torch.Tensor) -> list:
+    return [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
+
+
+def _sizes(query: torch.Tensor, key: torch.Tensor) -> list:
+    sizes = [ctypes.c_int64(size) for size in (*query.shape[:2], key.shape[1])]
+    return [*sizes, ctypes.c_int(query.shape[2]), ctypes.c_int(torch.get_num_threads())]
+
+
+class NarrowAttention(torch.autograd.Function):
+    """Softmax attention of (heads, tokens, channels) float32 tensors, contiguous, with channels of WIDTHS; without a mask."""
+
     @staticmethod
-    def forward(ctx, query, key, value):
-        out, lse = compiled().forward(query, key, value)
+    def forward(ctx, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        out, lse = torch.empty_like(query), query.new_empty(query.shape[:2])
+        compiled().narrow_forward(*_pointers(query, key, value), *_sizes(query, key), *_pointers(out, lse))
         ctx.save_for_backward(query, key, value, out, lse)
         return out
 
     @staticmethod
-    def backward(ctx, grad):
-        return tuple(compiled().backward(*ctx.saved_tensors, grad.contiguous()))
+    def backward(ctx, grad: torch.Tensor) -> tuple:
+        query, key, value, out, lse = ctx.saved_tensors
+        slopes = [torch.empty_like(tensor) for tensor in (query, key, value)]
+        grad = grad.contiguous()
+        compiled().narrow_backward(*_pointers(query, key, value, out, lse, grad), *_sizes(query, key), *_pointers(*slopes))
+        return tuple(slopes)
 
 
 class TrainingAttention:
@@ -51,7 +72,7 @@ class TrainingAttention:
         projected = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
         query, key, value = (tokens.unflatten(-1, (attn.heads, -1)).transpose(1, 2).flatten(0, 1) for tokens in projected)
         if query.device.type == "cpu" and query.shape[-1] in WIDTHS and compiled() is not None:
-            mixed = _Narrow.apply(query.float().contiguous(), key.float().contiguous(), value.float().contiguous()).to(projected[0].dtype)
+            mixed = NarrowAttention.apply(query.float().contiguous(), key.float().contiguous(), value.float().contiguous()).to(projected[0].dtype)
         else:
             mixed = _plain(query, key, value)
         return attn.to_out[0](mixed.unflatten(0, (-1, attn.heads)).transpose(1, 2).flatten(2))

@@ -3,9 +3,8 @@
 // PyTorch's fused kernels are written for heads of 64 and more: with 4 channels nearly all of a training step went
 // into them. Here the lanes of a vector register are 32 queries (or keys) and a head's channels are unrolled. Scores
 // are never stored. The compiler turns the inner loops into vector instructions.
-#include <torch/extension.h>
-#include <ATen/Parallel.h>
 #include <cmath>
+#include <cstdint>
 #include <cstring>
 #include <vector>
 
@@ -145,41 +144,24 @@ static void backward_head(const float* q, const float* k, const float* v, const 
   else if (width == 8) { constexpr int D = 8; call; } \
   else { constexpr int D = 16; call; }
 
-// q: (heads, queries, width), k and v: (heads, keys, width), float32, contiguous. Returns out and the scores' log2 of sums.
-std::vector<at::Tensor> forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
-  int64_t heads = q.size(0), n = q.size(1), width = q.size(2), m = k.size(1);
-  TORCH_CHECK(width == 4 || width == 8 || width == 16, "heads of ", width, " channels; 4, 8 or 16 are supported");
-  at::Tensor out = at::empty_like(q), lse = at::empty({heads, n}, q.options());
+// q, out: (heads, queries, width); k, v: (heads, keys, width); lse: (heads, queries), log2 of the sums of the scores' powers.
+// All float32 and contiguous. The slopes are those of the same names; `grad` is that of `out`.
+extern "C" void narrow_forward(const float* q, const float* k, const float* v, int64_t heads, int64_t n, int64_t m, int width, int threads,
+                               float* out, float* lse) {
   float scale = 1.44269504f / std::sqrt(static_cast<float>(width));
-  const float *qp = q.data_ptr<float>(), *kp = k.data_ptr<float>(), *vp = v.data_ptr<float>();
-  float *op = out.data_ptr<float>(), *lp = lse.data_ptr<float>();
-  at::parallel_for(0, heads, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t h = begin; h < end; h++) {
-      int64_t at = h * n * width, to = h * m * width;
-      FOR_WIDTH(width, forward_head<D>(qp + at, kp + to, vp + to, n, m, scale, op + at, lp + h * n));
-    }
-  });
-  return {out, lse};
+#pragma omp parallel for num_threads(threads)
+  for (int64_t h = 0; h < heads; h++) {
+    int64_t at = h * n * width, to = h * m * width;
+    FOR_WIDTH(width, forward_head<D>(q + at, k + to, v + to, n, m, scale, out + at, lse + h * n));
+  }
 }
 
-std::vector<at::Tensor> backward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& out, const at::Tensor& lse,
-                                 const at::Tensor& grad) {
-  int64_t heads = q.size(0), n = q.size(1), width = q.size(2), m = k.size(1);
-  at::Tensor dq = at::empty_like(q), dk = at::empty_like(k), dv = at::empty_like(v);
+extern "C" void narrow_backward(const float* q, const float* k, const float* v, const float* out, const float* lse, const float* grad,
+                                int64_t heads, int64_t n, int64_t m, int width, int threads, float* dq, float* dk, float* dv) {
   float scale = 1.44269504f / std::sqrt(static_cast<float>(width));
-  const float *qp = q.data_ptr<float>(), *kp = k.data_ptr<float>(), *vp = v.data_ptr<float>();
-  const float *op = out.data_ptr<float>(), *lp = lse.data_ptr<float>(), *gp = grad.data_ptr<float>();
-  float *dqp = dq.data_ptr<float>(), *dkp = dk.data_ptr<float>(), *dvp = dv.data_ptr<float>();
-  at::parallel_for(0, heads, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t h = begin; h < end; h++) {
-      int64_t at = h * n * width, to = h * m * width;
-      FOR_WIDTH(width, backward_head<D>(qp + at, kp + to, vp + to, op + at, lp + h * n, gp + at, n, m, scale, dqp + at, dkp + to, dvp + to));
-    }
-  });
-  return {dq, dk, dv};
-}
-
-PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
-  m.def("forward", &forward);
-  m.def("backward", &backward);
+#pragma omp parallel for num_threads(threads)
+  for (int64_t h = 0; h < heads; h++) {
+    int64_t at = h * n * width, to = h * m * width;
+    FOR_WIDTH(width, backward_head<D>(q + at, k + to, v + to, out + at, lse + h * n, grad + at, n, m, scale, dq + at, dk + to, dv + to));
+  }
 }
