@@ -72,7 +72,9 @@ class TrainingAttention:
         projected = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
         query, key, value = (tokens.unflatten(-1, (attn.heads, -1)).transpose(1, 2).flatten(0, 1) for tokens in projected)
         if query.device.type == "cpu" and query.shape[-1] in WIDTHS and compiled() is not None:
-            mixed = NarrowAttention.apply(query.float().contiguous(), key.float().contiguous(), value.float().contiguous()).to(projected[0].dtype)
+            mixed = NarrowAttention.apply(query.float().contiguous(), key.float().contiguous(), value.float().contiguous()).to(
+                projected[0].dtype
+            )
         else:
             mixed = _plain(query, key, value)
         return attn.to_out[0](mixed.unflatten(0, (-1, attn.heads)).transpose(1, 2).flatten(2))

@@ -121,7 +121,13 @@ class Evaluation:
 
     def draw(self, case: Case, edits: list[Edit], seed: int, **more: Any) -> Any:
         o = self.options
-        settings = {"steps": o.steps, "guidance": o.guidance, "width": o.size, "height": o.size, "pictures_at_once": o.batch} | more
+        settings = {
+            "steps": o.steps,
+            "guidance": o.guidance,
+            "width": o.width or o.size,
+            "height": o.size,
+            "pictures_at_once": o.batch,
+        } | more
         return draw_edits(self.pipeline, case.source, edits, seed, **settings)
 
     def edits(self, case: Case, seed: int) -> None:

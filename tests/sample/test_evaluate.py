@@ -27,11 +27,18 @@ def test_it_writes_a_table_a_report_and_a_grid(random_folder, tmp_path, capsys):
     assert "both objects" in capsys.readouterr().out
 
 
+def test_it_draws_other_aspects_with_other_samplers(random_folder, tmp_path, capsys):
+    arguments = ["--model", str(random_folder), "--count", "2", "--steps", "1", "--size", "128", "--width", "64"]
+    assert evaluate.main([*arguments, "--sampler", "DDIM", "--out", str(tmp_path)]) == 0
+    assert Image.open(tmp_path / "grid.png").size == (2 * 64, 128)
+    assert "2 pictures, 64x128, DDIM, 1 steps" in capsys.readouterr().out
+
+
 def test_a_picture_does_not_depend_on_the_batch(random_folder):
     import numpy as np
 
     from lib_accel.sample import load_pipeline
 
     pipeline, prompts = load_pipeline(folder=random_folder), ["a red star", "a blue ring on sand"]
-    alone, together = (list(evaluate.draw(pipeline, prompts, 1, 5.0, 64, 0, batch)) for batch in (1, 2))
+    alone, together = (list(evaluate.draw(pipeline, prompts, 1, 5.0, (64, 64), 0, batch)) for batch in (1, 2))
     assert all(np.abs(a.astype(int) - b.astype(int)).max() <= 1 for a, b in zip(alone, together))
