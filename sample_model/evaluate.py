@@ -125,10 +125,8 @@ def main(argv: list | None = None) -> int:
     if not is_first():
         return 0
     summary = summarise(verdicts)
-    sampler, size = options.sampler or "the model's sampler", f"{options.width or options.size}x{options.size}"
-    print(
-        f"{len(prompts)} pictures, {size}, {sampler}, {options.steps} steps, guidance {options.guidance}, {seconds / len(prompts):.2f} s each"
-    )
+    drawn = f"{options.width or options.size}x{options.size}, {options.sampler or 'the sampler of the model'}"
+    print(f"{len(prompts)} pictures, {drawn}, {options.steps} steps, guidance {options.guidance}, {seconds / len(prompts):.2f} s each")
     goals = GOALS if min(_pass(options)[2]) < 384 else LARGE_GOALS
     for name, entry in summary.items():
         goal = f"   goal {goals[name]:.0%}" if name in goals else ""

@@ -131,3 +131,14 @@ def test_the_checker_says_no():
 def test_the_checker_never_fails_on_odd_pictures(picture):
     verdict = checker.judge(picture, captions.parse("a red star on grass"))
     assert not verdict.right
+
+
+@pytest.mark.parametrize(("height", "width"), [(512, 512), (384, 512), (256, 192)])
+def test_the_checker_sees_pictures_of_any_size_and_aspect(height, width):
+    rng = np.random.default_rng(5)
+    right = []
+    for scene in some_scenes(24, seed=6):
+        wanted = captions.parse(captions.caption(scene, rng, with_background=True))
+        verdict = checker.judge(scenes.render(scene, height, width), wanted)
+        right.append(verdict.right and all(verdict.textures) and all(verdict.sizes))
+    assert sum(right) >= 23
