@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-WIDTHS = (4, 8, 16)  # channels of a head that the compiled kernel knows
+WIDTHS = (4, 8, 16)  # channels of a head that the compiled kernel knows; with more, PyTorch's is as fast
 SOURCE = Path(__file__).with_name("narrow_attention.cpp")
 # What vectors need of -ffast-math; all of it would change how the whole process treats the smallest numbers.
 FLAGS = "-O3 -march=native -mprefer-vector-width=512 -funroll-loops -fopenmp -fPIC -shared -fno-math-errno -fno-trapping-math"
@@ -60,28 +60,19 @@ class NarrowAttention(torch.autograd.Function):
 
 
 class TrainingAttention:
-    """A diffusers attention processor: the compiled kernel for narrow heads, else products and softmax in bfloat16.
+    """A diffusers attention processor: the compiled kernel for narrow heads, else PyTorch's fused attention.
 
-    With heads of 4 channels a training step takes a third of the time of PyTorch's fused attention. The numbers are
-    the same up to rounding.
+    The numbers are the same up to rounding. With heads of 4 channels a training step takes less than half of the time.
     """
 
     def __call__(self, attn, hidden_states: torch.Tensor, encoder_hidden_states: torch.Tensor | None = None, **_) -> torch.Tensor:
         """Attention of `attn` (a diffusers layer) over tokens (rows, tokens, channels); masks are not supported."""
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         projected = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
-        query, key, value = (tokens.unflatten(-1, (attn.heads, -1)).transpose(1, 2).flatten(0, 1) for tokens in projected)
-        if query.device.type == "cpu" and query.shape[-1] in WIDTHS and compiled() is not None:
-            mixed = NarrowAttention.apply(query.float().contiguous(), key.float().contiguous(), value.float().contiguous()).to(
-                projected[0].dtype
-            )
+        heads = [tokens.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for tokens in projected]
+        if heads[0].device.type == "cpu" and heads[0].shape[-1] in WIDTHS and compiled() is not None:
+            mixed = NarrowAttention.apply(*(part.flatten(0, 1).float().contiguous() for part in heads)).to(heads[0].dtype)
+            mixed = mixed.unflatten(0, (-1, attn.heads))
         else:
-            mixed = _plain(query, key, value)
-        return attn.to_out[0](mixed.unflatten(0, (-1, attn.heads)).transpose(1, 2).flatten(2))
-
-
-def _plain(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    scores = torch.bmm(query * query.shape[-1] ** -0.5, key.transpose(1, 2))
-    with torch.autocast(scores.device.type, enabled=False):  # which would take the softmax to float32
-        shares = scores.softmax(-1)
-    return torch.bmm(shares, value)
+            mixed = torch.nn.functional.scaled_dot_product_attention(*heads)
+        return attn.to_out[0](mixed.transpose(1, 2).flatten(2))

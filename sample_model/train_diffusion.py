@@ -2,7 +2,7 @@
 
     python -m sample_model.train_diffusion --autoencoder runs/autoencoder/vae --out runs/diffusion --minutes 110
 
-The text encoder learns to read first (`reading`), or starts from a trained one. Then both learn on windows and scenes of
+The text encoder learns to read first (`reading`). Then both learn on windows and scenes of
 several sizes (`batches`). All the while a linear layer on the U-Net's features has to name what lies where (`labels`).
 Writes a complete diffusers folder.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lib_accel.sample import captions, networks
+from lib_accel.sample import captions, load_pipeline, networks
 from lib_accel.sample.architecture import SCHEDULER
 from sample_model import batches, labels, reading, training
 from sample_model.attention import TrainingAttention
@@ -27,7 +27,7 @@ DISTURBED_SHARE = 0.1  # captions with words that mean nothing here
 SNR_LIMIT = 5.0
 # Even the noisiest timestep lets the mean of a whole picture shine through. A model that trusts it reads "grey" from the pure
 # noise that drawing starts from; a random offset hides the mean, and the words have to say which background it is.
-OFFSET_NOISE = 0.05
+OFFSET_NOISE = 0.15
 LABEL_WEIGHT, READING_WEIGHT = 0.02, 0.005  # beside an error of the noise of 0.02; both fall to nothing at this progress:
 LESSONS_END = 0.85
 
@@ -71,10 +71,16 @@ def loss_of(unet, context: torch.Tensor, clean: torch.Tensor, levels: torch.Tens
     return (weight * (predicted - noise).square().mean(dim=(1, 2, 3))).mean()
 
 
+def started_from(folder: Path, device) -> dict:
+    """The U-Net and the text encoder of a trained model, to train on, by their names."""
+    pipeline = load_pipeline(folder=folder, device=str(device))
+    return {name: getattr(pipeline, name).train() for name in ("unet", "text_encoder")}
+
+
 def parse_options(argv: list | None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--autoencoder", type=Path, required=True, help="folder of the trained autoencoder")
-    parser.add_argument("--text-encoder", type=Path, help="folder of a trained text encoder to start from, instead of reading")
+    parser.add_argument("--start", type=Path, help="model folder to go on from: no reading, and scenes as at the end of a training")
     parser.add_argument("--scenes", type=float, default=1.0, help="part of the scenes of every size to draw and encode")
     parser.add_argument("--rows", type=float, default=1.0, help="size of the batches, relative to the usual one")
     parser.add_argument("--reading-steps", type=int, default=400, help="steps in which the text encoder learns alone")
@@ -84,7 +90,6 @@ def parse_options(argv: list | None):
 def main(argv: list | None = None) -> int:
     options = parse_options(argv)
     from diffusers import AutoencoderKL
-    from transformers import CLIPTextModel
 
     torch.manual_seed(options.seed)
     device = training.choose_device(options.device)
@@ -95,8 +100,8 @@ def main(argv: list | None = None) -> int:
     modules |= {"labels": labels.LabelHead(), "reading": reading.ReadingHead()}
     for module in modules.values():
         module.to(device)
-    if options.text_encoder is not None:
-        modules["text_encoder"] = CLIPTextModel.from_pretrained(str(options.text_encoder), local_files_only=True).float().to(device).train()
+    if options.start is not None:
+        modules |= started_from(options.start, device)
     elif not options.resume:
         reading.pretrain(modules["text_encoder"], modules["reading"], tokenizer, options.reading_steps, options.seed, device)
     if device.type == "cpu":
@@ -111,7 +116,7 @@ def main(argv: list | None = None) -> int:
         # Everything random comes from seed and step, so a resumed run continues as if it had never stopped.
         rng = np.random.default_rng((options.seed, 11, budget.step))
         torch.manual_seed(options.seed * 1_000_003 + budget.step)
-        drawn, clean, maps = drawn_scenes.draw(rng, budget.progress, options.rows)
+        drawn, clean, maps = drawn_scenes.draw(rng, budget.progress if options.start is None else 1.0, options.rows)
         texts = batch_of_captions(drawn, rng)
         tokens, lengths = reading.tokens_of(tokenizer, texts, device)
         lesson = max(0.0, 1 - budget.progress / LESSONS_END)

@@ -18,19 +18,18 @@ AUTOENCODER = {
     "block_out_channels": (64, 64, 64, 64),
     "act_fn": "silu",
 }
-# Stable Diffusion 1.5's own structure at a tenth of its width: the work of each level is about the same share of a call.
 UNET = {
-    "sample_size": 64,
+    "sample_size": 32,
     "in_channels": 4,
     "out_channels": 4,
-    "layers_per_block": 2,
-    "norm_num_groups": 32,  # LDM builds no other
+    "layers_per_block": 1,
+    "norm_num_groups": 32,
     "cross_attention_dim": 96,
     # For SD1.x models diffusers reads this entry as the number of heads.
-    "attention_head_dim": 8,
+    "attention_head_dim": 4,
     "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
     "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-    "block_out_channels": (32, 64, 128, 128),
+    "block_out_channels": (64, 128, 64, 64),
     "act_fn": "silu",
 }
 TEXT_ENCODER = {
