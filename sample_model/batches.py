@@ -30,7 +30,8 @@ class Kind:
     """One kind of batch: scenes of the sizes in `sizes`, whole or cut to windows, `pixels` latent pixels in all.
 
     share: at (begin, middle, end) of the training, the part of the computing time that goes into it; in between it changes
-    linearly. cost: seconds of a step, on any machine, relative to the others.
+    linearly. cost: seconds of a step, on any machine, relative to the others. early: below 1, more of the noisy timesteps, in which
+    it is decided what lies where.
     """
 
     sizes: tuple
@@ -38,13 +39,14 @@ class Kind:
     pixels: int
     cost: float
     share: tuple
+    early: float = 1.0
 
 
 KINDS = (
     Kind(((256, 256),), True, 32 * 256, 1.1, (0.85, 0.1, 0.0)),
     Kind(((256, 256), (256, 256), (256, 192), (192, 256)), False, 16 * 1024, 2.2, (0.15, 0.6, 0.35)),
     Kind(((512, 512),), True, 12 * 1024, 2.2, (0.0, 0.2, 0.1)),
-    Kind(((512, 512), (512, 512), (384, 512), (512, 384)), False, 4 * 4096, 5.0, (0.0, 0.1, 0.55)),
+    Kind(((512, 512), (512, 512), (384, 512), (512, 384)), False, 4 * 4096, 5.0, (0.0, 0.1, 0.55), 0.6),
 )
 
 
@@ -107,8 +109,8 @@ class Scenes:
             self.buckets[height, width] = Bucket(data, first, self.seed)
         return self.buckets[height, width]
 
-    def draw(self, rng: np.random.Generator, progress: float, rows: float = 1.0) -> tuple[list, torch.Tensor, torch.Tensor]:
-        """A batch for a step at `progress`, as `Bucket.draw` returns it. rows: how many, relative to what KINDS says."""
+    def draw(self, rng: np.random.Generator, progress: float, rows: float = 1.0) -> tuple[Kind, list, torch.Tensor, torch.Tensor]:
+        """A batch for a step at `progress`: its kind, and what `Bucket.draw` returns. rows: how many, relative to what KINDS says."""
         kind = draw_kind(rng, progress)
         bucket = self.bucket(*kind.sizes[rng.choice(len(kind.sizes))])
-        return bucket.draw(rng, int(rows * kind.pixels), kind.window)
+        return kind, *bucket.draw(rng, int(rows * kind.pixels), kind.window)

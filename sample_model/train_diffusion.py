@@ -55,11 +55,11 @@ def batch_of_captions(drawn: list, rng: np.random.Generator) -> list:
     return texts
 
 
-def loss_of(unet, context: torch.Tensor, clean: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
-    """Min-SNR weighted error of the predicted noise for one batch of clean latents (rows, 4, h, w)."""
+def loss_of(unet, context: torch.Tensor, clean: torch.Tensor, levels: torch.Tensor, early: float = 1.0) -> torch.Tensor:
+    """Min-SNR weighted error of the predicted noise for one batch of clean latents (rows, 4, h, w). early: as of a `Kind`."""
     rows = clean.shape[0]
     # One timestep from each of `rows` equal slices: the loss of a batch then wobbles less than with free draws.
-    slices = (torch.arange(rows) + torch.rand(rows)) / rows
+    slices = ((torch.arange(rows) + torch.rand(rows)) / rows) ** early
     times = (slices * len(levels)).long().clamp(max=len(levels) - 1).to(clean.device)
     left = levels[times].view(-1, 1, 1, 1)
     noise = torch.randn(clean.shape) + OFFSET_NOISE * torch.randn(*clean.shape[:2], 1, 1)
@@ -80,7 +80,7 @@ def started_from(folder: Path, device) -> dict:
 def parse_options(argv: list | None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--autoencoder", type=Path, required=True, help="folder of the trained autoencoder")
-    parser.add_argument("--start", type=Path, help="model folder to go on from: no reading, and scenes as at the end of a training")
+    parser.add_argument("--start", type=Path, help="model folder to go on from: no lessons, and scenes as at the end of a training")
     parser.add_argument("--scenes", type=float, default=1.0, help="part of the scenes of every size to draw and encode")
     parser.add_argument("--rows", type=float, default=1.0, help="size of the batches, relative to the usual one")
     parser.add_argument("--reading-steps", type=int, default=400, help="steps in which the text encoder learns alone")
@@ -107,7 +107,7 @@ def main(argv: list | None = None) -> int:
     if device.type == "cpu":
         modules["unet"].set_attn_processor(TrainingAttention())
     parameters = [parameter for module in modules.values() for parameter in module.parameters()]
-    run = training.Run(options, modules, parameters, weight_decay=1e-2, warm_up=200)
+    run = training.Run(options, modules, parameters, weight_decay=1e-2, warm_up=200 if options.start is None else 40)
     budget = run.budget
     listener = labels.Listener(modules["unet"])
     drawn_scenes = batches.Scenes(options.out, autoencoder, options.seed, device, options.scenes)
@@ -116,13 +116,13 @@ def main(argv: list | None = None) -> int:
         # Everything random comes from seed and step, so a resumed run continues as if it had never stopped.
         rng = np.random.default_rng((options.seed, 11, budget.step))
         torch.manual_seed(options.seed * 1_000_003 + budget.step)
-        drawn, clean, maps = drawn_scenes.draw(rng, budget.progress if options.start is None else 1.0, options.rows)
+        kind, drawn, clean, maps = drawn_scenes.draw(rng, budget.progress if options.start is None else 1.0, options.rows)
         texts = batch_of_captions(drawn, rng)
         tokens, lengths = reading.tokens_of(tokenizer, texts, device)
-        lesson = max(0.0, 1 - budget.progress / LESSONS_END)
+        lesson = 0.0 if options.start is not None else max(0.0, 1 - budget.progress / LESSONS_END)
         with torch.autocast(device.type, torch.bfloat16):
             context = modules["text_encoder"](tokens)[0]
-            losses = {"noise": loss_of(modules["unet"], context, clean.to(device), levels)}
+            losses = {"noise": loss_of(modules["unet"], context, clean.to(device), levels, kind.early)}
             losses["labels"] = modules["labels"].loss(listener.features, maps.to(device))
             losses["reading"] = modules["reading"].loss(context, texts, lengths)
             loss = losses["noise"] + lesson * (LABEL_WEIGHT * losses["labels"] + READING_WEIGHT * losses["reading"])
