@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-WIDTHS = (4, 8, 16)  # channels of a head that the compiled kernel knows; with more, PyTorch's is as fast
+WIDTHS = (4, 8)  # channels of a head that the compiled kernel knows; with more, PyTorch's is as fast
 SOURCE = Path(__file__).with_name("narrow_attention.cpp")
 # What vectors need of -ffast-math; all of it would change how the whole process treats the smallest numbers.
 FLAGS = "-O3 -march=native -mprefer-vector-width=512 -funroll-loops -fopenmp -fPIC -shared -fno-math-errno -fno-trapping-math"

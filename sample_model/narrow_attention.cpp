@@ -1,4 +1,4 @@
-// Attention with heads of 4, 8 or 16 channels, forwards and backwards, for training on processors.
+// Attention with heads of 4 or 8 channels, forwards and backwards, for training on processors.
 //
 // PyTorch's fused kernels are written for heads of 64 and more: with 4 channels nearly all of a training step went
 // into them. Here the lanes of a vector register are 32 queries (or keys) and a head's channels are unrolled. Scores
@@ -141,8 +141,7 @@ static void backward_head(const float* q, const float* k, const float* v, const 
 
 #define FOR_WIDTH(width, call) \
   if (width == 4) { constexpr int D = 4; call; } \
-  else if (width == 8) { constexpr int D = 8; call; } \
-  else { constexpr int D = 16; call; }
+  else { constexpr int D = 8; call; }
 
 // q, out: (heads, queries, width); k, v: (heads, keys, width); lse: (heads, queries), log2 of the sums of the scores' powers.
 // All float32 and contiguous. The slopes are those of the same names; `grad` is that of `out`.

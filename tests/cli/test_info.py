@@ -161,10 +161,10 @@ def test_a_method_that_cannot_be_counted_is_no_number(monkeypatch):
 
 def test_the_command_on_the_sample_model(tmp_path, capsys):
     path = tmp_path / "info.json"
-    assert main(["info", "--size", "256", "512", "--variants", "fast", "merging", "--json", str(path)]) == 0
+    assert main(["info", "--size", "256", "512", "--steps", "12", "--variants", "fast", "merging", "--json", str(path)]) == 0
     result = json.loads(path.read_text())
     out = capsys.readouterr().out
-    assert "| 1/1 of the latent | 3 | 64x64 | 4096 | 64 |" in out and "| merging | 1 to 25 |" in out
+    assert "| 1/1 of the latent | 3 | 64x64 | 4096 | 64 |" in out and "| merging | 1 to 12 |" in out
     numbers = result["sizes"]["512"]
     assert numbers["variants"]["merging"]["average"] < numbers["plain"]["total"]
     assert len(numbers["variants"]["fast"]["phases"]) == 2

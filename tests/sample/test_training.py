@@ -64,9 +64,10 @@ def test_the_unet_resumes_as_if_never_stopped_and_the_model_draws(tmp_path, monk
     from lib_accel.sample import load_pipeline, networks
 
     networks.build_autoencoder().save_pretrained(str(tmp_path / "vae"))
-    monkeypatch.setattr(batches, "BUCKETS", {size: (0, 8) for size in batches.BUCKETS if max(size) <= 256})
-    monkeypatch.setattr(batches, "KINDS", batches.KINDS[:2])
-    sizes = ["--rows", "0.1", "--reading-steps", "1"]
+    monkeypatch.setattr(batches, "BUCKETS", {(64, 64): (0, 8)})
+    kinds = tuple(batches.Kind(((64, 64),), window, 128, 1.0, (1.0, 1.0, 1.0)) for window in (True, False))
+    monkeypatch.setattr(batches, "KINDS", kinds)
+    sizes = ["--reading-steps", "1"]
     arguments = ["--autoencoder", str(tmp_path / "vae"), *sizes, "--steps", "2", "--save-every", "1", "--device", "cpu", "--out"]
     assert train_diffusion.main([*arguments, str(tmp_path / "whole")]) == 0
     with monkeypatch.context() as context, pytest.raises(StoppedError):
