@@ -18,11 +18,13 @@ def few_step_sign(
     sampler: str = "",
     guidance: float | None = None,
     loras: Iterable[str] = (),
+    transformer: bool = False,
 ) -> str | None:
     """Why a job is taken for one of a few-step model (a clause), or None when nothing says so.
 
     steps: of its first pass; at most 10 say so. names: of its checkpoints. sampler: LCM's says so. guidance: the guidance scale; at most 2
-    says so. loras: names of the LoRAs in use. No name is in the clause.
+    says so, unless the model is a diffusion ``transformer``: those may have guidance in themselves. loras: names of the LoRAs in use.
+    No name is in the clause.
     """
     if any(_NAMES.search(name) for name in names):
         return "its checkpoint's name says so"
@@ -32,7 +34,7 @@ def few_step_sign(
         return "its sampler is LCM"
     if steps is not None and steps <= FEW_STEPS:
         return f"{steps} steps"
-    if guidance is not None and guidance <= LOW_GUIDANCE:
+    if guidance is not None and guidance <= LOW_GUIDANCE and not transformer:
         return f"CFG scale {guidance:g}"
     return None
 

@@ -38,6 +38,8 @@ def test_other_names(name):
         ({"steps": 25, "guidance": 1.5}, "CFG scale 1.5"),
         ({"steps": 25, "guidance": 2.0}, "CFG scale 2"),
         ({"steps": 25, "guidance": 2.5}, None),
+        ({"steps": 25, "guidance": 1.0, "transformer": True}, None),
+        ({"steps": 10, "guidance": 1.0, "transformer": True}, "10 steps"),
         ({}, None),
     ],
 )

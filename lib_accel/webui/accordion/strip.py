@@ -42,9 +42,7 @@ def show(told: Any, *values: Any) -> tuple[str, str, str]:
     """(HTML for the header, HTML of the strip, the sentence below the preset) for the controls' ``values``. told: see `asked.read`."""
     job, form, own = asked.read(told), dict(zip(KNOBS, values)), user_presets.read()[0]
     shape = loaded_family()
-    # Transformers may have guidance in themselves.
-    guidance = None if shape == TRANSFORMER else job.guidance
-    few = few_step_sign(job.steps, [facts.checkpoint_name()], job.sampler, guidance, job.loras)
+    few = few_step_sign(job.steps, [facts.checkpoint_name()], job.sampler, job.guidance, job.loras, shape == TRANSFORMER)
     family = FEW_STEP if few else shape
     try:
         refused.check(form)

@@ -69,9 +69,8 @@ def why_few_steps(p: Any) -> str | None:
     prompts = [prompts] if isinstance(prompts, str) else prompts
     loras = {name for prompt in prompts or () for name in loras_in(str(prompt))}
     steps = None if takes_steps_as_it_likes(p) else p.steps
-    # Transformers may have guidance in themselves.
-    guidance = None if shape_of(p.sd_model) == TRANSFORMER else p.cfg_scale
-    return few_step_sign(steps, [checkpoint_name(p)], str(p.sampler_name or ""), guidance, sorted(loras))
+    is_transformer = shape_of(p.sd_model) == TRANSFORMER
+    return few_step_sign(steps, [checkpoint_name(p)], str(p.sampler_name or ""), p.cfg_scale, sorted(loras), is_transformer)
 
 
 def shape_of(model: Any) -> str:
