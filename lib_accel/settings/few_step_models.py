@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable
 
 FEW_STEPS = 10
-LOW_GUIDANCE = 2.0
+# Distilled models have no use for guidance nor for many steps; a job without guidance but with many steps is another matter.
+LOW_GUIDANCE, MOST_STEPS = 2.0, 20
 
 _NAMES = re.compile(r"LCM|(?<![A-Za-z])lcm(?![a-z])|(?i:turbo|lightning|schnell|lightx2v|hyper[-_ ]?sd|(?<![a-z])hyper(?![a-z])|dmd2)")
 _LORA = re.compile(r"<lora:([^:>]+)(?::\s*([^:>]*))?[^>]*>")
@@ -23,7 +24,7 @@ def few_step_sign(
     """Why a job is taken for one of a few-step model (a clause), or None when nothing says so.
 
     steps: of its first pass; at most 10 say so. names: of its checkpoints. sampler: LCM's says so. guidance: the guidance scale; at most 2
-    says so, unless the model is a diffusion ``transformer``: those may have guidance in themselves. loras: names of the LoRAs in use.
+    with at most 20 steps says so, unless the model is a diffusion ``transformer``: those may have guidance in themselves. loras: names of the LoRAs in use.
     No name is in the clause.
     """
     if any(_NAMES.search(name) for name in names):
@@ -34,7 +35,7 @@ def few_step_sign(
         return "its sampler is LCM"
     if steps is not None and steps <= FEW_STEPS:
         return f"{steps} steps"
-    if guidance is not None and guidance <= LOW_GUIDANCE and not transformer:
+    if guidance is not None and guidance <= LOW_GUIDANCE and not transformer and (steps is None or steps <= MOST_STEPS):
         return f"CFG scale {guidance:g}"
     return None
 

@@ -101,7 +101,7 @@ def test_few_step_models_get_their_presets_and_a_sentence(host, fields, sign):
     if sign is None:
         assert "few steps" not in comments and "Forecast" in comments
     else:
-        assert f"few steps: the preset's own values for that are used ({sign})" in comments
+        assert f"few steps ({sign}): the preset uses its own values for that" in comments
         assert "downsampling on 3 of 7 layers" in comments and "Forecast" not in comments
     assert "lightning" not in comments
     custom = host.job(accel=CUSTOM | {"auto": False}, **fields).comments
@@ -195,6 +195,6 @@ def test_the_sentence_is_of_what_acts(host):
     assert sentence() == preview.sentence_of("balanced")
     assert sentence(**{"merging.ratio": 0.11}) == preview.sentence_of("custom")
     # What the knobs show is for more steps.
-    assert "Few steps" in sentence(steps=8) and "Downsampling" in sentence(steps=8) and "Guidance" not in sentence(steps=8)
+    assert "few steps" in sentence(steps=8) and "Downsampling" in sentence(steps=8) and "Guidance" not in sentence(steps=8)
     # By the name on the page.
     assert sentence(**{"merging.ratio": 7}).startswith("Merging: ratio is 7")

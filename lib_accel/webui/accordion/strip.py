@@ -35,7 +35,7 @@ LINE = 0.3
 MOST_RAN = 4
 # Below this nothing is said to be faster.
 NOTHING = 1.005
-FEW_STEPS = "Few steps: the preset's own values for that act, not those below:"
+FEW_STEPS = "With few steps this preset uses only the following, not the settings below:"
 
 
 def show(told: Any, *values: Any) -> tuple[str, str, str]:
@@ -53,7 +53,7 @@ def show(told: Any, *values: Any) -> tuple[str, str, str]:
     name = settings["preset"]
     sentence = sentence_of(name)
     if few and name.lower() in PRESETS:
-        sentence = f"{sentence}<br>{FEW_STEPS} {', '.join(_titles(settings)) or '-'}"
+        sentence = f"{FEW_STEPS} {', '.join(_titles(settings)) or '-'}"
     gains = {name: f"{gain:.1f}x" for name, gain in _gains(form, own, family, job, shape).items() if gain >= NOTHING}
     data = _data(gains=gains, idle=idle_knobs(settings), changed=changed_knobs(settings, family, own))
     strips = "".join(map(_strip, passes)) + _noted(settings, job) + (_ran() if job.ran else "")

@@ -70,7 +70,7 @@ class Job:
         """Where a preset's values depend on it."""
         sign = facts.why_few_steps(p) if self.accelerates and self.settings["preset"].lower() in PRESETS else None
         if sign:
-            self.account.note("", Reason.of("few_steps", "few steps: the preset's own values for that are used ({sign})", sign=sign))
+            self.account.note("", Reason.of("few_steps", "few steps ({sign}): the preset uses its own values for that", sign=sign))
 
     @property
     def accelerates(self) -> bool:
