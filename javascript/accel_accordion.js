@@ -135,7 +135,19 @@
         new MutationObserver(translate).observe(at, { subtree: true, characterData: true });
     }
 
-    onAfterUiUpdate(() => TABS.forEach(mark));
+    // Below a picture the host shows its PNG info, and then what the job tells. The account is in both: it is read in the second, alone.
+    const TOLD_BELOW = /, (?:Accel report|P2P result): [^,\n]*/;
+    function tellOnce(tab) {
+        const log = gradioApp().querySelector(`#html_log_${tab} .comments`);
+        if (!log) return;
+        for (const paragraph of gradioApp().querySelectorAll(`#html_info_${tab} p`)) {
+            for (const text of paragraph.childNodes) {
+                if (TOLD_BELOW.test(text.data || "")) text.data = text.data.replace(TOLD_BELOW, "");
+            }
+        }
+    }
+
+    onAfterUiUpdate(() => TABS.forEach((tab) => (mark(tab), tellOnce(tab))));
 
     onUiLoaded(() => {
         TABS.forEach(translateChanges);

@@ -24,8 +24,8 @@ def few_step_sign(
     """Why a job is taken for one of a few-step model (a clause), or None when nothing says so.
 
     steps: of its first pass; at most 10 say so. names: of its checkpoints. sampler: LCM's says so. guidance: the guidance scale; at most 2
-    with at most 20 steps says so, unless the model is a diffusion ``transformer``: those may have guidance in themselves. loras: names of the LoRAs in use.
-    No name is in the clause.
+    with at most 20 steps says so, unless the model is a diffusion ``transformer``: those may have guidance in themselves. loras: names of
+    the LoRAs in use. No name is in the clause.
     """
     if any(_NAMES.search(name) for name in names):
         return "its checkpoint's name says so"

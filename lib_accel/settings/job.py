@@ -75,12 +75,16 @@ class Settings(Mapping[str, Any]):
 
 
 def on_this_machine(settings: Settings, table: Callable[[], tuple[Thresholds, str | None]]) -> tuple[Settings, str | None]:
-    """``settings`` with the token counts of this machine's ``table`` where they name none, and what is to be told about that table."""
+    """``settings`` with the token counts of this machine's ``table`` where they name none, and what is to be told about that table.
+
+    Only of methods that are on: the others would stand in PNG info without a meaning.
+    """
     methods = with_least()
     if not settings["auto"] or any(settings[f"least.{group}"] for group in methods):
         return settings, None
     found, complaint = table()
-    return settings.replaced({f"least.{group}": found.least.get(method.__name__, 0) for group, method in methods.items()}), complaint
+    on = {group: method.__name__ for group, method in methods.items() if settings[f"{group}.on"]}
+    return settings.replaced({f"least.{group}": found.least.get(name, 0) for group, name in on.items()}), complaint
 
 
 def thresholds_of(settings: Settings) -> Thresholds | bool:

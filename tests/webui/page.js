@@ -103,6 +103,14 @@ changed.length = 0;
 buttons.forEach((button) => button.click({ stopPropagation: () => {}, preventDefault: () => {} }));
 told.knobs = { classes: [...classes], buttons: buttons.length, reset: [...changed] };
 told.gains = radios.map((radio) => radio.parentElement.dataset.accelGain);
+// PNG info below a picture, without and with what the job tells below that.
+const shown = [{}, { data: "Steps: 4, Accel report: Accel Fast - 1.2x est.; 4 steps., Version: 1" }];
+placed["#html_info_txt2img p"] = [{ childNodes: shown }];
+updated.forEach((act) => act());
+told.untold = shown[1].data;
+fields["#html_log_txt2img .comments"] = {};
+updated.forEach((act) => act());
+told.once = shown[1].data;
 // What was touched last, of two controls.
 const within = (id) => ({ closest: (selector) => (selector === `#${id}` ? {} : null) });
 told.touched = [];

@@ -86,6 +86,20 @@ def test_first_pass_off_without_a_hires_pass_is_told(host):
     assert "nothing is accelerated" not in host.job(accel=CUSTOM | {"first_pass": False}, enable_hr=True).comments
 
 
+def test_the_header_says_so_too(host):
+    from lib_accel.webui.accordion import strip as preview
+
+    values = dict(zip(KNOBS, (control.value for control in host.script().controls))) | {"first_pass": False}
+    for hires, expected in ((0, True), (2, False)):
+        badge = preview.show(json.dumps({"width": 512, "height": 512, "steps": 20, "hires": hires}), *values.values())[0]
+        assert ("nothing accelerated" in badge) == expected
+
+
+def test_png_info_has_this_machines_token_counts_of_methods_that_are_on(host):
+    info = host.job(accel=CUSTOM | {"agents.on": False, "merging.on": True, "downsampling.on": False}).infotexts[0]
+    assert re.findall(r"Accel least tokens (\w+)", info) == ["merging"]
+
+
 @pytest.mark.parametrize(
     ("fields", "sign"),
     [
@@ -129,7 +143,7 @@ def test_the_estimate_is_of_the_whole_picture(host):
 
     def gain(**sizes):
         badge = re.sub("<.*?>", "", preview.show(json.dumps({"steps": 20, "guidance": 7, **sizes}), *values)[0])
-        found = re.fullmatch(r"off · Fast(?: would be about ([\d.]+)x as fast| · not faster at this size)", badge)
+        found = re.fullmatch(r"off · Fast(?: would be about ([\d.]+)x as fast| · not faster here)", badge)
         return float(found[1] or 1)
 
     small, large = gain(width=64, height=64), gain(width=1536, height=1536)

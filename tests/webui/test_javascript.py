@@ -52,6 +52,10 @@ def test_knobs_without_effect_are_marked_and_those_that_were_changed_can_be_rese
     assert told["knobs"] == {"classes": ["accel-idle"], "buttons": 1, "reset": [0.25]}
 
 
+def test_the_account_is_not_read_twice_below_a_picture(told):
+    assert "Accel report" in told["untold"] and told["once"] == "Steps: 4, Version: 1"
+
+
 def test_a_control_is_touched_until_another_is(told):
     assert told["touched"] == [[True, False], [False, True], [False, False]]
 

@@ -35,6 +35,7 @@ LINE = 0.3
 MOST_RAN = 4
 # Below this nothing is said to be faster.
 NOTHING = 1.005
+NOT_FASTER = "not faster here"
 FEW_STEPS = "With few steps this preset uses only the following, not the settings below:"
 
 
@@ -97,15 +98,20 @@ def _titles(settings: Settings) -> list[str]:
 def _header(settings: Settings, passes: list[PassPreview]) -> str:
     name, gain = _text(shown_preset(settings["preset"])), times_as_fast(passes)
     if gain < NOTHING:
-        faster = _text("not faster at this size")
+        faster = _text("nothing accelerated" if _idle(settings, passes) else NOT_FASTER)
         return _badge(*([] if settings["enabled"] else [_text("off")]), name, faster)
     if settings["enabled"]:
         return _badge(name, f"{_text('about')} {gain:.1f}x {_text('as fast')}")
     return _badge(_text("off"), f"{name} {_text('would be about')} {gain:.1f}x {_text('as fast')}")
 
 
+def _idle(settings: Settings, passes: Iterable[Any]) -> bool:
+    """Whether there is no pass that Accel acts in."""
+    return not settings["first_pass"] and all(p.place != HIRES for p in passes)
+
+
 def _noted(settings: Settings, job: Asked) -> str:
-    if settings["first_pass"] or any(p.place == HIRES for p in job.passes):
+    if not _idle(settings, job.passes):
         return ""
     return f'<div class="accel-notes">{_text(NO_PASS)}</div>'
 
@@ -129,7 +135,7 @@ def _strip(preview: PassPreview) -> str:
     cells = "".join(_cell(kinds, step, total) for step, kinds in enumerate(preview.steps, 1))
     gain = preview.plain / max(preview.work, 1e-9)
     # Without text encoding and decoding, which the header counts.
-    faster = f"{_text('sampling about')} {gain:.1f}x {_text('as fast')}" if gain >= NOTHING else _text("not faster at this size")
+    faster = f"{_text('sampling about')} {gain:.1f}x {_text('as fast')}" if gain >= NOTHING else _text(NOT_FASTER)
     numbers = [faster, f"{preview.rows:g}/{2 * total} {_text('U-Net row evaluations')}"]
     head = f"{_text(preview.place)} {preview.width}x{preview.height}, {total} {_text('steps')}: {', '.join(numbers)}"
     notes = []
