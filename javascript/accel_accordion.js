@@ -136,7 +136,7 @@
     }
 
     // Below a picture the host shows its PNG info, and then what the job tells. The account is in both: it is read in the second, alone.
-    const TOLD_BELOW = /, (?:Accel report|P2P result): [^,\n]*/;
+    const TOLD_BELOW = /, (?:Accel report|Accel A\/B result|P2P result): [^,\n]*/;
     function tellOnce(tab) {
         const log = gradioApp().querySelector(`#html_log_${tab} .comments`);
         if (!log) return;

@@ -1,4 +1,4 @@
-"""Faster sampling for Stable Diffusion U-Nets: exact when off, honest about what it did.
+"""Faster sampling for Stable Diffusion and other diffusion models: exact when off, honest about what it did.
 
 The portable core: knows nothing of the WebUI and imports torch alone.
 """

@@ -20,7 +20,7 @@ from .composing import Composer, macs_of_pass
 from .errors import CommandError
 from .lab import MISSING, PEERS
 from .measuring import machine, measure
-from .models import open_pipeline
+from .models import add_device_argument, open_pipeline
 from .passes import noun
 from .random_pipeline import pipeline_around
 from .variants import METHODS, Variant, parse_variant
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--auto", action="store_true", help="methods act only where this machine's table says that they pay")
     parser.add_argument("--macs", action="store_true", help="also count multiply-adds, with --arch")
     parser.add_argument("--memory", action="store_true", help="also take the peak memory, in one more run of each variant")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add_device_argument(parser)
     parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's)")
     parser.add_argument("--json", type=Path, help="also write the results there")
     parser.add_argument("--markdown", type=Path, help="also write the table there")

@@ -14,6 +14,7 @@ from .architectures import ARCHITECTURES, Architecture, build_unet
 from .errors import CommandError
 from .inputs import UNetInputs
 from .measuring import timed
+from .models import add_device_argument
 
 # The top level of SD1.x alone: three transformer blocks of 320 channels between their convolutions.
 TOP_LEVEL = Architecture((320,), (1,), None, 8, 768)
@@ -24,7 +25,7 @@ MARGIN = 0.03
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add_device_argument(parser)
     parser.add_argument("--runs", type=int, default=5, help="counted calls per size and method")
     parser.add_argument("--largest", type=int, default=96, choices=GRIDS[2:], help="largest grid side in tokens (96: 768 pixels)")
     parser.add_argument("--dry-run", action="store_true", help="print the table, keep nothing")

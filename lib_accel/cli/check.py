@@ -22,7 +22,7 @@ from ..engine.accelerator import Accelerator
 from ..methods.registry import METHODS
 from .check_passes import Passes, PlantedError, inspect_passes
 from .inputs import UNetInputs
-from .models import open_pipeline
+from .models import add_device_argument, open_pipeline
 
 # Of the noise schedules that these models were trained with.
 LAST_TIMESTEP = 999.0
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "model", type=Path, nargs="?", metavar="MODEL", help="a diffusers folder or a .safetensors checkpoint (default: sample model)"
     )
     parser.add_argument("--config", type=Path, help="with a checkpoint: a diffusers folder of the same kind of model")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add_device_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:

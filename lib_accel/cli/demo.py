@@ -22,7 +22,7 @@ from .progress import progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--prompt", default=sample.DEFAULT_PROMPT)
+    parser.add_argument("--prompt", default=sample.DEFAULT_PROMPT, help="default: %(default)s")
     parser.add_argument("--preset", nargs="+", default=list(PRESETS), metavar="NAME", help=f"among {', '.join(PRESETS)} (default: all)")
     parser.add_argument("--repeats", type=int, default=2, help="times each picture is drawn; the least time counts")
     add_drawing_arguments(parser, "accel-demo", size="512; other models: their own")

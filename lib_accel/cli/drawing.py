@@ -7,18 +7,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from .. import sample
 from .bench import DTYPES
 from .errors import CommandError
-from .models import open_pipeline
+from .models import add_device_argument, open_pipeline
 from .samplers import SAMPLERS, check_sampler, use_sampler
 
 
 def add_drawing_arguments(parser: argparse.ArgumentParser, out: str, size: str = "the model's own") -> None:
     """--negative-prompt, --seed, --size, and those of `add_pass_arguments`. size: in words, the one without --size."""
-    parser.add_argument("--negative-prompt", default="")
+    parser.add_argument("--negative-prompt", default="", help="what the picture must not show (default: nothing)")
     parser.add_argument("--seed", type=int, default=1, help="a whole number of any size")
     parser.add_argument("--size", type=int, help=f"pixels a side, a multiple of 8 (default: {size})")
     add_pass_arguments(parser, out, "the pictures")
@@ -26,11 +24,13 @@ def add_drawing_arguments(parser: argparse.ArgumentParser, out: str, size: str =
 
 def add_pass_arguments(parser: argparse.ArgumentParser, out: str, holds: str) -> None:
     """--steps, --guidance, --model, --config, --device, --dtype, --out. holds: in words, what the folder --out is for."""
-    parser.add_argument("--steps", type=int, default=sample.DEFAULT_STEPS)
-    parser.add_argument("--guidance", type=float, default=sample.DEFAULT_GUIDANCE)
+    parser.add_argument("--steps", type=int, default=sample.DEFAULT_STEPS, help="sampling steps (default: %(default)s)")
+    parser.add_argument(
+        "--guidance", type=float, default=sample.DEFAULT_GUIDANCE, help="CFG scale; 1 or less: no guidance (default: %(default)g)"
+    )
     parser.add_argument("--model", type=Path, help="a diffusers folder or a .safetensors checkpoint (default: the sample model)")
     parser.add_argument("--config", type=Path, help="with a checkpoint: a diffusers folder of the same kind of model")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add_device_argument(parser)
     parser.add_argument("--dtype", choices=DTYPES, help="default: float16 on a GPU, else float32")
     parser.add_argument("--out", type=Path, default=Path(out), help=f"folder for {holds} (default: {out})")
 

@@ -30,8 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--self", default="0.4", metavar="VALUES", dest="self_attention", help="windows of self-attention (a row each)")
     parser.add_argument("--word-window", action="append", default=[], metavar="WORD:WINDOW", help="its own for a word: lion:0.4")
     parser.add_argument("--cross-layers", default="all", help="all, down, mid, up, 1/4 and coarser, =1/4, 256 (tokens), joined by +")
-    parser.add_argument("--self-layers", default="1/4")
-    parser.add_argument("--self-source", choices=("map", "value", "keys_values", "none"), default="map")
+    parser.add_argument("--self-layers", default="1/4", help="as --cross-layers, of self-attention (default: %(default)s)")
+    parser.add_argument(
+        "--self-source",
+        choices=("map", "value", "keys_values", "none"),
+        default="map",
+        help="what self-attention takes from the source: the map, the values, keys and values, nothing (default: %(default)s)",
+    )
     parser.add_argument("--blend", metavar="WORDS:WORDS", help="words of the source and of the edits that may change: circle:square, a+b:c")
     parser.add_argument("--subtract", default="", metavar="WORDS", help="with --blend: words whose places must not change, joined by +")
     parser.add_argument("--threshold", type=float, help="with --blend: higher blends less, 0 to 1 (default 0.3)")

@@ -46,19 +46,19 @@ def short_help(program: str = PROGRAM) -> str:
     jobs = "".join(f"  {what}\n      {program} {example}\n" for what, example in JOBS)
     commands = "".join(f"  {name:<10} {summary}\n" for name, summary in COMMANDS.items())
     return (
-        f"Faster sampling for Stable Diffusion U-Nets.\n\n{jobs}\nAll commands:\n{commands}\n"
+        f"Faster sampling for Stable Diffusion and other diffusion models.\n\n{jobs}\nAll commands:\n{commands}\n"
         f"{program} COMMAND --help explains one. The line under a picture, every setting: docs/guide.md\n"
     )
 
 
 def parser_of(program: str = PROGRAM) -> tuple[argparse.ArgumentParser, dict[str, ModuleType]]:
     """The parser of all commands, and the module of each."""
-    parser = argparse.ArgumentParser(prog=program, description="Faster sampling for Stable Diffusion U-Nets.")
+    parser = argparse.ArgumentParser(prog=program, description="Faster sampling for Stable Diffusion and other diffusion models.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     modules = {}
     for name, summary in COMMANDS.items():
         modules[name] = importlib.import_module(f".{name}", __package__)
-        modules[name].add_arguments(commands.add_parser(name, help=summary, description=summary.capitalize() + "."))
+        modules[name].add_arguments(commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}."))
     return parser, modules
 
 

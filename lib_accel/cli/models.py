@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,12 @@ import torch
 
 from .. import sample
 from .errors import CommandError
+
+
+def add_device_argument(parser: argparse.ArgumentParser) -> None:
+    """--device."""
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", default=default, help="where the model runs, in PyTorch's words: cuda, cpu, mps (default: %(default)s)")
 
 
 def open_pipeline(model: Path | None, config: Path | None, device: str, dtype: torch.dtype) -> tuple[Any, str]:

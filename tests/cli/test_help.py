@@ -23,6 +23,14 @@ def test_its_examples_are_commands(example):
     assert parser.parse_args(shlex.split(example)).command == example.split()[0]
 
 
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_option_of_a_command_is_explained(name):
+    commands = next(action for action in cli.parser_of()[0]._actions if action.dest == "command")
+    parser = commands.choices[name]
+    assert [action.dest for action in parser._actions if not action.help] == []
+    assert "u-net" not in parser.format_help()
+
+
 def test_the_console_script_is_called_by_its_name(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["/usr/bin/accel"])
     assert cli.main() == 0
