@@ -25,7 +25,7 @@ from .methods import (
 )
 from .prompt_to_prompt import Edit, LocalBlend, Refine, Replace, Reweight
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Accelerator",
