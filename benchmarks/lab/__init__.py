@@ -4,6 +4,7 @@ from functools import partial
 
 from lib_accel.cli.lab import Peer
 
+from .block_caches import FirstBlock, Mag, TaylorSeer, first_block_cache, mag_cache, taylorseer
 from .limits import half_the_rows, no_cross_attention, no_self_attention
 from .merging import tomesd_merging
 from .published_tgate import published_tgate
@@ -23,6 +24,9 @@ PEERS = {
     "published-deepcache": Peer(deepcache, deepcache_kinds),
     "pyramid-attention": Peer(pyramid_attention_broadcast),
     "faster-cache": Peer(faster_cache),
+    "first-block-cache": Peer(first_block_cache, settings=FirstBlock),
+    "taylorseer": Peer(taylorseer, settings=TaylorSeer),
+    "mag-cache": Peer(mag_cache, settings=Mag),
     "spectrum": Peer(spectrum, spectrum_kinds),
     "sada": Peer(sada),
     "no-self-attention": Peer(no_self_attention, _of_one_kind, limit=True),

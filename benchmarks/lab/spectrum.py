@@ -1,10 +1,11 @@
-"""Spectrum as a peer (arXiv 2603.01623): whole U-Net calls are forecast on a fixed plan, by a fit of Chebyshev polynomials over time.
+"""Spectrum as a peer (arXiv 2603.01623): whole model calls are forecast on a fixed plan, by a fit of Chebyshev polynomials over time.
 
 Written anew from its formulas, with the defaults that its users have. For diffusers pipelines.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 
+from lib_accel.backends import backend_for
 from lib_accel.backends.noise_levels import levels_of
 from lib_accel.cli.errors import CommandError
 from lib_accel.core.noise import Noise, NoiseView
@@ -25,31 +27,22 @@ DEGREE = 6
 RIDGE = 0.5
 # How much of the fit there is in a forecast; the rest is the line through the last two calls.
 PART = 0.25
+TRAINED = 1000
 KEPT = max(DEGREE + 2, 8)
 
 
 @dataclass
-class _Run:
-    """One run of the pipeline: what was predicted of the picture, and when."""
+class _Kept:
+    """What was predicted of the picture, and when, by one call of every step: where each text has its own, there are several."""
 
-    timesteps: torch.Tensor
-    levels: tuple[float, ...]
     times: list[float] = field(default_factory=list)
     pictures: list[torch.Tensor] = field(default_factory=list)
-    skipped: int = 0
 
-    def time(self, step: int) -> float:
-        return 2 * step / len(self.timesteps) - 1
+    def keep(self, time: float, picture: torch.Tensor) -> None:
+        self.times, self.pictures = [*self.times, time][-KEPT:], [*self.pictures, picture][-KEPT:]
 
-    def runs(self, step: int) -> bool:
-        """Whether the U-Net runs in ``step``."""
-        steps = len(self.timesteps)
-        full = step < WARM_UP or step >= int(steps * STOP) or (self.skipped + 1) % WINDOW == 0
-        self.skipped = 0 if full else self.skipped + 1
-        return full
-
-    def forecast(self, step: int) -> torch.Tensor:
-        now, times = self.time(step), torch.tensor(self.times)
+    def forecast(self, now: float) -> torch.Tensor:
+        times = torch.tensor(self.times)
         values = torch.stack([picture.flatten() for picture in self.pictures])
         basis, wanted = _chebyshev(times), _chebyshev(torch.tensor([now]))
         normal = basis.T @ basis + RIDGE * torch.eye(basis.shape[1])
@@ -59,32 +52,68 @@ class _Run:
         return ((1 - PART) * line + PART * curve).view_as(self.pictures[-1])
 
 
+@dataclass
+class _Run:
+    """One run of the pipeline: the step that it is in, which call of it, and what was kept."""
+
+    timesteps: torch.Tensor
+    levels: tuple[float, ...]
+    step: int = -1
+    call: int = 0
+    full: bool = True
+    skipped: int = 0
+    kept: list[_Kept] = field(default_factory=list)
+
+    def time(self) -> float:
+        return 2 * self.step / len(self.timesteps) - 1
+
+    def runs(self, step: int) -> bool:
+        """Whether the model runs in ``step``; asked once for each."""
+        steps = len(self.timesteps)
+        full = step < WARM_UP or step >= int(steps * STOP) or (self.skipped + 1) % WINDOW == 0
+        self.skipped = 0 if full else self.skipped + 1
+        return full
+
+    def at(self, step: int) -> _Kept:
+        """What is kept of the call that follows, in ``step``."""
+        if step != self.step:
+            self.step, self.call, self.full = step, 0, self.runs(step)
+        self.call += 1
+        while len(self.kept) < self.call:
+            self.kept.append(_Kept())
+        return self.kept[self.call - 1]
+
+
 @contextmanager
 def spectrum(model: Any) -> Iterator[None]:
-    """The U-Net of the pipeline ``model`` under Spectrum. CommandError for what is no pipeline."""
+    """The model of the pipeline ``model`` under Spectrum. CommandError for what is no pipeline."""
     if not hasattr(model, "scheduler"):
         raise CommandError("it follows a pipeline's schedule (--pipeline, or --model)")
     unet, noises = find_unet(model), NoiseView(model)
-    had, own = vars(unet).get("forward"), unet.forward
+    had, own, backend = vars(unet).get("forward"), unet.forward, backend_for(unet)
     state: dict[str, _Run] = {}
 
-    def forward(sample: torch.Tensor, timestep: Any, *args: Any, **given: Any) -> Any:
+    # Pipelines ask a model's forward what it takes.
+    @functools.wraps(own)
+    def forward(*args: Any, **given: Any) -> Any:
         timesteps = model.scheduler.timesteps
         if "run" not in state or state["run"].timesteps is not timesteps:
             levels = levels_of(model.scheduler)
             if levels is None:
                 raise CommandError("the scheduler's noise levels are not known")
             state["run"] = _Run(timesteps, levels)
-        run = state["run"]
-        step = int((timesteps == timestep).nonzero()[0])
-        noise = Noise(noises.kind, run.levels[step])
-        if not run.runs(step):
-            prediction = noise.from_picture(run.forecast(step), sample).to(sample.dtype)
-            return (prediction,) if given.get("return_dict") is False else _Output(prediction)
-        out = own(sample, timestep, *args, **given)
-        prediction = out[0] if isinstance(out, tuple) else out.sample
-        run.times = [*run.times, run.time(step)][-KEPT:]
-        run.pictures = [*run.pictures, noise.as_picture(prediction, sample)][-KEPT:]
+        run, sample = state["run"], backend.sample_of(args, given)
+        step = _step_of(model.scheduler, backend.timestep_of(args, given))
+        kept, noise = run.at(step), Noise(noises.kind, run.levels[step])
+        turned = -1 if _is_turned(args, given, noise) else 1
+        if not run.full:
+            prediction = turned * noise.from_picture(kept.forecast(run.time()), sample)
+            return backend.output_of(unet, args, given, prediction.to(sample.dtype))
+        out = own(*args, **given)
+        prediction = backend.prediction_of(out)
+        if prediction is None or prediction.shape != sample.shape:
+            raise CommandError(f"what {type(unet).__name__} returns is not of the shape of its latents")
+        kept.keep(run.time(), noise.as_picture(turned * prediction, sample))
         return out
 
     vars(unet)["forward"] = forward
@@ -96,9 +125,26 @@ def spectrum(model: Any) -> Iterator[None]:
             vars(unet)["forward"] = had
 
 
-@dataclass
-class _Output:
-    sample: torch.Tensor
+def _step_of(scheduler: Any, timestep: Any) -> int:
+    """The step that a call belongs to: by its timestep, which transformers are told in ways of their own; then by how many were made."""
+    if timestep is not None:
+        # A model may be told it once for each row.
+        return int((scheduler.timesteps == torch.as_tensor(timestep).flatten()[0]).nonzero()[0])
+    if not hasattr(scheduler, "_step_index"):
+        raise CommandError(f"{type(scheduler).__name__} does not count its steps")
+    return scheduler._step_index or 0
+
+
+def _is_turned(args: tuple, given: dict[str, Any], noise: Noise) -> bool:
+    """Whether a flow-matching model's time goes from noise to picture, and its velocity with it."""
+    told = next(
+        (given[name] for name in ("timestep", "t") if isinstance(given.get(name), torch.Tensor)), args[1] if len(args) > 1 else None
+    )
+    if not isinstance(told, torch.Tensor) or noise.kind != "flow":
+        return False
+    time = told.flatten()[0].item()
+    time = time / TRAINED if time > 1 else time
+    return abs(time - noise.noise) > abs(1 - time - noise.noise)
 
 
 def _chebyshev(times: torch.Tensor) -> torch.Tensor:

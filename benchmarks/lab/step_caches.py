@@ -1,8 +1,8 @@
-"""Peers that keep things from one step to the next: DeepCache, and diffusers' own hooks. All know diffusers' U-Nets only."""
+"""Peers that keep layers' outputs from one step to the next: DeepCache on diffusers' U-Nets, diffusers' own hooks on attention."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -11,11 +11,15 @@ import torch
 from torch import nn
 
 from lib_accel.cli.errors import CommandError
-from lib_accel.core.sites import find_unet
+from lib_accel.core.sites import find_unet, is_transformer
+
+from .block_caches import cached
+from .leaving import left_as_it_was
 
 # Every how many steps DeepCache runs the whole U-Net, and attention is computed in diffusers' hooks.
 DEEPCACHE_INTERVAL = 3
 SKIP_RANGE = 2
+TRAINED = 1000
 
 
 class Timesteps:
@@ -28,12 +32,24 @@ class Timesteps:
     def last(self) -> float:
         return self.timesteps[-1]
 
-    def see(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+    @contextmanager
+    def seen_by(self, model: nn.Module) -> Iterator[None]:
+        """Those that ``model`` is given within."""
+        handle = model.register_forward_pre_hook(self._see, with_kwargs=True)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def _see(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         timestep = args[1] if len(args) > 1 else kwargs.get("timestep")
         if not isinstance(timestep, torch.Tensor):
             raise CommandError("it keeps things from step to step; only whole generations (--whole) show it")
-        if timestep.item() not in self.timesteps:
-            self.timesteps.append(timestep.item())
+        value = timestep.flatten()[0].item()
+        # Some transformers are told a part of 1 in place of a timestep of 1000.
+        value *= TRAINED if is_transformer(module) and value <= 1 else 1
+        if value not in self.timesteps:
+            self.timesteps.append(value)
 
 
 @contextmanager
@@ -60,46 +76,48 @@ def pyramid_attention_broadcast(model: Any) -> Iterator[None]:
     from diffusers import PyramidAttentionBroadcastConfig
     from diffusers.hooks import apply_pyramid_attention_broadcast
 
-    with _stepping(model) as (unet, steps):
-        settings = PyramidAttentionBroadcastConfig(
-            spatial_attention_block_skip_range=SKIP_RANGE, current_timestep_callback=lambda: steps.last
-        )
-        apply_pyramid_attention_broadcast(unet, settings)
+    steps = Timesteps()
+    settings = PyramidAttentionBroadcastConfig(spatial_attention_block_skip_range=SKIP_RANGE, current_timestep_callback=lambda: steps.last)
+    with _on_either(model, steps, settings, apply_pyramid_attention_broadcast):
         yield
 
 
 @contextmanager
 def faster_cache(model: Any) -> Iterator[None]:
-    """diffusers' hook for FasterCache (Lv et al., arXiv 2410.19355). Written for video transformers; U-Nets show whether it takes them."""
+    """diffusers' hook for FasterCache (Lv et al., arXiv 2410.19355), on attention; whole rows are served where both texts come in one call.
+    Written for video transformers; U-Nets show whether it takes them."""
     from diffusers import FasterCacheConfig
     from diffusers.hooks import apply_faster_cache
 
-    with _stepping(model) as (unet, steps):
-        settings = FasterCacheConfig(
-            spatial_attention_block_skip_range=SKIP_RANGE,
-            tensor_format="BCHW",
-            attention_weight_callback=lambda _: 0.5,
-            current_timestep_callback=lambda: steps.last,
-        )
-        apply_faster_cache(unet, settings)
+    steps = Timesteps()
+    settings = FasterCacheConfig(
+        spatial_attention_block_skip_range=SKIP_RANGE,
+        tensor_format="BCHW",
+        attention_weight_callback=lambda _: 0.5,
+        current_timestep_callback=lambda: steps.last,
+        is_guidance_distilled=is_transformer(find_unet(model)),
+    )
+    with _on_either(model, steps, settings, apply_faster_cache):
         yield
 
 
 @contextmanager
-def _stepping(model: Any) -> Iterator[tuple[nn.Module, Timesteps]]:
+def _on_either(model: Any, steps: Timesteps, settings: Any, apply: Callable[[nn.Module, Any], None]) -> Iterator[None]:
+    """A hook of diffusers on a U-Net, or on a transformer for which it is meant."""
+    if is_transformer(find_unet(model)):
+        with cached(model, settings) as transformer, steps.seen_by(transformer):
+            yield
+    else:
+        with _stepping(model, steps) as (unet, _):
+            apply(unet, settings)
+            yield
+
+
+@contextmanager
+def _stepping(model: Any, steps: Timesteps | None = None) -> Iterator[tuple[nn.Module, Timesteps]]:
     """The diffusers U-Net of ``model`` and the timesteps that it sees. Afterwards all modules are as they were."""
-    unet = find_unet(model)
+    unet, steps = find_unet(model), steps or Timesteps()
     if not hasattr(unet, "down_blocks"):
         raise CommandError("it knows diffusers' U-Nets only (--backend diffusers)")
-    before = {module: dict(module.__dict__) for module in unet.modules()}
-    steps = Timesteps()
-    handle = unet.register_forward_pre_hook(steps.see, with_kwargs=True)
-    try:
+    with left_as_it_was(unet, ("forward", "_diffusers_hook")), steps.seen_by(unet):
         yield unet, steps
-    finally:
-        handle.remove()
-        for module, own in before.items():
-            for name in ("forward", "_diffusers_hook"):
-                module.__dict__.pop(name, None)
-                if name in own:
-                    module.__dict__[name] = own[name]

@@ -13,7 +13,8 @@ from ..api import accelerated, is_patched
 from ..core.method import CALL, ROWS, Method
 from ..core.sites import find_unet
 from ..methods.registry import METHODS
-from .passes import asked, counted, first_of, watched_layer
+from .counting import counted, watched_layer
+from .passes import asked, first_of
 
 PROMPT = "a photo of a lighthouse on a rocky coast at dusk"
 # More than a few-step model is given; a method that acts does so in as many.

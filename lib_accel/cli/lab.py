@@ -8,7 +8,6 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "lab"
 NAME = "lib_accel_lab"
@@ -17,11 +16,13 @@ NAME = "lib_accel_lab"
 @dataclass(frozen=True)
 class Peer:
     """apply: runs a model with it, as a context. kinds: steps of a pass -> (step, count) of each kind of step; None: every step is one of
-    its own. limit: it only shows what could be won, its pictures mean nothing."""
+    its own. limit: it only shows what could be won, its pictures mean nothing. settings: the class of what ``apply`` takes besides the
+    model."""
 
-    apply: Callable[[Any], AbstractContextManager]
+    apply: Callable[..., AbstractContextManager]
     kinds: Callable[[int], list[tuple[int, int]]] | None = None
     limit: bool = False
+    settings: type | None = None
 
 
 def peers() -> dict[str, Peer]:

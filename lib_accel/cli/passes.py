@@ -1,10 +1,8 @@
-"""One generation of a diffusers pipeline of any kind: what it is asked, what it returns, and how often its model really ran."""
+"""One generation of a diffusers pipeline of any kind: what it is asked, and what it returns."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -12,10 +10,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ..core.sites import find_unet, is_transformer
+from ..backends import backend_for
+from ..core.sites import find_unet
 from .errors import CommandError
-
-ATTENTION = "attn"
 
 
 def asked(
@@ -83,42 +80,7 @@ def picture_of(out: Any) -> np.ndarray:
 
 def noun(model: nn.Module) -> str:
     """What ``model`` is called in words."""
-    return "transformer" if is_transformer(model) else "U-Net"
-
-
-def watched_layer(model: nn.Module, draw: Callable[[], Any]) -> nn.Module | None:
-    """A layer of ``model`` that tells whether a call ran in whole, found while ``draw`` runs it plainly; None where there is none.
-
-    Of the layers that run once in each call the one in the middle, of attention where there are such: caches that serve blocks skip it.
-    """
-    calls, counts = [], dict[nn.Module, int]()
-    names = {module: name for name, module in model.named_modules() if not list(module.children())}
-
-    def count(module: nn.Module, *_: Any) -> None:
-        counts[module] = counts.get(module, 0) + 1
-
-    handles = [module.register_forward_hook(count) for module in names]
-    handles.append(model.register_forward_hook(lambda *_: calls.append(None)))
-    try:
-        draw()
-    finally:
-        for handle in handles:
-            handle.remove()
-    once = [module for module, number in counts.items() if number == len(calls)]
-    once = [module for module in once if ATTENTION in names[module]] or once
-    return once[len(once) // 2] if once else None
-
-
-@contextmanager
-def counted(layer: nn.Module | None) -> Iterator[list[None]]:
-    """An entry for every time that ``layer`` runs."""
-    runs: list[None] = []
-    hook = None if layer is None else layer.register_forward_hook(lambda *_: runs.append(None))
-    try:
-        yield runs
-    finally:
-        if hook is not None:
-            hook.remove()
+    return backend_for(model).noun
 
 
 def one_call(pipeline: Any, prompt: str, size: int, guidance: float, pictures: int) -> tuple[tuple, dict[str, Any]]:

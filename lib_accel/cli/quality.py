@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -42,7 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="VARIANT",
         help="more, as for bench: tgate:gate=0.3, merging+tgate; and what there is besides Accel: "
-        f"{', '.join([*ALTERNATIVES, *(name for name, peer in PEERS.items() if not peer.limit)])}{MISSING}",
+        f"{', '.join([*ALTERNATIVES, *(name for name, peer in PEERS.items() if not peer.limit)])}{MISSING}. "
+        f"{_with_settings()}Beside peers the table says how much the model multiplied, of a plain picture's.",
     )
     parser.add_argument(
         "--auto",
@@ -56,6 +57,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the prompts; picture i is drawn from seed + i")
     add_sampler_argument(parser)
     add_pass_arguments(parser, "accel-quality", "quality.json and the grids")
+
+
+def _with_settings() -> str:
+    """What peers take, in a sentence for the help; nothing where none does."""
+    told = [f"{name}:{','.join(field.name for field in fields(peer.settings))}" for name, peer in PEERS.items() if peer.settings]
+    return f"Settings of peers: {'; '.join(told)}. " if told else ""
 
 
 def run(args: argparse.Namespace) -> int:
@@ -164,6 +171,7 @@ def compare(drawings: dict[str, list[TimedPicture]], prompts: list[str], autoenc
             "ratio": statistics.median(ratios),
             "account": drawing[-1].account,
             **_calls([drawn for drawn in drawing if drawn.calls is not None]),
+            **_work(drawing, drawings["plain"]),
         }
         if judged:
             shown = _verdicts(pictures, prompts)
@@ -187,8 +195,15 @@ def _calls(drawing: list[TimedPicture]) -> dict[str, Any]:
     whole = [drawn.calls - drawn.shallow for drawn in drawing]
     shallow = statistics.fmean(drawn.shallow for drawn in drawing)
     told = {"calls": statistics.fmean(whole), "calls_range": [min(whole), max(whole)], "calls_shallow": shallow}
+    told["calls_in_part"] = statistics.fmean(drawn.in_part for drawn in drawing)
     parts = [drawn.rows for drawn in drawing if drawn.rows is not None]
     return told | ({"rows_part": statistics.fmean(parts)} if parts else {})
+
+
+def _work(drawing: list[TimedPicture], plain: list[TimedPicture]) -> dict[str, float]:
+    """What the model multiplied, of what it did in plain pictures; nothing where that was not weighed."""
+    weighed = [(drawn.macs, base.macs) for drawn, base in zip(drawing, plain) if drawn.macs is not None and base.macs]
+    return {"work": statistics.fmean(macs / base for macs, base in weighed)} if weighed else {}
 
 
 def _spread(name: str, values: list[float]) -> dict[str, float]:
@@ -200,7 +215,18 @@ def _spread(name: str, values: list[float]) -> dict[str, float]:
 
 def table(rows: list[dict[str, Any]], model: str = "U-Net") -> str:
     """The rows as a Markdown table. model: what was called, in words."""
-    columns = ["variant", f"{model} calls", "PSNR dB (mean / median / worst)", "SSIM", "luminance", "saturation", "detail", "FD"]
+    weighed = any("work" in row for row in rows)
+    columns = [
+        "variant",
+        f"{model} calls",
+        *(["work"] if weighed else []),
+        "PSNR dB (mean / median / worst)",
+        "SSIM",
+        "luminance",
+        "saturation",
+        "detail",
+        "FD",
+    ]
     columns += ["shows the prompt", "change (95 %)", "s", "ratio"]
     lines = [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
     for row in rows:
@@ -215,19 +241,21 @@ def table(rows: list[dict[str, Any]], model: str = "U-Net") -> str:
             change = "{:+.1%} ({:+.1%} to {:+.1%})".format(row["shown_change"], *row["shown_interval"])
         fd = "-" if row["fd"] is None or plain else f"{row['fd']:.4f}"
         psnr, ssim = ("same", "1") if plain else (_shown_spread(row, "psnr", 1), _shown_spread(row, "ssim", 3))
-        cells = [row["name"], _shown_calls(row), psnr, ssim, f"{row['luminance_shift']:+.2f}", f"{row['saturation_shift']:+.2f}"]
+        cells = [row["name"], _shown_calls(row), *([f"{row['work']:.0%}" if "work" in row else "-"] if weighed else []), psnr, ssim]
+        cells += [f"{row['luminance_shift']:+.2f}", f"{row['saturation_shift']:+.2f}"]
         cells += [f"{row['detail']:.2f}", fd, shown, change, f"{row['seconds']:.2f}", f"{row['ratio']:.2f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def _shown_calls(row: dict[str, Any]) -> str:
-    """Mean, the fewest and most where pictures differ, and how many ran their shallow stages only."""
+    """Mean, the fewest and most where pictures differ, and how many ran their shallow stages only, or in part."""
     if "calls" not in row:
         return "-"
     fewest, most = row["calls_range"]
     whole = f"{fewest}" if fewest == most else f"{row['calls']:.1f} ({fewest} to {most})"
-    return f"{whole} + {row['calls_shallow']:.1f} shallow" if row.get("calls_shallow") else whole
+    beside = [(row.get("calls_shallow"), "shallow"), (row.get("calls_in_part"), "in part")]
+    return " + ".join([whole, *(f"{count:.1f} {what}" for count, what in beside if count)])
 
 
 def _shown_spread(row: dict[str, Any], name: str, digits: int) -> str:
