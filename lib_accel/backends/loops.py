@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from ..core.reasons import Reason
-from ..core.sites import is_transformer
+from ..core.sites import FIRST, SECOND, is_transformer
 
 # Pipelines of diffusers that run the U-Net once per evaluation, on the unconditional rows and then the conditional ones, or, unguided, on
 # the conditional ones alone. Others combine predictions in ways of their own, and so may subclasses with a loop of their own.
@@ -127,7 +127,7 @@ def _holds(holder: Any, unet: nn.Module) -> bool:
     own = getattr(holder, "__dict__", None)
     if not isinstance(own, dict) or own.get("scheduler") is None or isinstance(holder, nn.Module):
         return False
-    held = [own[name] for name in ("unet", "transformer") if isinstance(own.get(name), nn.Module)]
+    held = [own[name] for name in ("unet", FIRST, SECOND) if isinstance(own.get(name), nn.Module)]
     return any(getattr(one, "_orig_mod", one) is unet for one in held)
 
 

@@ -43,9 +43,16 @@ def roles_of(text: Any, told: Mapping[str, Any], count: int) -> tuple[str, ...] 
 
 
 def scale_of(told: Mapping[str, Any], pipeline: Any) -> float | None:
-    """By what both predictions are combined: where a model takes a guidance scale itself, pipelines call that of two calls the true one."""
+    """By what both predictions are combined: where a model takes a guidance scale itself, pipelines call that of two calls the true one;
+    those with two models have the scale of the one at work.
+    """
     guider = getattr(pipeline, "guider", None)
-    values = (told.get("true_cfg_scale"), getattr(guider, "guidance_scale", None), told.get("guidance_scale"))
+    values = (
+        told.get("true_cfg_scale"),
+        told.get("current_guidance_scale"),
+        getattr(guider, "guidance_scale", None),
+        told.get("guidance_scale"),
+    )
     values += (getattr(pipeline, "_guidance_scale", None),)
     return next((float(value) for value in values if isinstance(value, (int, float))), None)
 

@@ -16,6 +16,8 @@ from .reasons import Reason
 # Whether code is being traced to be compiled. Since torch 2.3; before that a compiled U-Net is known by its own marks alone.
 is_tracing = getattr(torch.compiler, "is_compiling", bool)
 PARTS = ("attn1", "attn2", "ff")
+# Where pipelines of diffusers hold their transformers.
+FIRST, SECOND = "transformer", "transformer_2"
 
 
 class UnsupportedModelError(TypeError):
@@ -119,7 +121,9 @@ def held_unet(model: Any) -> nn.Module:
     the Forge family (``.forge_objects``), or the U-Net itself; as it is held there, perhaps in a compiled wrapper. UnsupportedModelError
     when there is none.
     """
-    transformer = getattr(model, "transformer", None)
+    transformer = getattr(model, FIRST, None)
+    if transformer is None:
+        transformer = getattr(model, SECOND, None)
     if not is_transformer(getattr(transformer, "_orig_mod", transformer)):
         transformer = None
     # Where a host of the Forge family compiles, ``.model`` still holds the module as it was: its own place is asked first.
@@ -131,6 +135,15 @@ def held_unet(model: Any) -> nn.Module:
         f"{type(model).__name__} holds no U-Net: looked for a diffusers pipeline (.unet, .transformer), an LDM or SGM model "
         "(.model.diffusion_model), one of the Forge family (.forge_objects) and a U-Net module itself."
     )
+
+
+def held_second(model: Any) -> nn.Module | None:
+    """The second transformer of a diffusers pipeline that draws with two in turn (Wan 2.2: the first at high noise, it at low noise), as it
+    is held there; None where there is one alone.
+    """
+    first, second = (getattr(model, name, None) for name in (FIRST, SECOND))
+    both = all(is_transformer(getattr(one, "_orig_mod", one)) for one in (first, second))
+    return second if both and second is not first else None
 
 
 def find_unet(model: Any) -> nn.Module:

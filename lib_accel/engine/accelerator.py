@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 
+from ..core.model_words import told_of
 from ..core.reasons import Reason, as_data
 from ..core.report import Report
 from ..core.rows import Row, RowPlan
-from ..core.sites import PARTS, Site
+from ..core.sites import PARTS, Site, held_second
 from .at_work import accelerator_of, begins, ends
 from .auto import AutoChoice
-from .calls import Calls
+from .calls import Calls, Shared
 from .contract import HostTraits
 from .dispatch import refuse_meetings, runner_of
 from .host_side import HostSide
@@ -30,7 +31,8 @@ REPLACED = Reason.of("replaced", "another accelerator took this one's place on t
 class Accelerator:
     """Methods applied to one U-Net, from its making until `remove`. At most one per U-Net: a new one replaces the old.
 
-    model: see `find_unet`. methods: settings objects such as `TokenMerging`. traits: what the host does inside its attention layers.
+    Of a pipeline with two transformers both: they take turns in a pass. model: see `find_unet`. methods: settings objects such as
+    `TokenMerging`. traits: what the host does inside its attention layers.
     auto: True lets a method act only where it pays (by this machine's table), False wherever its settings say, a `Thresholds` by that
     table; None is True unless the environment says ACCEL_AUTO=0.
     UnsupportedModelError for an unknown model; SettingError when two methods would meet in one computation. The model is then untouched.
@@ -40,6 +42,9 @@ class Accelerator:
         runners = [runner_of(m) for m in methods]
         refuse_meetings(runners)
         self._subject = Subject(model, any(runner.serves_stages for runner in runners))
+        self._subjects = [self._subject]
+        if self._subject.backend.whole_calls_only and held_second(model) is not None:
+            self._subjects.append(Subject(model, False, held_second))
         for runner in runners:
             runner.stages, runner.coarsest, runner.at_work = self._subject.stages, self._subject.coarsest, runners
             if self._subject.backend.whole_calls_only and runner.acts_inside:
@@ -48,7 +53,8 @@ class Accelerator:
         self._host = HostSide(model, runners, self._subject.backend.whole_calls_only)
         traits = traits or HostTraits()
         self._auto = AutoChoice(_auto_default() if auto is None else auto, traits.fused_kernel())
-        self._calls = Calls(self._subject, runners, self._host, traits, self._auto)
+        self._shared = Shared()
+        self._calls = [Calls(subject, runners, self._host, traits, self._auto, self._shared) for subject in self._subjects]
         self._removed = False
         self._put()
 
@@ -83,7 +89,8 @@ class Accelerator:
 
     def sweep(self) -> None:
         """Take out whatever an interrupted U-Net call left on the layers."""
-        self._calls.sweep()
+        for calls in self._calls:
+            calls.sweep()
 
     def remove(self) -> None:
         """Take everything back. The model is then as it was; `report` stays valid. Does nothing the second time."""
@@ -92,44 +99,48 @@ class Accelerator:
             return
         self._removed = True
         self.stand_aside()
-        self._calls.forget()
+        for calls in self._calls:
+            calls.forget()
 
     def is_replaced(self) -> None:
         """Another one is at work on the U-Net: `remove`, and the report says so."""
-        self._calls.tally.stood_down.add(REPLACED)
+        self._shared.tally.stood_down.add(REPLACED)
         self.remove()
 
     def stand_aside(self) -> None:
         """Do nothing until `go_on`. The model is then as it was; what was kept, and the account, stay."""
-        calls, subject = self._calls, self._subject
-        calls.tally.stood_down |= {subject.why_out_of_reach()} - {None}
-        calls.sweep()
-        calls.attachment.take_off(calls.needs_post_hook)
-        unet = subject.unet
-        if unet is not None and accelerator_of(unet) in (None, self):
-            layers = (site.part(part) for site in subject.sites for part in PARTS)
-            for module in (*layers, *(module for stage in subject.stages for module in stage.modules)):
-                if module is not None:
-                    unwrap(module)
-            ends(unet, self)
+        for calls, subject in zip(self._calls, self._subjects):
+            self._shared.tally.stood_down |= {subject.why_out_of_reach()} - {None}
+            calls.sweep()
+            calls.attachment.take_off(calls.needs_post_hook)
+            unet = subject.unet
+            if unet is not None and accelerator_of(unet) in (None, self):
+                layers = (site.part(part) for site in subject.sites for part in PARTS)
+                for module in (*layers, *(module for stage in subject.stages for module in stage.modules)):
+                    if module is not None:
+                        unwrap(module)
+                ends(unet, self)
 
     def go_on(self) -> None:
         """After `stand_aside`: be at work again. Does nothing when removed; where another one is at work, that replaces this one."""
-        unet = self._subject.unet
-        if self._removed or unet is None:
+        unets = [subject.unet for subject in self._subjects if subject.unet is not None]
+        if self._removed or not unets:
             return
-        if accelerator_of(unet) not in (None, self):
+        if any(accelerator_of(unet) not in (None, self) for unet in unets):
             self.is_replaced()
         else:
-            self._calls.tally.stood_down.add(ASIDE)
+            self._shared.tally.stood_down.add(ASIDE)
             self._put()
 
     def _put(self) -> None:
-        unet = self._subject.unet
-        begins(unet, self)
-        unwrap(unet)
-        if self._runners:
-            self._calls.attachment.put(serves=self._subject.why_out_of_reach() is None)
+        for calls, subject in zip(self._calls, self._subjects):
+            unet = subject.unet
+            if unet is None:
+                continue
+            begins(unet, self)
+            unwrap(unet)
+            if self._runners:
+                calls.attachment.put(serves=subject.why_out_of_reach() is None)
 
     def __enter__(self) -> Accelerator:
         return self
@@ -162,23 +173,24 @@ class Accelerator:
 
     def report(self) -> Report:
         """What was done so far, as a snapshot."""
-        subject, tally = self._subject, self._calls.tally
-        told = tally.stood_down | self._auto.complaints | (set() if self._removed else {subject.why_out_of_reach()} - {None})
+        subject, tally = self._subject, self._shared.tally
+        out_of_reach = {subject.why_out_of_reach() for subject in self._subjects} - {None}
+        told = tally.stood_down | self._auto.complaints | (set() if self._removed else out_of_reach)
         stood_down = sorted(told)
-        return Report(
-            {
-                "backend": subject.backend.name,
-                "model": subject.called,
-                "sites": len(subject.sites),
-                **tally.as_dict(len(subject.stages)),
-                "passes": self._host.where.passes,
-                "seconds": self._calls.watch.seconds(),
-                "methods": [runner.account.as_dict() for runner in self._runners],
-                "stood_down": stood_down,
-                "reasons": [as_data(clause) for clause in stood_down],
-                "auto": self._auto.as_dict(),
-            }
-        )
+        whole = {
+            "backend": subject.backend.name,
+            "model": subject.called,
+            "noun": subject.backend.noun,
+            "sites": len(subject.sites),
+            **tally.as_dict(len(subject.stages)),
+            "passes": self._host.where.passes,
+            "seconds": self._shared.watch.seconds(),
+            "methods": [runner.account.as_dict() for runner in self._runners],
+            "stood_down": stood_down,
+            "reasons": [as_data(clause) for clause in stood_down],
+            "auto": self._auto.as_dict(),
+        }
+        return Report(told_of(subject.backend.noun, whole))
 
 
 def _auto_default() -> bool:

@@ -34,13 +34,29 @@ from .subject import COMPILED, Subject
 from .tally import Tally
 
 
-class Calls:
-    """attachment: what is on the U-Net for it. tally, watch: what was counted and timed."""
+class Shared:
+    """What the calls of a pipeline's two models have in common. tally, watch: what was counted and timed. conditions: under which the calls
+    of the pass ran."""
 
-    def __init__(self, subject: Subject, runners: list[Runner], host: HostSide, traits: HostTraits, auto: AutoChoice) -> None:
+    def __init__(self) -> None:
+        self.tally, self.watch, self.conditions = Tally(), Stopwatch(), Conditions()
+        self._at_work: weakref.ref | None = None
+
+    def turns_to(self, unet: nn.Module) -> bool:
+        """Whether the call before was one of another model."""
+        before, self._at_work = self._at_work, weakref.ref(unet)
+        return before is not None and before() is not unet
+
+
+class Calls:
+    """attachment: what is on the U-Net for it."""
+
+    def __init__(
+        self, subject: Subject, runners: list[Runner], host: HostSide, traits: HostTraits, auto: AutoChoice, shared: Shared
+    ) -> None:
         self._subject, self._traits, self._auto = subject, traits, auto
         self._where, self._course = host.where, host.course
-        self._conditions = Conditions()
+        self._shared, self._conditions = shared, shared.conditions
         self._arming: Arming | None = None
         self._open: OpenCall | None = None
         self._thread: int | None = None
@@ -48,7 +64,7 @@ class Calls:
         self._owner: int | None = None
         self._entrance = threading.Lock()
         self._last_sample: weakref.ref | None = None
-        self.tally, self.watch = Tally(), Stopwatch()
+        self.tally, self.watch = shared.tally, shared.watch
         serves = any(runner.serves_calls for runner in runners)
         self.attachment = Attachment(subject.unet, self._enter, self._leave, self._serve if serves else None, self._before_copy)
 
@@ -185,7 +201,10 @@ class Calls:
         )
 
     def _compare_conditions(self, moment: Moment, args: tuple, kwargs: dict) -> None:
-        """Let go of what was kept under others. Hosts that tell steps say themselves from when on prompts stay."""
+        """Let go of what was kept under others, or of another model. Hosts that tell steps say themselves from when on prompts stay."""
+        if self._shared.turns_to(self._subject.unet):
+            self._conditions.clear()
+            self._course.let_go(everything=True)
         if moment.step.new_pass:
             self._conditions.clear()
         if moment.step.source == "host":

@@ -58,10 +58,10 @@ class Course:
             with guarded([runner]):
                 runner.end_pass()
 
-    def let_go(self) -> None:
-        """What was kept was kept under other prompts or adapters. Before `at`, which decides on what is left."""
+    def let_go(self, everything: bool = False) -> None:
+        """What was kept is of other prompts or adapters; everything: of another model. Before `at`, which decides on what is left."""
         for runner in self._runners:
-            if not runner.outlives_prompts:
+            if everything or not runner.outlives_prompts:
                 with guarded([runner]):
                     runner.reset()
 

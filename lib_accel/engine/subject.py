@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
 
 from ..backends import Backend, backend_for
 from ..core.reasons import Reason
-from ..core.sites import Site, UnsupportedModelError, find_unet, held_unet, is_compiled
+from ..core.sites import Site, UnsupportedModelError, held_unet, is_compiled
 from ..core.stages import Stage
 
 COMPILED = Reason.of("compiled", "everything stood down: {why}", why="the U-Net is compiled")
@@ -18,14 +18,15 @@ EXCHANGED = Reason.of("exchanged", "nothing acts on the U-Net that the model has
 
 
 class Subject:
-    """The U-Net of ``model`` (see `find_unet`); both are held weakly.
+    """The U-Net of ``model`` (see `find_unet`), or its second (see `held_second`); both are held weakly.
 
     called: its class. sites: its transformer blocks. finest, coarsest:
     levels of this U-Net that have attention. stages: empty unless they are wanted.
     """
 
-    def __init__(self, model: Any, wants_stages: bool) -> None:
-        unet = find_unet(model)
+    def __init__(self, model: Any, wants_stages: bool, held: Callable[[Any], nn.Module] = held_unet) -> None:
+        unet, self._held = held(model), held
+        unet = getattr(unet, "_orig_mod", unet)
         self._unet, self._model = weakref.ref(unet), weakref.ref(model)
         self.backend: Backend = backend_for(unet)
         self.called = type(unet).__name__
@@ -43,7 +44,7 @@ class Subject:
         """Why no call can be accelerated, or None. A model's U-Net may be compiled or exchanged at any time."""
         unet, model = self._unet(), self._model()
         try:
-            held = unet if model is None else held_unet(model)
+            held = unet if model is None else self._held(model)
         except UnsupportedModelError:
             held = unet
         if is_compiled(unet) or hasattr(held, "_orig_mod"):
