@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..core.conditions import tensors_in
+from ..core.model_words import UNET
 from ..core.reasons import Reason
 from ..core.row_slicing import cut_rows, prediction_of
 from ..core.sites import PARTS, Site
@@ -40,6 +41,8 @@ class Backend:
 
     name = ""
     looked_for = ""
+    # What its models are called; see `told_of`.
+    noun = UNET
     # Whether nothing of its inside is known: no sites, no stages, only whole calls can be left out.
     whole_calls_only = False
     sample_name = "x"

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..core.model_words import TRANSFORMER
 from ..core.reasons import Reason
 from ..core.row_slicing import prediction_of
 from ..core.sites import Site
@@ -24,6 +25,7 @@ NOT_CUT = Reason.of("rows_together", "its calls hold references that are laid ou
 
 class ForgeTransformerBackend(ForgeBackend):
     name = "forge transformer"
+    noun = TRANSFORMER
     looked_for = "a diffusion transformer of the Forge family (of backend.nn, called with latents, a timestep and a context)"
     whole_calls_only = True
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..core.model_words import TRANSFORMER
 from ..core.sites import Site, named
 from ..core.stages import Stage
 from .diffusers import DiffusersBackend
@@ -14,6 +15,7 @@ from .diffusers import DiffusersBackend
 
 class PixArtBackend(DiffusersBackend):
     name = "pixart"
+    noun = TRANSFORMER
     looked_for = "a PixArt transformer (PixArtTransformer2DModel with transformer_blocks)"
     sample_name = "hidden_states"
 

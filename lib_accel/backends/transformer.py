@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..core.model_words import TRANSFORMER
 from ..core.reasons import Reason
 from ..core.row_slicing import prediction_of
 from ..core.sites import Site, is_transformer
@@ -37,6 +38,7 @@ LISTED = Reason.of("listed_rows", "its rows come in a list")
 
 class TransformerBackend(Backend):
     name = "transformer"
+    noun = TRANSFORMER
     looked_for = "a diffusion transformer of diffusers (of diffusers.models.transformers, called with latents and a timestep)"
     whole_calls_only = True
 

@@ -190,18 +190,13 @@ class Report:
         """How much of the model ran, and the time that took."""
         d = self.data
         if not d["unet_calls"]:
-            return f"no {_model(d)} call was seen"
+            return f"no {d['noun']} call was seen"
         passes = f"{d['passes']} passes, " if d["passes"] > 1 else ""
-        calls = f"{d['unet_calls']} {_model(d)} calls"
+        calls = f"{d['unet_calls']} {d['noun']} calls"
         calls = f"{d['calls_run']} of {calls} run" if d.get("calls_served") else calls
         ran, whole = self.rows
         rows = f" ({ran} of {whole} row evaluations)" if ran < whole else ""
         return f"{passes}{d['steps']} steps, {calls} in {d['seconds']:.2f} s{rows}"
-
-
-def _model(whole: dict[str, Any]) -> str:
-    """What is called, in words."""
-    return "transformer" if str(whole.get("backend")).endswith("transformer") else "U-Net"
 
 
 def _did(method: dict[str, Any]) -> bool:

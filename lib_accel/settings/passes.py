@@ -39,6 +39,11 @@ def methods_for(settings: Settings, place: str, scale: float | None = None) -> t
     return tuple(methods), None if methods else "every method is switched off"
 
 
+def without_methods(settings: Settings) -> Settings:
+    """``settings`` with every method off."""
+    return settings.replaced({f"{group.name}.on": False for group in GROUPS if group.method})
+
+
 def _of_group(group: Group, settings: Settings, owner: Group, taken: Window | None) -> list[Any]:
     """The method of ``group``: once for each part of its window that is not ``taken`` by another, the ``owner``."""
     fields = {field: settings[f"{group.name}.{field}"] for field in group.fields}

@@ -102,5 +102,39 @@ def test_names_of_few_step_models_are_still_heeded(host):
         patched.setattr(info, "title", "flux1-schnell.safetensors", raising=False)
         off, _, plain = run(host)
         on, account, ran = run(host, {"enabled": True, "preset": "Fast"})
+        asked, by_hand, fewer = run(host, FORECAST)
     assert ran == plain and same(on, off)
-    assert "its checkpoint's name says so" in str(account["notes"])
+    assert "off: a model that is run in few steps (its checkpoint's name says so)" in account["line"]
+    assert not any(word in account["line"] for word in ("Token", "GuidanceSkip", "U-Net", "its own values"))
+    assert methods(by_hand)["Forecast"]["served"] and fewer < plain and not same(asked, off)
+
+
+def test_the_account_names_the_model_for_what_it_is(host):
+    _, account, _ = run(host, FORECAST | {"guidance.on": True, "guidance.when": "after", "guidance.after": 0.5, "tgate.on": True})
+    assert " transformer calls run in " in account["line"] and "U-Net" not in str(account)
+    from modules import sd_unet
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sd_unet, "current_unet", object(), raising=False)
+        _, account, _ = run(host, FORECAST)
+    assert "the option sd_unet runs the transformer elsewhere" in account["line"]
+
+
+def test_the_page_names_the_model_for_what_it_is(host):
+    import json
+
+    from lib_accel.settings.schema import KNOBS
+    from lib_accel.webui.accordion import strip
+
+    run(host)
+    values = dict(zip(KNOBS, (control.value for control in host.script().controls))) | {"enabled": True, "preset": "Fast"}
+
+    def shown(**told):
+        sizes = {"width": 1024, "height": 1024, "steps": 25, "guidance": 7, "sampler": "Euler", **told}
+        return strip.show(json.dumps(sizes), *values.values())
+
+    header, html, sentence = shown()
+    assert "transformer row evaluations" in html and "U-Net" not in html and "as fast" in header and "few steps" not in sentence
+    header, html, sentence = shown(loras=["lightx2v_4step"])
+    assert "With few steps presets leave this model as it is." in sentence and "not faster" in header
+    assert "oken" not in html and '"gains": {}' in html.replace("&quot;", '"')

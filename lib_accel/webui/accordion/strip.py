@@ -6,7 +6,7 @@ The host translates a text of the page when it knows all of it, so every word or
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from html import escape
 from typing import Any
 
@@ -17,7 +17,7 @@ from ...settings.few_step_models import few_step_sign
 from ...settings.infotext import shown_preset
 from ...settings.job import Settings, on_this_machine, resolve, without_untouched
 from ...settings.model_families import FEW_STEP, TRANSFORMER
-from ...settings.passes import HIRES, methods_for
+from ...settings.passes import HIRES, methods_for, without_methods
 from ...settings.presets import PRESETS
 from ...settings.schema import KNOBS, by_label
 from ..host import facts
@@ -36,6 +36,9 @@ MOST_RAN = 4
 # Below this nothing is said to be faster.
 NOTHING = 1.005
 NOT_FASTER = "not faster here"
+UNET_EVALUATIONS = "U-Net row evaluations"
+EVALUATIONS = {TRANSFORMER: "transformer row evaluations"}
+LEFT_ALONE = "With few steps presets leave this model as it is."
 FEW_STEPS = "With few steps this preset uses only the following, not the settings below:"
 
 
@@ -44,28 +47,31 @@ def show(told: Any, *values: Any) -> tuple[str, str, str]:
     job, form, own = asked.read(told), dict(zip(KNOBS, values)), user_presets.read()[0]
     shape = loaded_family()
     few = few_step_sign(job.steps, [facts.checkpoint_name()], job.sampler, job.guidance, job.loras, shape == TRANSFORMER)
-    family = FEW_STEP if few else shape
+    family = FEW_STEP if few and shape != TRANSFORMER else shape
     try:
         refused.check(form)
         settings = _settings(without_untouched(form, own), family, own)
     except SettingError as error:
         return _badge(_text("settings refused")), "", plain(by_label(str(error)))
-    passes = _passes(settings, job, shape)
+    left_alone = PRESETS if few and shape == TRANSFORMER else ()
     name = settings["preset"]
+    passes = _passes(without_methods(settings) if name.lower() in left_alone else settings, job, shape)
     sentence = sentence_of(name)
-    if few and name.lower() in PRESETS:
+    if name.lower() in left_alone:
+        sentence = LEFT_ALONE
+    elif few and name.lower() in PRESETS:
         sentence = f"{FEW_STEPS} {', '.join(_titles(settings)) or '-'}"
-    gains = {name: f"{gain:.1f}x" for name, gain in _gains(form, own, family, job, shape).items() if gain >= NOTHING}
+    gains = {name: f"{gain:.1f}x" for name, gain in _gains(form, own, family, job, shape, left_alone).items() if gain >= NOTHING}
     data = _data(gains=gains, idle=idle_knobs(settings), changed=changed_knobs(settings, family, own))
-    strips = "".join(map(_strip, passes)) + _noted(settings, job) + (_ran() if job.ran else "")
+    strips = "".join(_strip(preview, shape) for preview in passes) + _noted(settings, job) + (_ran(shape) if job.ran else "")
     return _header(settings, passes), strips + data, sentence
 
 
-def _ran() -> str:
+def _ran(shape: str) -> str:
     """The pictures that were drawn last, as they were."""
     if not SESSION.ran:
         return ""
-    strips = "".join(_strip(preview) for preview in SESSION.ran[:MOST_RAN])
+    strips = "".join(_strip(preview, shape) for preview in SESSION.ran[:MOST_RAN])
     return f'<details class="accel-ran" open><summary>{_text("Last picture, as it ran")}</summary>{strips}</details>'
 
 
@@ -77,11 +83,15 @@ def _passes(settings: Settings, job: Asked, shape: str) -> list[PassPreview]:
     return [preview_pass(settings, p.place, shape, p.width, p.height, p.steps, job.guidance, foreseen(p.sampler)) for p in job.passes]
 
 
-def _gains(form: Mapping[str, Any], own: Mapping[str, Any], family: str, job: Asked, shape: str) -> dict[str, float]:
-    """How many times as fast each preset would draw the job, by the preset's name on the page."""
+def _gains(
+    form: Mapping[str, Any], own: Mapping[str, Any], family: str, job: Asked, shape: str, left_alone: Collection[str]
+) -> dict[str, float]:
+    """How many times as fast each preset would draw the job, by the preset's name on the page. left_alone: presets that do nothing."""
     kept = {name: form[name] for name in ("first_pass", "auto", "drop_at_one") if name in form}
     gains = {}
     for name in (*PRESETS, *own):
+        if name in left_alone:
+            continue
         try:
             settings = _settings({**(kept if name in PRESETS else {}), "preset": name}, family, own)
             gains[shown_preset(name)] = times_as_fast(_passes(settings, job, shape))
@@ -130,13 +140,13 @@ def _text(words: str) -> str:
     return f"<span>{words}</span>"
 
 
-def _strip(preview: PassPreview) -> str:
+def _strip(preview: PassPreview, shape: str) -> str:
     total = len(preview.steps)
     cells = "".join(_cell(kinds, step, total) for step, kinds in enumerate(preview.steps, 1))
     gain = preview.plain / max(preview.work, 1e-9)
     # Without text encoding and decoding, which the header counts.
     faster = f"{_text('sampling about')} {gain:.1f}x {_text('as fast')}" if gain >= NOTHING else _text(NOT_FASTER)
-    numbers = [faster, f"{preview.rows:g}/{2 * total} {_text('U-Net row evaluations')}"]
+    numbers = [faster, f"{preview.rows:g}/{2 * total} {_text(EVALUATIONS.get(shape, UNET_EVALUATIONS))}"]
     head = f"{_text(preview.place)} {preview.width}x{preview.height}, {total} {_text('steps')}: {', '.join(numbers)}"
     notes = []
     if preview.idle:

@@ -8,8 +8,9 @@ from typing import Any
 
 from modules import devices, shared
 
-from ...backends import BACKENDS
+from ...backends import BACKENDS, backend_for
 from ...core.forge_models import wrapper_of
+from ...core.model_words import UNET
 from ...core.reasons import Reason
 from ...core.sites import UnsupportedModelError, find_unet, named
 from ...engine.contract import HostTraits
@@ -17,6 +18,7 @@ from ...engine.subject import COMPILED
 from ...engine.thresholds import Thresholds, thresholds_for
 from ...settings.few_step_models import few_step_sign, loras_in
 from ...settings.model_families import TRANSFORMER, family_of
+from ...settings.presets import PRESETS
 from . import traits as host_traits
 from .family import family
 
@@ -79,6 +81,25 @@ def shape_of(model: Any) -> str:
         return family_of(find_unet(model))
     except (UnsupportedModelError, AttributeError):
         return "sd1"
+
+
+def noun_of(p: Any) -> str:
+    """What the model of ``p`` is called in words."""
+    try:
+        return backend_for(find_unet(p.sd_model)).noun
+    except (UnsupportedModelError, AttributeError):
+        return UNET
+
+
+def why_left_alone(p: Any, settings: Any) -> Reason | None:
+    """Why a preset does nothing to the model of ``p`` (a clause), or None.
+
+    Of diffusion transformers whole steps alone can be left out, and of few steps each matters. Who sets knobs by hand asks for it.
+    """
+    if settings["preset"].lower() not in PRESETS or shape_of(p.sd_model) != TRANSFORMER:
+        return None
+    sign = why_few_steps(p)
+    return sign and Reason.of("few_step_model", "off: a model that is run in few steps ({sign})", sign=sign)
 
 
 def takes_steps_as_it_likes(p: Any) -> bool:

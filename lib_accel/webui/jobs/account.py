@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ...core.model_words import UNET, told_of
 from ...core.reasons import as_data
 from ...core.report import Report
 from ...cost.estimate import decoding_work
@@ -33,6 +34,8 @@ class Account:
     def __init__(self, settings: Settings | None, complaint: str | None = None) -> None:
         self.settings = settings
         self.complaint = complaint
+        # What the model that is at work now is called.
+        self.noun = UNET
         self.passes: list[tuple[str, dict[str, Any]]] = []
         self.notes: dict[str, list[str]] = {}
         self.places: dict[str, None] = {}
@@ -88,6 +91,7 @@ class Account:
 
     def note(self, place: str, text: str) -> None:
         """Something to tell about the passes of ``place`` (``""``: about the job), once."""
+        text = told_of(self.noun, text)
         if place:
             self.places[place] = None
         notes = self.notes.setdefault(place, [])

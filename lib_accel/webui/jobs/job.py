@@ -11,7 +11,7 @@ from ...core.fields import SettingError
 from ...core.reasons import Reason
 from ...settings.infotext import REPORT_KEY, is_ours, to_infotext, unquoted
 from ...settings.job import CUSTOM, Settings, implied, on_this_machine, preset_values, resolve, without_untouched
-from ...settings.model_families import FEW_STEP
+from ...settings.model_families import FEW_STEP, TRANSFORMER
 from ...settings.presets import PRESETS
 from ...settings.schema import GROUPS, KNOBS, by_label
 from ..accordion import refused, user_presets
@@ -59,6 +59,7 @@ class Job:
                 raise error
             self.settings = self.settings_for(family_for(p))
             self.account = Account(self.settings)
+            self.account.noun = facts.noun_of(p)
             self._tell_family(p)
             if self.accelerates and not self.settings["first_pass"] and not getattr(p, "enable_hr", False):
                 self.account.note("", NO_PASS)
@@ -69,7 +70,7 @@ class Job:
     def _tell_family(self, p: Any) -> None:
         """Where a preset's values depend on it."""
         sign = facts.why_few_steps(p) if self.accelerates and self.settings["preset"].lower() in PRESETS else None
-        if sign:
+        if sign and facts.why_left_alone(p, self.settings) is None:
             self.account.note("", Reason.of("few_steps", "few steps ({sign}): the preset uses its own values for that", sign=sign))
 
     @property
@@ -215,6 +216,5 @@ def _flat(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def family_for(p: Any) -> str:
     """The family of presets for what ``p`` samples with now."""
-    if facts.why_few_steps(p):
-        return FEW_STEP
-    return facts.shape_of(p.sd_model)
+    shape = facts.shape_of(p.sd_model)
+    return FEW_STEP if shape != TRANSFORMER and facts.why_few_steps(p) else shape

@@ -153,6 +153,7 @@ class Session:
         """switched: the pass began with another model."""
         now.unet, now.checkpoint, now.accelerator = facts.unet_of(p), facts.checkpoint_of(p), None
         account = now.job.account
+        account.noun = facts.noun_of(p)
         obstacle = facts.obstacle(p)
         if obstacle:
             account.note(now.place, obstacle)
@@ -164,7 +165,9 @@ class Session:
             account.note(now.place, COMPILED)
             return
         settings = now.job.settings_for(family_for(p))
-        methods, *whys = methods_for(settings, now.place, facts.droppable_scale(p)) if now.job.accelerates else ((), None)
+        left_alone = facts.why_left_alone(p, settings) if now.job.accelerates else None
+        acts = now.job.accelerates and left_alone is None
+        methods, *whys = methods_for(settings, now.place, facts.droppable_scale(p)) if acts else ((), left_alone)
         if now.job.edits is not None:
             edited, why_unedited = now.job.edits.methods(p, now.place)
             methods, whys = methods + edited, [*whys, why_unedited]
