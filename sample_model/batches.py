@@ -50,10 +50,11 @@ KINDS = (
 )
 
 
-def draw_kind(rng: np.random.Generator, progress: float) -> Kind:
-    """The kind of batch for a step at `progress` (0..1)."""
-    weights = np.array([np.interp(progress, (0.15, 0.5, 0.8), kind.share) / kind.cost for kind in KINDS])
-    return KINDS[rng.choice(len(KINDS), p=weights / weights.sum())]
+def draw_kind(rng: np.random.Generator, progress: float, kinds: tuple | None = None) -> Kind:
+    """The kind of batch for a step at `progress` (0..1), of `kinds` (KINDS)."""
+    kinds = kinds or KINDS
+    weights = np.array([np.interp(progress, (0.15, 0.5, 0.8), kind.share) / kind.cost for kind in kinds])
+    return kinds[rng.choice(len(kinds), p=weights / weights.sum())]
 
 
 class Bucket:
@@ -94,9 +95,11 @@ class Bucket:
 
 
 class Scenes:
-    """Every bucket, drawn, encoded and kept in `folder` when it is first needed. share: part of each bucket's scenes to use."""
+    """Every bucket, drawn, encoded and kept in `folder` when it is first needed. share: part of each bucket's scenes to use. kinds: of
+    batches (KINDS)."""
 
-    def __init__(self, folder, autoencoder, seed: int, device, share: float = 1.0):
+    def __init__(self, folder, autoencoder, seed: int, device, share: float = 1.0, kinds: tuple | None = None):
+        self.kinds = kinds
         self.folder, self.autoencoder, self.seed, self.device, self.share = folder, autoencoder, seed, device, share
         self.buckets = {}
 
@@ -111,6 +114,6 @@ class Scenes:
 
     def draw(self, rng: np.random.Generator, progress: float, rows: float = 1.0) -> tuple[Kind, list, torch.Tensor, torch.Tensor]:
         """A batch for a step at `progress`: its kind, and what `Bucket.draw` returns. rows: how many, relative to what KINDS says."""
-        kind = draw_kind(rng, progress)
+        kind = draw_kind(rng, progress, self.kinds)
         bucket = self.bucket(*kind.sizes[rng.choice(len(kind.sizes))])
         return kind, *bucket.draw(rng, int(rows * kind.pixels), kind.window)

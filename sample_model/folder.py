@@ -22,21 +22,41 @@ from sample_model.build_tokenizer import build
 
 def write_model(folder: Path, autoencoder, text_encoder, tokenizer, unet) -> None:
     """Write the complete pipeline as a diffusers folder with fp16 safetensors; the networks stay as they are."""
-    halves = [copy.deepcopy(network) for network in (autoencoder, text_encoder, unet)]
-    for network in halves:
-        torch.nn.Module.to(network, "cpu", torch.float16)
-    pipeline = networks.assemble(halves[0], halves[1], tokenizer, halves[2])
-    pipeline.save_pretrained(str(folder), safe_serialization=True)
-    # Only vocab.json, merges.txt and our two small files: what else transformers writes depends on its version.
-    shutil.rmtree(folder / "tokenizer")
-    build(folder / "tokenizer")
-    # transformers opens a text encoder in the precision that its configuration names, diffusers a U-Net in float32:
-    # the two must agree, or a folder that is opened without further words cannot draw.
-    _edit(folder / "text_encoder" / "config.json", dtype="float32", torch_dtype="float32")
+    autoencoder, text_encoder, unet = _halves(autoencoder, text_encoder, unet)
+    write_pipeline(folder, networks.assemble(autoencoder, text_encoder, tokenizer, unet), "unet")
     # So that a user who changes the sampler gets one for this schedule.
     others = {key: value for key, value in SCHEDULER.items() if key in ("clip_sample", "set_alpha_to_one")}
     _edit(folder / "scheduler" / "scheduler_config.json", skip_prk_steps=True, **others)
-    for part in ("vae", "unet"):
+
+
+def write_flow_model(folder: Path, autoencoder, text_encoder, tokenizer, transformer) -> None:
+    """The same of a FluxPipeline, in which the text encoder has both places: one for the words, one for all of them together."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
+
+    autoencoder, text_encoder, transformer = _halves(autoencoder, text_encoder, transformer)
+    autoencoder.register_to_config(shift_factor=0.0)
+    texts = {"text_encoder": text_encoder, "tokenizer": tokenizer, "text_encoder_2": text_encoder, "tokenizer_2": tokenizer}
+    pipeline = FluxPipeline(scheduler=FlowMatchEulerDiscreteScheduler(), vae=autoencoder, transformer=transformer, **texts)
+    write_pipeline(folder, pipeline, "transformer")
+
+
+def _halves(*parts) -> list:
+    """Copies in half precision, on the processor."""
+    return [torch.nn.Module.to(copy.deepcopy(part), "cpu", torch.float16) for part in parts]
+
+
+def write_pipeline(folder: Path, pipeline, model: str) -> None:
+    """Write `pipeline` without what depends on versions and machines. model: which part of it draws."""
+    pipeline.save_pretrained(str(folder), safe_serialization=True)
+    for tokenizer in folder.glob("tokenizer*"):
+        # Only vocab.json, merges.txt and our two small files: what else transformers writes depends on its version.
+        shutil.rmtree(tokenizer)
+        build(tokenizer)
+    for encoder in folder.glob("text_encoder*"):
+        # transformers opens a text encoder in the precision that its configuration names, diffusers other networks in float32:
+        # the two must agree, or a folder that is opened without further words cannot draw.
+        _edit(encoder / "config.json", dtype="float32", torch_dtype="float32")
+    for part in ("vae", model):
         _edit(folder / part / "config.json", _name_or_path=None)  # where it lay on the machine that trained it
     for path in folder.rglob("*.safetensors"):
         path.chmod(0o644)  # some versions write them for their owner's eyes only

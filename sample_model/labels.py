@@ -47,15 +47,15 @@ def label_maps(scene: scenes.Scene, height: int, width: int) -> np.ndarray:
 
 
 class LabelHead(nn.Module):
-    """Reads the label maps off the features of a U-Net's last but one upper block."""
+    """Reads the label maps off a network's features, by default those of a U-Net's last but one upper block."""
 
-    def __init__(self):
+    def __init__(self, features: int = FEATURES):
         super().__init__()
-        self.norm = nn.GroupNorm(32, FEATURES)
-        self.project = nn.Conv2d(FEATURES, sum(COUNTS.values()), 1)
+        self.norm = nn.GroupNorm(32, features)
+        self.project = nn.Conv2d(features, sum(COUNTS.values()), 1)
 
     def loss(self, features: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
-        """Mean cross-entropy of features (rows, FEATURES, h, w) against classes (rows, 4, h, w)."""
+        """Mean cross-entropy of features (rows, channels, h, w) against classes (rows, 4, h, w)."""
         logits = self.project(functional.silu(self.norm(features))).float().split(list(COUNTS.values()), 1)
         weight = 1 + (OBJECT_WEIGHT - 1) * (maps[:, 0] > 0)
         losses = [functional.cross_entropy(part, maps[:, index], reduction="none") for index, part in enumerate(logits)]

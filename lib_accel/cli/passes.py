@@ -42,6 +42,8 @@ def asked(
     given |= {"num_frames": 1, "use_resolution_binning": False}
     if "true_cfg_scale" in takes and guidance > 1 and not _holds_guidance(pipeline):
         given |= {"true_cfg_scale": guidance, "negative_prompt": " "}
+    if _is_longer(takes.get("max_sequence_length"), most := _longest_text(pipeline)):
+        given["max_sequence_length"] = most
     given["generator"] = torch.Generator().manual_seed(seed)
     if latents:
         given["output_type"] = "latent"
@@ -52,6 +54,18 @@ def _reads(pipeline: Any) -> bool:
     """Whether any of its text encoders is there."""
     parts = pipeline.components
     return any(isinstance(part, nn.Module) for name, part in parts.items() if name.startswith("text_encoder"))
+
+
+def _longest_text(pipeline: Any) -> int | None:
+    """How many tokens the last of its text encoders, which reads word by word, can read; None where there is no limit."""
+    encoders = [part for name, part in pipeline.components.items() if name.startswith("text_encoder") and isinstance(part, nn.Module)]
+    most = getattr(getattr(encoders[-1], "config", None), "max_position_embeddings", None) if encoders else None
+    return most if isinstance(most, int) else None
+
+
+def _is_longer(argument: inspect.Parameter | None, most: int | None) -> bool:
+    """Whether texts that ``argument`` gives the length of are longer, if nobody says another one."""
+    return argument is not None and most is not None and isinstance(argument.default, int) and argument.default > most
 
 
 def _is_needed(argument: inspect.Parameter | None) -> bool:
