@@ -1,5 +1,6 @@
 """Errors of our own code are raised, methods act on tiny models too, property tests draw the same examples on every run."""
 
+import gc
 import os
 import sys
 
@@ -13,3 +14,10 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 settings.register_profile("accel", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("accel")
+
+
+def pytest_collection_finish() -> None:
+    """What the libraries and the tests' files hold stays for good. Looking through it again and again takes a fifth of the time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)

@@ -5,11 +5,11 @@ Latents are [rows, 4, h, w]; text is [rows, TEXT, WIDTH].
 
 from __future__ import annotations
 
-import copy
 import inspect
 from types import SimpleNamespace
 
 import host_packages
+import packed
 import pytest
 import torch
 import torch.nn.functional as F
@@ -31,15 +31,15 @@ def lively(model: nn.Module, seed: int = 0) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
-_BUILT: dict[tuple, nn.Module] = {}
+_BUILT: dict[tuple, packed.Packed] = {}
 
 
 def built(model_class: type, shape: dict, seed: int) -> nn.Module:
     """A `lively` model of this class and shape: built once, a copy for everybody, which takes a fraction of the time."""
     key = (model_class, repr(sorted(shape.items())), seed)
     if key not in _BUILT:
-        _BUILT[key] = lively(model_class(**shape), seed)
-    return copy.deepcopy(_BUILT[key])
+        _BUILT[key] = packed.Packed(lively(model_class(**shape), seed))
+    return _BUILT[key].unpacked()
 
 
 def ldm_unet(seed: int = 0, unet_class: type | None = None, **changes) -> nn.Module:

@@ -44,8 +44,7 @@ class ForgeBackend(LDMBackend):
         """An LDM-like U-Net that comes from one of the two backends, or whose attention has their signature."""
         if not super().matches(unet):
             return False
-        layers = (m for m in unet.modules() if named(m, "CrossAttention"))
-        return _is_from_forge(unet) or any(_takes_value(layer) for layer in layers)
+        return _is_from_forge(unet) or any(map(_takes_value, {type(m) for m in unet.modules() if named(m, "CrossAttention")}))
 
     def find_stages(self, unet: nn.Module) -> tuple[Stage, ...]:
         """None of ComfyUI's: it runs the layers of each stage by a function of its own, past the stage's module."""
@@ -173,6 +172,6 @@ def _is_from(module: nn.Module, package: str) -> bool:
     return any(f"{c.__module__}.".startswith(f"{package}.") for c in type(module).__mro__)
 
 
-def _takes_value(layer: nn.Module) -> bool:
-    forwards = (vars(c)["forward"] for c in type(layer).__mro__ if callable(vars(c).get("forward")))
+def _takes_value(layer: type[nn.Module]) -> bool:
+    forwards = (vars(c)["forward"] for c in layer.__mro__ if callable(vars(c).get("forward")))
     return any("value" in inspect.signature(forward).parameters for forward in forwards)

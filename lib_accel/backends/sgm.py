@@ -26,15 +26,15 @@ class SGMBackend(LDMBackend):
         """An LDM-like U-Net that comes from the package ``sgm``, or whose blocks have SGM's signature."""
         if not super().matches(unet):
             return False
-        blocks = (m for m in unet.modules() if named(m, "BasicTransformerBlock"))
-        return _is_from_sgm(unet) or any(_takes_additional_tokens(block) for block in blocks)
+        blocks = {type(m) for m in unet.modules() if named(m, "BasicTransformerBlock")}
+        return _is_from_sgm(unet) or any(map(_takes_additional_tokens, blocks))
 
 
 def _is_from_sgm(module: nn.Module) -> bool:
     return any(c.__module__.split(".")[0] == "sgm" for c in type(module).__mro__)
 
 
-def _takes_additional_tokens(block: nn.Module) -> bool:
+def _takes_additional_tokens(block: type[nn.Module]) -> bool:
     """By every class of the block: what hosts derive from it may have lost the signature."""
-    forwards = (vars(c)[name] for c in type(block).__mro__ for name in ("forward", "_forward") if callable(vars(c).get(name)))
+    forwards = (vars(c)[name] for c in block.__mro__ for name in ("forward", "_forward") if callable(vars(c).get(name)))
     return any("additional_tokens" in inspect.signature(forward).parameters for forward in forwards)

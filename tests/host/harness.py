@@ -9,6 +9,7 @@ from typing import Any
 import forge_face
 import gradio as gr
 import gradio.routes
+import gradio.utils
 import models
 import numpy as np
 import torch
@@ -17,8 +18,11 @@ from gradio.blocks import postprocess_update_dict
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parent.parent
 ROOT, NEIGHBOUR = HERE / "root", HERE / "neighbour"
-# A tab's web server takes a tenth of the time of a test, and nobody here opens the page.
+# A tab's web server takes a tenth of the time of a test, and nobody here opens the page. What the page would be given takes as long, and
+# so does the line of code that a warning of an old argument would name.
 gradio.routes.App.create_app = staticmethod(lambda blocks, **given: None)
+gr.Blocks.get_config_file = lambda blocks: {}
+gradio.utils.find_user_stack_level = lambda: 1
 # What knows the host that it was imported with.
 OF_ONE_HOST = ("modules", "lib_accel.webui")
 
@@ -35,7 +39,8 @@ class Blockless(torch.nn.Module):
 
 
 def _forget() -> None:
-    for name in [n for n in sys.modules if any(n == host or n.startswith(host + ".") for host in OF_ONE_HOST)]:
+    inside = tuple(host + "." for host in OF_ONE_HOST)
+    for name in [n for n in sys.modules if n in OF_ONE_HOST or n.startswith(inside)]:
         del sys.modules[name]
     import lib_accel
 
