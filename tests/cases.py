@@ -34,7 +34,7 @@ def one_pass(unet: Any, name: str, accelerator: Any = None) -> torch.Tensor:
         if accelerator is not None:
             rows = declared.check_rows or Layout.guided(2)
             accelerator.step(index, total, rows, sampler="Euler", sigmas=range(total, -1, -1))
-        made.append(models.call(unet, models.inputs(timestep=timestep)))
+        made.append(models.call(unet, models.inputs(h=8, w=8, timestep=timestep)))
     return torch.stack(made)
 
 

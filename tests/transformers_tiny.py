@@ -48,8 +48,6 @@ WAYS = tuple(
         (True, False, 6),
     )
 )
-# Ways that fail alike until no other is tried.
-ALIKE = 5
 # Settings of transformers by a piece of their names; the first that fits.
 SMALL: tuple[tuple[str, Any], ...] = (
     ("attention_head_dim", HEAD),
@@ -151,9 +149,7 @@ def build(name: str) -> tuple[Built | None, str]:
         except Exception as error:
             why = why or f"{type(error).__name__}: {error}".splitlines()[0][:160]
             seen.append(repr(error))
-            # Pictures and channels that do not fit may do so in a later way.
-            hopeless = len(seen) == ALIKE and len(set(seen)) == 1
-            if isinstance(error, (ImportError, LookupError)) or not str(error) or hopeless:
+            if isinstance(error, (ImportError, LookupError)) or not str(error) or seen.count(seen[-1]) > 2:
                 break
     return None, why
 
@@ -179,8 +175,6 @@ def _part(name: str, argument: inspect.Parameter, kind: type, way: Way) -> Any:
         return tiny(_named(words, kind), way.channels)
     if name == "vae":
         return Vae()
-    if name == "controlnet":
-        return tiny(_named(words, kind))
     if name == "guider":
         return diffusers.ClassifierFreeGuidance()
     return "blocks.0" if name == "pag_applied_layers" else None
@@ -264,8 +258,7 @@ def tiny(kind: type, channels: float = 1) -> torch.nn.Module:
     if channels != 1:
         taken = _arguments(kind.__init__)["in_channels"].default
         given["in_channels"] = round(channels * taken)
-        asked = _arguments(kind.__init__).get("out_channels")
-        if asked is not None and asked.default is None:
+        if _arguments(kind.__init__)["out_channels"].default is None:
             given["out_channels"] = taken
     with torch.device("meta"):
         size = sum(parameter.numel() for parameter in kind(**given).parameters())
