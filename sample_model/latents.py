@@ -9,6 +9,8 @@ import torch
 
 from lib_accel.sample import scenes
 
+from .training import precision_for
+
 
 def training_scene(seed: int, index: int) -> scenes.Scene:
     """Scene number `index` of the training set that belongs to `seed`; never a held-out one."""
@@ -26,7 +28,7 @@ def encode_scenes(autoencoder, first: int, count: int, height: int, width: int, 
         numbers = range(start, min(start + batch, first + count))
         pictures = np.stack([scenes.render(training_scene(seed, index), height, width) for index in numbers])
         pictures = torch.from_numpy(pictures).permute(0, 3, 1, 2).float().contiguous().to(device) / 127.5 - 1
-        with torch.autocast(device.type, torch.bfloat16):
+        with precision_for(device):
             mean = autoencoder.encode(pictures).latent_dist.mean
         parts.append((mean.float() * autoencoder.config.scaling_factor).half().cpu().numpy())
     return np.concatenate(parts)

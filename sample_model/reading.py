@@ -15,6 +15,7 @@ from lib_accel.sample import captions, scenes
 from lib_accel.sample.architecture import TEXT_ENCODER, TOKENS
 
 from . import latents
+from .training import precision_for
 
 _ITEM_WORDS = (scenes.SHAPES, tuple(scenes.COLOURS), scenes.TEXTURES, tuple(scenes.SIZES))
 COUNTS = (len(scenes.BACKGROUNDS), 1 + len(scenes.RELATIONS), *(2 * [len(words) for words in _ITEM_WORDS]))
@@ -69,7 +70,7 @@ def pretrain(text_encoder, head: ReadingHead, tokenizer, steps: int, seed: int, 
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1.0, (step + 1) / 50) * (1 - 0.9 * step / steps)
         tokens, lengths = tokens_of(tokenizer, texts, device)
-        with torch.autocast(device.type, torch.bfloat16):
+        with precision_for(device):
             loss = head.loss(text_encoder(tokens)[0], texts, lengths)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -105,7 +105,7 @@ def main(argv: list | None = None) -> int:
         rng = np.random.default_rng((options.seed, budget.step))
         torch.manual_seed(options.seed * 1_000_003 + budget.step)
         _, side, count = [stage for stage in (STAGES if fresh else LATER_STAGES) if stage[0] <= budget.progress][-1]
-        with torch.autocast(device.type, torch.bfloat16):
+        with training.precision_for(device):
             loss, absolute = loss_of(autoencoder, crops(rng, side, count * options.batch).to(device))
         run.learn(loss)
         running = absolute.item() if running is None else 0.98 * running + 0.02 * absolute.item()

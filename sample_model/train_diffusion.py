@@ -120,7 +120,7 @@ def main(argv: list | None = None) -> int:
         texts = batch_of_captions(drawn, rng)
         tokens, lengths = reading.tokens_of(tokenizer, texts, device)
         lesson = 0.0 if options.start is not None else max(0.0, 1 - budget.progress / LESSONS_END)
-        with torch.autocast(device.type, torch.bfloat16):
+        with training.precision_for(device):
             context = modules["text_encoder"](tokens)[0]
             losses = {"noise": loss_of(modules["unet"], context, clean.to(device), levels, kind.early)}
             losses["labels"] = modules["labels"].loss(listener.features, maps.to(device))

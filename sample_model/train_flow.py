@@ -135,7 +135,7 @@ def main(argv: list | None = None) -> int:
         tokens, _ = reading.tokens_of(source.tokenizer, batch_of_captions(drawn, rng), device)
         with torch.no_grad():
             read = text_encoder(tokens)
-        with torch.autocast(device.type, torch.bfloat16):
+        with training.precision_for(device):
             losses = {"flow": loss_of(modules["transformer"], read.last_hidden_state, read.pooler_output, clean.to(device))}
             features = listener.features(*clean.shape[2:])
             losses["labels"] = modules["labels"].loss(features, maps[:, :, ::PATCH, ::PATCH].to(device))

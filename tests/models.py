@@ -6,6 +6,7 @@ Latents are [rows, 4, h, w]; text is [rows, TEXT, WIDTH].
 from __future__ import annotations
 
 import inspect
+import sys
 from types import SimpleNamespace
 
 import host_packages
@@ -39,7 +40,7 @@ def built(model_class: type, shape: dict, seed: int) -> nn.Module:
     key = (model_class, repr(sorted(shape.items())), seed)
     if key not in _BUILT:
         model = lively(model_class(**shape), seed)
-        if "<locals>" in model_class.__qualname__:
+        if getattr(sys.modules.get(model_class.__module__), model_class.__qualname__, None) is not model_class:
             return model  # a test's own class, which pickle cannot name
         _BUILT[key] = packed.Packed(model)
     return _BUILT[key].unpacked()
