@@ -92,7 +92,7 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def precision_for(device: torch.device) -> torch.autocast:
-    """A context of bfloat16 where ``device`` computes in it; of float32 on processors that do not, where bfloat16 is several times slower."""
+    """A context of bfloat16 where ``device`` computes in it; else of float32, which is faster on processors without bfloat16."""
     slow = device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return torch.autocast(device.type, torch.bfloat16, enabled=not slow)
 
