@@ -196,8 +196,8 @@ PARTS = {
 # -- calls ----------------------------------------------------------------------------------------------------------------------------
 
 
-def picture() -> Image.Image:
-    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8))
+def picture(side: int = SIDE) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8))
 
 
 def _mask() -> Image.Image:
@@ -224,7 +224,9 @@ def _call(kind: type, output: str) -> dict[str, Any]:
         whole = torch.ones(1, models.TEXT)
         made |= {"prompt": None, "negative_prompt": None, "prompt_embeds": text[0], "negative_prompt_embeds": text[1]}
         made |= {"prompt_attention_mask": whole, "negative_prompt_attention_mask": whole, "use_resolution_binning": False}
-    wanted = {"image": picture(), "mask_image": _mask(), "control_image": picture(), "source_prompt": TEXT}
+    # An upscaler's latents are as large as the picture that it is given.
+    small = SIDE // 4 if kind.__name__ == "StableDiffusionUpscalePipeline" else SIDE
+    wanted = {"image": picture(small), "mask_image": _mask(), "control_image": picture(), "source_prompt": TEXT}
     wanted |= {"video": [picture()] * 2, "conditioning_frames": [picture()] * 2}
     asked = _arguments(kind.__call__)
     given = {name: value for name, value in made.items() if name in asked}
