@@ -14,7 +14,6 @@ from torch import nn
 from torch.nn import functional
 
 from lib_accel.sample import scenes
-from lib_accel.sample.architecture import UNET
 
 # Classes per map: nothing there or one of the words.
 COUNTS = {
@@ -24,8 +23,6 @@ COUNTS = {
     "background": len(scenes.BACKGROUNDS),
 }
 OBJECT_WEIGHT = 3.0  # objects cover a tenth of a scene
-# Channels of the U-Net's last but one upper block, the first whose output has the latents' own resolution.
-FEATURES = UNET["block_out_channels"][1]
 
 
 def label_maps(scene: scenes.Scene, height: int, width: int) -> np.ndarray:
@@ -46,10 +43,15 @@ def label_maps(scene: scenes.Scene, height: int, width: int) -> np.ndarray:
     return maps
 
 
-class LabelHead(nn.Module):
-    """Reads the label maps off a network's features, by default those of a U-Net's last but one upper block."""
+def features_of(unet) -> int:
+    """Channels of a U-Net's last but one upper block, the first whose output has the latents' own resolution."""
+    return unet.config.block_out_channels[1]
 
-    def __init__(self, features: int = FEATURES):
+
+class LabelHead(nn.Module):
+    """Reads the label maps off a network's features, for a U-Net those that `features_of` counts."""
+
+    def __init__(self, features: int):
         super().__init__()
         self.norm = nn.GroupNorm(32, features)
         self.project = nn.Conv2d(features, sum(COUNTS.values()), 1)

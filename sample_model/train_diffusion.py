@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from lib_accel.sample import captions, load_pipeline, networks
-from lib_accel.sample.architecture import SCHEDULER
+from lib_accel.sample.architecture import SCHEDULER, UNETS
 from sample_model import batches, labels, reading, training
 from sample_model.attention import TrainingAttention
 from sample_model.build_tokenizer import build
@@ -81,6 +81,7 @@ def parse_options(argv: list | None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--autoencoder", type=Path, required=True, help="folder of the trained autoencoder")
     parser.add_argument("--start", type=Path, help="model folder to go on from: no lessons, and scenes as at the end of a training")
+    parser.add_argument("--shape", choices=UNETS, default="small", help="of the U-Net; sd15: Stable Diffusion 1.5's, a tenth as wide")
     parser.add_argument("--scenes", type=float, default=1.0, help="part of the scenes of every size to draw and encode")
     parser.add_argument("--rows", type=float, default=1.0, help="size of the batches, relative to the usual one")
     parser.add_argument("--reading-steps", type=int, default=400, help="steps in which the text encoder learns alone")
@@ -96,8 +97,8 @@ def main(argv: list | None = None) -> int:
     autoencoder = AutoencoderKL.from_pretrained(str(options.autoencoder), local_files_only=True, low_cpu_mem_usage=False).to(device).eval()
     build(options.out / "tokenizer")
     tokenizer = networks.build_tokenizer(options.out / "tokenizer")
-    modules = {"unet": networks.build_unet(), "text_encoder": networks.build_text_encoder(tokenizer)}
-    modules |= {"labels": labels.LabelHead(), "reading": reading.ReadingHead()}
+    modules = {"unet": networks.build_unet(options.shape), "text_encoder": networks.build_text_encoder(tokenizer)}
+    modules |= {"labels": labels.LabelHead(labels.features_of(modules["unet"])), "reading": reading.ReadingHead()}
     for module in modules.values():
         module.to(device)
     if options.start is not None:

@@ -32,6 +32,10 @@ UNET = {
     "block_out_channels": (64, 128, 64, 64),
     "act_fn": "silu",
 }
+# Stable Diffusion 1.5's own structure at a tenth of its width: two ResBlocks a level, 16 transformer blocks, 8 heads; 8.7 M parameters.
+UNET_LIKE_SD15 = {**UNET, "sample_size": 64, "layers_per_block": 2, "attention_head_dim": 8, "block_out_channels": (32, 64, 128, 128)}
+# By the name that a training is given; "small" is what ships.
+UNETS = {"small": UNET, "sd15": UNET_LIKE_SD15}
 TEXT_ENCODER = {
     "hidden_size": 96,
     "intermediate_size": 384,

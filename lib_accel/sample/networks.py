@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from .architecture import AUTOENCODER, SCHEDULER, TEXT_ENCODER, TOKENS, UNET
+from .architecture import AUTOENCODER, SCHEDULER, TEXT_ENCODER, TOKENS, UNETS
 
 
 def build_tokenizer(folder: Path):
@@ -33,11 +33,11 @@ def build_text_encoder(tokenizer):
     )
 
 
-def build_unet():
-    """The U-Net with fresh weights."""
+def build_unet(shape: str = "small"):
+    """A U-Net with fresh weights, of a shape in `architecture.UNETS`."""
     from diffusers import UNet2DConditionModel
 
-    return UNet2DConditionModel(**UNET)
+    return UNet2DConditionModel(**UNETS[shape])
 
 
 def build_autoencoder():

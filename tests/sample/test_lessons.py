@@ -54,9 +54,9 @@ def test_answers_are_those_of_the_caption():
 
 
 def test_the_right_answer_costs_nothing_and_a_wrong_one_does():
-    head = labels.LabelHead()
+    head = labels.LabelHead(64)
     maps = torch.from_numpy(labels.label_maps(drawn(1)[0], 16, 16)).long()[None]
-    features = torch.zeros(1, labels.FEATURES, 16, 16)
+    features = torch.zeros(1, 64, 16, 16)
     with torch.no_grad():
         head.project.weight.zero_()
         head.project.bias.zero_()
@@ -64,16 +64,18 @@ def test_the_right_answer_costs_nothing_and_a_wrong_one_does():
     assert even == pytest.approx(np.mean(np.log(list(labels.COUNTS.values()))), rel=1e-5)
 
 
-def test_listening_costs_the_unet_nothing(monkeypatch):
+@pytest.mark.parametrize(("shape", "millions"), [("small", 4.8), ("sd15", 8.7)])
+def test_listening_costs_the_unet_nothing(shape, millions):
     from lib_accel.sample import networks
 
-    unet = networks.build_unet().eval()
+    unet = networks.build_unet(shape).eval()
+    assert sum(parameter.numel() for parameter in unet.parameters()) / 1e6 == pytest.approx(millions, abs=0.05)
     inputs = torch.randn(1, 4, 8, 8), torch.tensor([5]), torch.randn(1, 77, 96)
     with torch.no_grad():
         plain = unet(*inputs).sample
         listener = labels.Listener(unet)
         assert torch.equal(unet(*inputs).sample, plain)
-    assert listener.features.shape == (1, labels.FEATURES, 8, 8)
+    assert listener.features.shape == (1, labels.features_of(unet), 8, 8)
 
 
 def test_maps_and_pictures_of_another_aspect_agree():
