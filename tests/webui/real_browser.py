@@ -71,13 +71,14 @@ def exactly(text: str) -> re.Pattern:
 
 
 class Page:
-    """The page of ``webui``, opened anew in ``context``. errors: what went wrong on it. asked: the addresses it asked for."""
+    """The page of ``webui``, opened anew in ``context``. errors: what went wrong on it. asked: the addresses it asked for. preset: what the
+    page calls the one that it opens with."""
 
-    def __init__(self, context: Any, webui: real_webui.WebUI) -> None:
+    def __init__(self, context: Any, webui: real_webui.WebUI, preset: str = "Balanced") -> None:
         from playwright.sync_api import Error
 
         self.failure = Error
-        self.webui = webui
+        self.webui, self.preset = webui, preset
         self.errors: list[str] = []
         self.asked: list[str] = []
         self.written = ""
@@ -106,7 +107,7 @@ class Page:
                 break
             self.at.wait_for_timeout(1000)
         for tab in ("txt2img", "img2img"):
-            self.until(lambda tab=tab: "Balanced" in self.text(f"#script_{tab}_accel_badge"), f"the header of {tab}")
+            self.until(lambda tab=tab: self.preset in self.text(f"#script_{tab}_accel_badge"), f"the header of {tab}")
         # What the page fills when it opens is there now or on its way.
         self.at.wait_for_timeout(1500)
 

@@ -79,7 +79,7 @@ def chinese(browser, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"localization": "zh_CN"}), encoding="utf-8")
     server = real_webui.WebUI(tmp_path)
     try:
-        yield Page(browser.new_context(viewport={"width": 1500, "height": 1300}), server)
+        yield Page(browser.new_context(viewport={"width": 1500, "height": 1300}), server, WORDS["Balanced"])
     finally:
         server.stop()
 
@@ -87,7 +87,7 @@ def chinese(browser, tmp_path):
 def test_chinese_pages_show_no_english_label_of_ours(chinese):
     # All that is there without another click: labels, hints, folds, choices, the header and the strip.
     wanted = {knob.short for knob in KNOBS.values()} | {knob.hint for name, knob in KNOBS.items() if name != "enabled"}
-    wanted |= {"Advanced", "Own presets", "Save these settings", "Quality", "Balanced", "Fast", "Draft", "Custom", "first pass", "merged"}
+    wanted |= {"Advanced", "Own presets", "Save these settings", "Quality", "Balanced", "Fast", "Draft", "Custom", "first pass", "step forecast"}
     for tab in ("txt2img", "img2img"):
         chinese.tab(tab)
         chinese.unfold("enabled", tab)
