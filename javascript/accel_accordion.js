@@ -34,6 +34,7 @@
     }
 
     function sizes(tab) {
+        const edits = gradioApp().querySelector(`#script_${tab}_prompttoprompt_edits`);
         const told = {
             hires: hires(tab),
             hires_width: numberOf(`${tab}_hr_resize_x`),
@@ -45,6 +46,7 @@
             guidance: numberOf(`${tab}_cfg_scale`),
             sampler: accel.textOf(`#${tab}_sampling input:not([type=radio]), #${tab}_sampling input:checked`),
             loras: loras(tab),
+            edits: Boolean(edits && edits.offsetParent),
             ran: log(tab) !== "",
         };
         for (const name of NUMBERS) told[name] = numberOf(`${tab}_${name}`);

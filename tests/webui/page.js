@@ -143,4 +143,8 @@ told.other = vm.runInContext(
 told.empty = empty;
 told.picture = vm.runInContext("JSON.parse(accel.sizes('img2img', ['', 1])[0])", context);
 told.filled = vm.runInContext("[accel.sizes('txt2img', ['', 1, 2]), accel.prompt('txt2img', ['', 'x'])]", context);
+const edits = () => vm.runInContext("JSON.parse(accel.sizes('txt2img', ['', 1])[0]).edits", context);
+told.edits = [edits()];
+fields["#script_txt2img_prompttoprompt_edits"] = { offsetParent: {} };
+told.edits.push(edits());
 console.log(JSON.stringify(told));

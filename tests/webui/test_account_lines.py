@@ -95,6 +95,15 @@ def test_the_header_says_so_too(host):
         assert ("nothing accelerated" in badge) == expected
 
 
+def test_the_strip_knows_that_edits_run_steps(host):
+    from lib_accel.webui.accordion import strip as preview
+
+    values = [control.value for control in host.script().controls]
+    for edits in (False, True):
+        strip = preview.show(json.dumps({"width": 512, "height": 512, "steps": 20, "edits": edits}), *values)[1]
+        assert ("Prompt-to-Prompt is chosen" in strip) == edits
+
+
 def test_png_info_has_this_machines_token_counts_of_methods_that_are_on(host):
     info = host.job(accel=CUSTOM | {"agents.on": False, "merging.on": True, "downsampling.on": False}).infotexts[0]
     assert re.findall(r"Accel least tokens (\w+)", info) == ["merging"]

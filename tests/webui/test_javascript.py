@@ -33,8 +33,8 @@ def test_a_page_that_opens_asks_for_the_accordions_preview_in_both_tabs(told):
 def test_values_ask_once_however_they_were_set(told):
     assert told["size"] == told["resize"] == ACCORDION[:1]
     assert told["strength"] == told["knob"] == ACCORDION[1:]
-    # While another script is chosen there is nothing to show.
-    assert told["unseen"] == [] and told["chosen"] == [EDITS]
+    # While another script is chosen there is nothing to show; the strip tells that edits run steps.
+    assert told["unseen"] == [] and told["chosen"] == [ACCORDION[0], EDITS]
     assert told["prompt"] == [EDITS]
     assert told["edit"] == [EDITS]
     assert told["nothing"] == told["unsettled"] == []
@@ -84,10 +84,15 @@ def test_what_python_is_told(told):
         "guidance": None,
         "sampler": "Euler",
         "loras": ["LCM-x", "other"],
+        "edits": False,
         "ran": False,
     }
     assert values == [1, 2]
     assert [json.loads(prompt[0]), *prompt[1:]] == [{"prompt": "a cat <lora:LCM-x:0.7> <lora:other:1>", "seeds": 6}, "x"]
+
+
+def test_whether_edits_are_chosen_is_told(told):
+    assert told["edits"] == [False, True]
 
 
 def test_img2img_tells_its_strength_and_the_size_of_resize_by(told):

@@ -28,7 +28,8 @@ class AskedPass:
 
 @dataclass(frozen=True)
 class Asked:
-    """A job that has not begun. steps: as they stand in the field. loras: their names. ran: whether the page shows a job that is over."""
+    """A job that has not begun. steps: as they stand in the field. loras: their names. ran: whether the page shows a job that is over.
+    edits: whether Prompt-to-Prompt is chosen."""
 
     passes: tuple[AskedPass, ...]
     steps: int
@@ -36,6 +37,7 @@ class Asked:
     sampler: str
     loras: tuple[str, ...]
     ran: bool = False
+    edits: bool = False
 
 
 _ANYTHING = {"width": 512, "height": 512, "steps": 20}
@@ -70,7 +72,8 @@ def _read(given: Mapping[str, Any]) -> Asked:
         own = str(given.get("hires_sampler") or SAME_SAMPLER)
         passes.append(AskedPass(HIRES, *_hires_size(given, width, height), min(again, MOST_STEPS), sampler if own == SAME_SAMPLER else own))
     loras = tuple(map(str, given.get("loras") or ()))
-    return Asked(tuple(passes), steps, float(given.get("guidance") or 7), sampler, loras, bool(given.get("ran")))
+    ran, edits = bool(given.get("ran")), bool(given.get("edits"))
+    return Asked(tuple(passes), steps, float(given.get("guidance") or 7), sampler, loras, ran, edits)
 
 
 def _hires_size(given: Mapping[str, Any], width: int, height: int) -> tuple[int, int]:

@@ -36,6 +36,7 @@ MOST_RAN = 4
 # Below this nothing is said to be faster.
 NOTHING = 1.005
 NOT_FASTER = "not faster here"
+EDITS = "Prompt-to-Prompt is chosen: steps in which it edits attention are run, so less is saved than shown"
 UNET_EVALUATIONS = "U-Net row evaluations"
 EVALUATIONS = {TRANSFORMER: "transformer row evaluations"}
 LEFT_ALONE = "With few steps presets leave this model as it is."
@@ -121,9 +122,8 @@ def _idle(settings: Settings, passes: Iterable[Any]) -> bool:
 
 
 def _noted(settings: Settings, job: Asked) -> str:
-    if not _idle(settings, job.passes):
-        return ""
-    return f'<div class="accel-notes">{_text(NO_PASS)}</div>'
+    notes = [NO_PASS] * _idle(settings, job.passes) + [EDITS] * job.edits
+    return "".join(f'<div class="accel-notes">{_text(note)}</div>' for note in notes)
 
 
 def _data(**told: Any) -> str:
