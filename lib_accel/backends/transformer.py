@@ -22,7 +22,7 @@ from .base import Backend
 SAMPLES = ("hidden_states", "x")
 TIMESTEPS = ("timestep", "timesteps", "t")
 # What a model reads and writes besides its latents from call to call.
-MEMORIES = ("kv_cache", "past_key_values")
+MEMORIES = ("kv_cache", "kv_cache_mode", "past_key_values")
 # Hooks of diffusers that serve layers or blocks of a call from one before, by a piece of their class's name.
 CACHES = {
     "FBC": "FirstBlockCache",
@@ -132,8 +132,10 @@ def _others_at_work(unet: nn.Module) -> Iterator[str]:
 
 
 def _output_class(unet: nn.Module) -> Any:
-    """The class of one tensor that the code of ``unet`` returns; None where it is another."""
+    """The class of one tensor, and of memories that need not be there, that the code of ``unet`` returns; None where it is another."""
     forward = inspect.unwrap(type(unet).forward)
     classes = [forward.__globals__.get(name) for name in forward.__code__.co_names if name.endswith("Output")]
-    held = [tuple(getattr(one, "__dataclass_fields__", ())) for one in classes]
-    return classes[0] if held == [("sample",)] else None
+    held = [dict(getattr(one, "__dataclass_fields__", {})) for one in classes]
+    if len(held) != 1 or held[0].pop("sample", None) is None:
+        return None
+    return classes[0] if all(name in MEMORIES and field.default is None for name, field in held[0].items()) else None

@@ -26,7 +26,11 @@ KNOWN = (
     "HunyuanVideoPipeline",
     "CogVideoXPipeline",
     "CogView4Pipeline",
+    "Flux2Pipeline",
+    "Flux2KleinPipeline",
 )
+# Their model's output has room for a memory, which a plain call does not fill.
+SERVED_BESIDE_A_MEMORY = ("Flux2Pipeline", "Flux2KleinPipeline")
 
 
 class Watch:
@@ -146,6 +150,8 @@ def test_what_is_told_is_what_was_counted(shard):
         if built is None:
             assert name not in KNOWN, f"{name}: {why}"
             continue
-        found, _ = complaints(built)
+        found, did = complaints(built)
+        if name in SERVED_BESIDE_A_MEMORY and did != [SERVED]:
+            found.append(f"it was not served: {did}")
         wrong += [f"{name}: {what}" for what in found]
     assert not wrong, "\n".join(wrong)
