@@ -98,13 +98,15 @@ def main(argv: list | None = None) -> int:
     build(options.out / "tokenizer")
     tokenizer = networks.build_tokenizer(options.out / "tokenizer")
     modules = {"unet": networks.build_unet(options.shape), "text_encoder": networks.build_text_encoder(tokenizer)}
-    modules |= {"labels": labels.LabelHead(labels.features_of(modules["unet"])), "reading": reading.ReadingHead()}
+    modules["reading"] = reading.ReadingHead()
     for module in modules.values():
         module.to(device)
     if options.start is not None:
         modules |= started_from(options.start, device)
     elif not options.resume:
         reading.pretrain(modules["text_encoder"], modules["reading"], tokenizer, options.reading_steps, options.seed, device)
+    # Of the U-Net that is trained: a model to go on from has a shape of its own.
+    modules["labels"] = labels.LabelHead(labels.features_of(modules["unet"])).to(device)
     if device.type == "cpu":
         modules["unet"].set_attn_processor(TrainingAttention())
     parameters = [parameter for module in modules.values() for parameter in module.parameters()]

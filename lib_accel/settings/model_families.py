@@ -31,3 +31,11 @@ def family_of(unet: nn.Module, steps: int | None = None) -> str:
     sites = backend.find_sites(unet)
     projection = getattr(sites[0].part("attn2"), "to_k", None) if sites else None
     return _BY_CONTEXT.get(getattr(projection, "in_features", None), "sd1")
+
+
+def with_steps(shape: str, sign: str | None) -> str:
+    """The family by whose values presets go, of a model of ``shape``; sign: what `few_step_sign` says of the job.
+
+    Of a transformer whole steps alone can be left out. Few steps do not make it another family: presets then leave it alone.
+    """
+    return FEW_STEP if sign and shape != TRANSFORMER else shape

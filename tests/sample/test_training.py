@@ -60,23 +60,39 @@ def test_sharpening_the_decoder_leaves_every_latent_as_it_was(tmp_path, monkeypa
         train_autoencoder.main(["--decoder-only", "--out", str(tmp_path)])
 
 
-def test_the_unet_resumes_as_if_never_stopped_and_the_model_draws(tmp_path, monkeypatch):
-    from lib_accel.sample import load_pipeline, networks
+@pytest.fixture
+def unet_arguments(tmp_path, monkeypatch):
+    """Of a training of two steps on eight scenes of 64 px, but for the folder at the end."""
+    from lib_accel.sample import networks
 
     networks.build_autoencoder().save_pretrained(str(tmp_path / "vae"))
     monkeypatch.setattr(batches, "BUCKETS", {(64, 64): (0, 8)})
     kinds = tuple(batches.Kind(((64, 64),), window, 128, 1.0, (1.0, 1.0, 1.0)) for window in (True, False))
     monkeypatch.setattr(batches, "KINDS", kinds)
-    sizes = ["--reading-steps", "1"]
-    arguments = ["--autoencoder", str(tmp_path / "vae"), *sizes, "--steps", "2", "--save-every", "1", "--device", "cpu", "--out"]
-    assert train_diffusion.main([*arguments, str(tmp_path / "whole")]) == 0
+    sizes = ["--reading-steps", "1", "--steps", "2", "--save-every", "1"]
+    return ["--autoencoder", str(tmp_path / "vae"), *sizes, "--device", "cpu", "--out"]
+
+
+def test_the_unet_resumes_as_if_never_stopped_and_the_model_draws(tmp_path, monkeypatch, unet_arguments):
+    from lib_accel.sample import load_pipeline
+
+    assert train_diffusion.main([*unet_arguments, str(tmp_path / "whole")]) == 0
     with monkeypatch.context() as context, pytest.raises(StoppedError):
         stop_after_the_first_checkpoint(context)
-        train_diffusion.main([*arguments, str(tmp_path / "halves")])
-    assert train_diffusion.main([*arguments, str(tmp_path / "halves"), "--resume"]) == 0
+        train_diffusion.main([*unet_arguments, str(tmp_path / "halves")])
+    assert train_diffusion.main([*unet_arguments, str(tmp_path / "halves"), "--resume"]) == 0
     same(weights(tmp_path / "whole"), weights(tmp_path / "halves"))
     pipeline = load_pipeline(folder=tmp_path / "halves" / "model")
     assert pipeline("a red star", num_inference_steps=1, height=64, width=64).images[0].size == (64, 64)
+
+
+def test_a_model_to_go_on_from_keeps_its_shape(tmp_path, unet_arguments):
+    from lib_accel.sample import load_pipeline
+
+    assert train_diffusion.main([*unet_arguments, str(tmp_path / "first"), "--shape", "sd15"]) == 0
+    assert train_diffusion.main([*unet_arguments, str(tmp_path / "second"), "--start", str(tmp_path / "first" / "model")]) == 0
+    channels = load_pipeline(folder=tmp_path / "second" / "model").unet.config.block_out_channels
+    assert tuple(channels) == (32, 64, 128, 128)
 
 
 def test_training_scenes_are_never_held_out():

@@ -3,6 +3,7 @@
 import pytest
 
 from lib_accel.settings.few_step_models import few_step_sign, loras_in
+from lib_accel.settings.model_families import with_steps
 
 FEW = [
     "sd_xl_turbo_1.0",
@@ -54,3 +55,10 @@ def test_tags_of_loras():
         "plain",
         "parts",
     ]
+
+
+@pytest.mark.parametrize(
+    ("shape", "sign", "family"), [("sd1", None, "sd1"), ("sdxl", "4 steps", "few-step"), ("transformer", "4 steps", "transformer")]
+)
+def test_the_family_by_whose_values_presets_go(shape, sign, family):
+    assert with_steps(shape, sign) == family

@@ -16,7 +16,7 @@ from ...cost.preview import KINDS, PassPreview, preview_pass, times_as_fast
 from ...settings.few_step_models import few_step_sign
 from ...settings.infotext import shown_preset
 from ...settings.job import Settings, on_this_machine, resolve, without_untouched
-from ...settings.model_families import FEW_STEP, TRANSFORMER
+from ...settings.model_families import TRANSFORMER, with_steps
 from ...settings.passes import HIRES, methods_for, without_methods
 from ...settings.presets import PRESETS
 from ...settings.schema import KNOBS, by_label
@@ -48,7 +48,7 @@ def show(told: Any, *values: Any) -> tuple[str, str, str]:
     job, form, own = asked.read(told), dict(zip(KNOBS, values)), user_presets.read()[0]
     shape = loaded_family()
     few = few_step_sign(job.steps, [facts.checkpoint_name()], job.sampler, job.guidance, job.loras, shape == TRANSFORMER)
-    family = FEW_STEP if few and shape != TRANSFORMER else shape
+    family = with_steps(shape, few)
     try:
         refused.check(form)
         settings = _settings(without_untouched(form, own), family, own)

@@ -11,7 +11,7 @@ from ...core.fields import SettingError
 from ...core.reasons import Reason
 from ...settings.infotext import REPORT_KEY, is_ours, to_infotext, unquoted
 from ...settings.job import CUSTOM, Settings, implied, on_this_machine, preset_values, resolve, without_untouched
-from ...settings.model_families import FEW_STEP, TRANSFORMER
+from ...settings.model_families import with_steps
 from ...settings.presets import PRESETS
 from ...settings.schema import GROUPS, KNOBS, by_label
 from ..accordion import refused, user_presets
@@ -216,5 +216,4 @@ def _flat(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def family_for(p: Any) -> str:
     """The family of presets for what ``p`` samples with now."""
-    shape = facts.shape_of(p.sd_model)
-    return FEW_STEP if shape != TRANSFORMER and facts.why_few_steps(p) else shape
+    return with_steps(facts.shape_of(p.sd_model), facts.why_few_steps(p))
