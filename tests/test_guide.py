@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import re
 from pathlib import Path
 
@@ -10,6 +11,12 @@ import torch
 
 from lib_accel import sample
 from lib_accel.cli.main import COMMANDS
+from lib_accel.core.samplers import SAMPLERS
+from lib_accel.cost.preview import preview_pass, times_as_fast
+from lib_accel.methods.registry import of_known_rows, with_least, with_settings
+from lib_accel.settings.job import Settings, preset_values
+from lib_accel.settings.passes import FIRST
+from lib_accel.settings.presets import PRESETS
 from lib_accel.settings.schema import KNOBS
 from lib_accel.webui.prompt_to_prompt.controls import CONTROLS
 
@@ -60,6 +67,45 @@ def test_defaults_in_the_tables_are_those_of_the_settings():
         if rows:
             default = {"True": "on", "False": "off", "balanced": "Balanced"}.get(knob.text(knob.default), knob.text(knob.default))
             assert rows[-1] == default, knob.name
+
+
+def row_of(page, name):
+    """The row of a table of ``page`` whose first cell begins with ``name``."""
+    return re.search(rf"^\| {re.escape(name)}[^|]*\|.*$", page, re.M)[0]
+
+
+@pytest.mark.parametrize("page", [ENGLISH, CHINESE], ids=["english", "chinese"])
+def test_the_guide_tells_from_which_size_methods_act_on_a_gpu(page):
+    sides = {8 * math.isqrt(method.declaration.least["gpu"]) for method in with_least().values()}
+    for model, coarser in (("**SD1.5**", 1), ("**SDXL**", 2)):
+        assert {coarser * side for side in sides} <= set(map(int, re.findall(r"\d+(?= (?:px|像素))", row_of(page, model))))
+
+
+def test_the_guide_names_what_is_off_beside_regional_prompter_and_what_presets_use_the_deeper_factor():
+    titles = {method.declaration.title for method in with_settings() if method in of_known_rows()}
+    assert titles and all(title.lower() in row_of(ENGLISH, "Regional Prompter").lower() for title in titles)
+    deeper = {name.title() for name, methods in PRESETS.items() if any(getattr(m, "deeper_factor", 1) > 1 for m in methods["sd1"])}
+    assert set(re.findall(r"\*(\w+)\*", row_of(ENGLISH, "Downsampling: deeper factor"))) == deeper
+
+
+def test_the_documents_name_the_samplers_that_can_be_forecast():
+    names = {name for name, sampler in SAMPLERS.items() if sampler.forecasting} - {"UniPC"}
+    for page in (ENGLISH, README):
+        told = re.search(r"[Ss]teps (?:can be|are) forecast with ([^.]*)\.", page.replace("\n", " "))[1]
+        assert set(re.split(r", | and ", told)) == names
+
+
+@pytest.mark.parametrize("name", ["Balanced", "Fast"])
+def test_readmes_estimates_are_those_of_the_accordion(name):
+    values = {"enabled": True, **preset_values(name, "sd1")}
+    least = {f"least.{group}": method.declaration.least["gpu"] for group, method in with_least().items()}
+    passes = [
+        preview_pass(Settings({**values, **least}), FIRST, "sd1", size, size, 25, 7.0, sampler)
+        for sampler in ("DPM++ 2M Karras", "Euler")
+        for size in (512, 1024)
+    ]
+    told = re.findall(r"([\d.]+)x", re.search(rf"^\| {name} \| \d.*$", README, re.M)[0])
+    assert told == [f"{times_as_fast([one]):.1f}" for one in passes]
 
 
 @pytest.mark.parametrize("english, chinese", [(ENGLISH, CHINESE), (EDITING, EDITING_CHINESE)], ids=["guide", "prompt-to-prompt"])
