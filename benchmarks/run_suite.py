@@ -143,12 +143,12 @@ def report(suite: dict[str, Any], results: Path, failures: dict[str, str]) -> st
 def table_of(row: dict[str, Any], result: dict[str, Any]) -> str:
     """The table of a result, with the machine and the date."""
     sys.path.insert(0, str(HERE.parent))
-    from lib_accel.cli import bench, quality
+    from lib_accel.cli import bench, quality_table
 
     if row["command"] == "bench":
         return bench.table(result)
     lines = [f"{result['model']}; {plots.machine_of(result)}"]
-    lines += [f"{size}x{size}, {len(result['prompts'])} pictures\n\n{quality.table(rows)}" for size, rows in result["sizes"].items()]
+    lines += [f"{size}x{size}, {len(result['prompts'])} pictures\n\n{quality_table.table(rows)}" for size, rows in result["sizes"].items()]
     return "\n\n".join(lines)
 
 
