@@ -166,17 +166,15 @@ def diffusers_unet_sdxl(seed: int = 0, **changes) -> nn.Module:
 def vae(seed: int = 1) -> nn.Module:
     from diffusers import AutoencoderKL
 
-    return lively(
-        AutoencoderKL(
-            block_out_channels=(8, 8, 8, 8),
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            layers_per_block=1,
-            norm_num_groups=4,
-            latent_channels=4,
-        ),
-        seed,
-    )
+    shape = {
+        "block_out_channels": (8, 8, 8, 8),
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+        "latent_channels": 4,
+    }
+    return built(AutoencoderKL, shape, seed)
 
 
 def scheduler(name: str = "DDIMScheduler", **settings):
@@ -277,7 +275,7 @@ def pixart_transformer(seed: int = 0, **changes) -> nn.Module:
         "sample_size": 16,
         "use_additional_conditions": False,
     }
-    return lively(PixArtTransformer2DModel(**(shape | changes)), seed)
+    return built(PixArtTransformer2DModel, shape | changes, seed)
 
 
 # Every backend.
