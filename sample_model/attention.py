@@ -11,29 +11,31 @@ from pathlib import Path
 
 import torch
 
-# Each source with the channels of a head that it knows; with more, PyTorch's is as fast. The first is for processors that compute in
-# half precision (AVX512-FP16) and does not compile for others.
-SOURCES = {"half_attention.cpp": (4, 8, 16), "narrow_attention.cpp": (4, 8)}
+WIDTHS = {"half_attention.cpp": (4, 8, 16), "narrow_attention.cpp": (4, 8)}  # channels of a head that each kernel knows
 # What vectors need of -ffast-math; all of it would change how the whole process treats the smallest numbers.
 FLAGS = "-O3 -march=native -mprefer-vector-width=512 -funroll-loops -fopenmp -fPIC -shared -fno-math-errno -fno-trapping-math"
 FLAGS += " -fassociative-math -fno-signed-zeros -ffinite-math-only -freciprocal-math"
 
 
 @cache
-def compiled() -> tuple[ctypes.CDLL | None, tuple]:
-    """The first kernel of SOURCES that this machine's compiler makes, on first use, and its widths; (None, ()) without a compiler, which
-    is said once."""
+def compiled(source: str) -> ctypes.CDLL | None:
+    """The kernel of the file ``source``, compiled on first use; None where the compiler fails."""
     with tempfile.TemporaryDirectory() as folder:
-        for source, widths in SOURCES.items():
-            library = Path(folder) / f"{source}.so"
-            command = [os.environ.get("CXX", "c++"), *FLAGS.split(), str(Path(__file__).with_name(source)), "-o", str(library)]
-            try:
-                subprocess.run(command, check=True, capture_output=True)
-                return ctypes.CDLL(str(library)), widths
-            except (OSError, subprocess.CalledProcessError) as failed:
-                error = failed
-    print(f"attention is not compiled, so training is slower: {error}", flush=True)
-    return None, ()
+        library = Path(folder) / f"{source}.so"
+        command = [os.environ.get("CXX", "c++"), *FLAGS.split(), str(Path(__file__).with_name(source)), "-o", str(library)]
+        try:
+            subprocess.run(command, check=True, capture_output=True)
+            return ctypes.CDLL(str(library))
+        except (OSError, subprocess.CalledProcessError) as error:
+            if source == "narrow_attention.cpp":  # The other does not compile where the processor cannot compute in half precision.
+                print(f"attention is not compiled, so training is slower: {error}", flush=True)
+            return None
+
+
+def kernel_for(width: int, dtype: torch.dtype) -> ctypes.CDLL | None:
+    """The kernel for heads of ``width`` channels whose numbers are ``dtype``; None where PyTorch's attention is used."""
+    sources = ("narrow_attention.cpp",) if dtype == torch.float32 else ("half_attention.cpp", "narrow_attention.cpp")
+    return next((kernel for source in sources if width in WIDTHS[source] and (kernel := compiled(source))), None)
 
 
 def _pointers(*tensors: torch.Tensor) -> list:
@@ -46,13 +48,14 @@ def _sizes(query: torch.Tensor, key: torch.Tensor) -> list:
 
 
 class NarrowAttention(torch.autograd.Function):
-    """Softmax attention of (heads, tokens, channels) float32 tensors, contiguous, with channels as wide as the kernel knows; no mask."""
+    """Softmax attention of (heads, tokens, channels) float32 tensors, contiguous, with as many channels as ``kernel`` knows; no mask."""
 
     @staticmethod
-    def forward(ctx, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    def forward(ctx, kernel: ctypes.CDLL, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         out, lse = torch.empty_like(query), query.new_empty(query.shape[:2])
-        compiled()[0].narrow_forward(*_pointers(query, key, value), *_sizes(query, key), *_pointers(out, lse))
+        kernel.narrow_forward(*_pointers(query, key, value), *_sizes(query, key), *_pointers(out, lse))
         ctx.save_for_backward(query, key, value, out, lse)
+        ctx.kernel = kernel
         return out
 
     @staticmethod
@@ -60,8 +63,8 @@ class NarrowAttention(torch.autograd.Function):
         query, key, value, out, lse = ctx.saved_tensors
         slopes = [torch.empty_like(tensor) for tensor in (query, key, value)]
         grad = grad.contiguous()
-        compiled()[0].narrow_backward(*_pointers(query, key, value, out, lse, grad), *_sizes(query, key), *_pointers(*slopes))
-        return tuple(slopes)
+        ctx.kernel.narrow_backward(*_pointers(query, key, value, out, lse, grad), *_sizes(query, key), *_pointers(*slopes))
+        return (None, *slopes)
 
 
 class TrainingAttention:
@@ -75,10 +78,11 @@ class TrainingAttention:
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         projected = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
         heads = [tokens.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for tokens in projected]
-        if heads[0].device.type == "cpu" and heads[0].shape[-1] in compiled()[1]:
+        kernel = kernel_for(heads[0].shape[-1], heads[0].dtype) if heads[0].device.type == "cpu" else None
+        if kernel is not None:
             # One copy each: to float32 and to the heads' order at once.
             parts = [part.to(torch.float32, memory_format=torch.contiguous_format).flatten(0, 1) for part in heads]
-            mixed = NarrowAttention.apply(*parts).to(heads[0].dtype)
+            mixed = NarrowAttention.apply(kernel, *parts).to(heads[0].dtype)
             mixed = mixed.unflatten(0, (-1, attn.heads))
         else:
             mixed = torch.nn.functional.scaled_dot_product_attention(*heads)
