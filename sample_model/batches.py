@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from . import bands, labels, latents
+from .together import Together
 
 # (height, width) in pixels: number of its first scene, how many are drawn and encoded. No scene is in two buckets.
 BUCKETS = {
@@ -108,7 +109,8 @@ class Scenes:
         if (height, width) not in self.buckets:
             first, count = BUCKETS[height, width]
             count = max(8, round(self.share * count))
-            data = latents.cached_latents(self.folder, self.autoencoder, first, count, height, width, self.seed, self.device)
+            given = self.folder, self.autoencoder, first, count, height, width, self.seed, self.device
+            data = Together().first_before_others(lambda: latents.cached_latents(*given))
             self.buckets[height, width] = Bucket(data, first, self.seed)
         return self.buckets[height, width]
 

@@ -116,15 +116,18 @@ def main(argv: list | None = None) -> int:
         modules["unet"].set_attn_processor(TrainingAttention())
     parameters = [parameter for module in modules.values() for parameter in module.parameters()]
     run = training.Run(options, modules, parameters, weight_decay=1e-2, warm_up=200 if options.start is None else 40)
-    budget = run.budget
+    budget, together = run.budget, run.together
     listener = labels.Listener(modules["unet"])
     drawn_scenes = batches.Scenes(options.out, autoencoder, options.seed, device, options.scenes)
     levels, running = noise_levels().to(device), {}
     while not budget.done:
         # Everything random comes from seed and step, so a resumed run continues as if it had never stopped.
         rng = np.random.default_rng((options.seed, 11, budget.step))
-        torch.manual_seed(options.seed * 1_000_003 + budget.step)
-        kind, drawn, clean, maps = drawn_scenes.draw(rng, budget.progress if options.start is None else 1.0, options.rows)
+        torch.manual_seed(options.seed * 1_000_003 + budget.step + 500_000_003 * together.rank)
+        kind, *batch = drawn_scenes.draw(rng, budget.progress if options.start is None else 1.0, options.rows)
+        drawn, clean, maps = (together.part(rows) for rows in batch)
+        if together.rank:
+            rng = np.random.default_rng((options.seed, 11, budget.step, together.rank))
         texts = batch_of_captions(drawn, rng)
         tokens, lengths = reading.tokens_of(tokenizer, texts, device)
         lesson = 0.0 if options.start is not None else max(0.0, 1 - budget.progress / LESSONS_END)

@@ -11,6 +11,10 @@ from pathlib import Path
 
 import torch
 
+from lib_accel.cli.processes import is_first
+
+from .together import Together
+
 LONGEST_STEP = 20.0  # seconds; a step that took longer was paused, and a pause must not eat the budget
 
 
@@ -129,6 +133,8 @@ class Run:
 
     def __init__(self, options: argparse.Namespace, modules: dict, parameters: list, weight_decay: float, warm_up: int = 100):
         self.options, self.modules, self.parameters, self.warm_up = options, modules, parameters, warm_up
+        self.together = Together()
+        self.together.same(parameters)
         self.average = Average(modules, 0.998)
         self.optimizer = torch.optim.AdamW(parameters, lr=options.rate, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True)
         self.budget = Budget(options.steps, options.minutes)
@@ -142,14 +148,17 @@ class Run:
             group["lr"] = learning_rate(self.options.rate, self.budget.progress, self.budget.step, self.warm_up)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        self.together.average(self.parameters)
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.optimizer.step()
         self.budget.tick()
-        self.average.update(self.modules, self.budget.step)
+        self.budget.seconds = self.together.same_number(self.budget.seconds)
+        if is_first():
+            self.average.update(self.modules, self.budget.step)
 
     def save_in_time(self) -> bool:
-        """Write a checkpoint when it is time to, or the end; whether one was written."""
-        due = self.budget.step % self.options.save_every == 0 or self.budget.done
+        """Write a checkpoint when it is time to, or the end; whether one was written. The first process of several writes."""
+        due = is_first() and (self.budget.step % self.options.save_every == 0 or self.budget.done)
         if due:
             save_checkpoint(self.checkpoint, self.modules, self.average, self.optimizer, self.budget, {})
         return due
@@ -157,7 +166,8 @@ class Run:
     def log(self, **values) -> None:
         """Print and keep a line of progress with `values`."""
         budget = self.budget
-        log_line(self.options.out / "log.jsonl", step=budget.step, minutes=budget.seconds / 60, progress=budget.progress, **values)
+        if is_first():
+            log_line(self.options.out / "log.jsonl", step=budget.step, minutes=budget.seconds / 60, progress=budget.progress, **values)
 
 
 def log_line(path: Path, **values) -> None:
