@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-WIDTHS = {"half_attention.cpp": (4, 8, 16), "narrow_attention.cpp": (4, 8)}  # channels of a head that each kernel knows
+HALF, NARROW = "half_attention.cpp", "narrow_attention.cpp"
+WIDTHS = {HALF: (4, 8, 16), NARROW: (4, 8)}  # channels of a head that each kernel knows
 # What vectors need of -ffast-math; all of it would change how the whole process treats the smallest numbers.
 FLAGS = "-O3 -march=native -mprefer-vector-width=512 -funroll-loops -fopenmp -fPIC -shared -fno-math-errno -fno-trapping-math"
 FLAGS += " -fassociative-math -fno-signed-zeros -ffinite-math-only -freciprocal-math"
@@ -27,35 +28,48 @@ def compiled(source: str) -> ctypes.CDLL | None:
             subprocess.run(command, check=True, capture_output=True)
             return ctypes.CDLL(str(library))
         except (OSError, subprocess.CalledProcessError) as error:
-            if source == "narrow_attention.cpp":  # The other does not compile where the processor cannot compute in half precision.
+            if source == NARROW:  # The other does not compile where the processor cannot compute in half precision.
                 print(f"attention is not compiled, so training is slower: {error}", flush=True)
             return None
-
-
-def kernel_for(width: int, dtype: torch.dtype) -> ctypes.CDLL | None:
-    """The kernel for heads of ``width`` channels whose numbers are ``dtype``; None where PyTorch's attention is used."""
-    sources = ("narrow_attention.cpp",) if dtype == torch.float32 else ("half_attention.cpp", "narrow_attention.cpp")
-    return next((kernel for source in sources if width in WIDTHS[source] and (kernel := compiled(source))), None)
 
 
 def _pointers(*tensors: torch.Tensor) -> list:
     return [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
 
 
-def _sizes(query: torch.Tensor, key: torch.Tensor) -> list:
-    sizes = [ctypes.c_int64(size) for size in (*query.shape[:2], key.shape[1])]
-    return [*sizes, ctypes.c_int(query.shape[2]), ctypes.c_int(torch.get_num_threads())]
-
-
 class NarrowAttention(torch.autograd.Function):
-    """Softmax attention of (heads, tokens, channels) float32 tensors, contiguous, with as many channels as ``kernel`` knows; no mask."""
+    """Softmax attention of (heads, tokens, channels) float32 tensors, contiguous, with as many channels as its kernel knows; no mask."""
 
     @staticmethod
-    def forward(ctx, kernel: ctypes.CDLL, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    def forward(ctx, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         out, lse = torch.empty_like(query), query.new_empty(query.shape[:2])
-        kernel.narrow_forward(*_pointers(query, key, value), *_sizes(query, key), *_pointers(out, lse))
+        compiled(NARROW).narrow_forward(*_pointers(query, key, value), *NarrowAttention._sizes(query, key), *_pointers(out, lse))
         ctx.save_for_backward(query, key, value, out, lse)
-        ctx.kernel = kernel
+        return out
+
+    @staticmethod
+    def backward(ctx, grad: torch.Tensor) -> tuple:
+        query, key, value, out, lse = ctx.saved_tensors
+        slopes = [torch.empty_like(tensor) for tensor in (query, key, value)]
+        given = _pointers(query, key, value, out, lse, grad.contiguous())
+        compiled(NARROW).narrow_backward(*given, *NarrowAttention._sizes(query, key), *_pointers(*slopes))
+        return tuple(slopes)
+
+    @staticmethod
+    def _sizes(query: torch.Tensor, key: torch.Tensor) -> list:
+        sizes = [ctypes.c_int64(size) for size in (*query.shape[:2], key.shape[1])]
+        return [*sizes, ctypes.c_int(query.shape[2]), ctypes.c_int(torch.get_num_threads())]
+
+
+class HalfAttention(torch.autograd.Function):
+    """The same of (rows, tokens, heads x channels) bfloat16 tensors, computed in half precision."""
+
+    @staticmethod
+    def forward(ctx, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, heads: int) -> torch.Tensor:
+        query, key, value = (tensor.contiguous() for tensor in (query, key, value))
+        out, lse = torch.empty_like(query), query.new_empty((len(query), heads, query.shape[1]), dtype=torch.float32)
+        compiled(HALF).half_forward(*_pointers(query, key, value), *HalfAttention._sizes(query, key, heads), *_pointers(out, lse))
+        ctx.save_for_backward(query, key, value, out, lse)
         return out
 
     @staticmethod
@@ -63,12 +77,18 @@ class NarrowAttention(torch.autograd.Function):
         query, key, value, out, lse = ctx.saved_tensors
         slopes = [torch.empty_like(tensor) for tensor in (query, key, value)]
         grad = grad.contiguous()
-        ctx.kernel.narrow_backward(*_pointers(query, key, value, out, lse, grad), *_sizes(query, key), *_pointers(*slopes))
-        return (None, *slopes)
+        given = _pointers(query, key, value, out, lse, grad)
+        compiled(HALF).half_backward(*given, *HalfAttention._sizes(query, key, lse.shape[1]), *_pointers(*slopes))
+        return (*slopes, None)
+
+    @staticmethod
+    def _sizes(query: torch.Tensor, key: torch.Tensor, heads: int) -> list:
+        sizes = [ctypes.c_int64(size) for size in (len(query), heads, query.shape[1], key.shape[1])]
+        return [*sizes, ctypes.c_int(query.shape[2] // heads), ctypes.c_int(torch.get_num_threads())]
 
 
 class TrainingAttention:
-    """A diffusers attention processor: the compiled kernel for narrow heads, else PyTorch's fused attention.
+    """A diffusers attention processor: a compiled kernel for narrow heads, else PyTorch's fused attention.
 
     The numbers are the same up to rounding. With heads of 4 channels a training step takes less than half of the time.
     """
@@ -77,13 +97,19 @@ class TrainingAttention:
         """Attention of `attn` (a diffusers layer) over tokens (rows, tokens, channels); masks are not supported."""
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         projected = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
-        heads = [tokens.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for tokens in projected]
-        kernel = kernel_for(heads[0].shape[-1], heads[0].dtype) if heads[0].device.type == "cpu" else None
-        if kernel is not None:
-            # One copy each: to float32 and to the heads' order at once.
-            parts = [part.to(torch.float32, memory_format=torch.contiguous_format).flatten(0, 1) for part in heads]
-            mixed = NarrowAttention.apply(kernel, *parts).to(heads[0].dtype)
-            mixed = mixed.unflatten(0, (-1, attn.heads))
-        else:
-            mixed = torch.nn.functional.scaled_dot_product_attention(*heads)
-        return attn.to_out[0](mixed.transpose(1, 2).flatten(2))
+        return attn.to_out[0](_attend(*projected, attn.heads))
+
+
+def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, heads: int) -> torch.Tensor:
+    """Attention of (rows, tokens, heads x channels)."""
+    width, on_cpu = query.shape[-1] // heads, query.device.type == "cpu"
+    if on_cpu and query.dtype == torch.bfloat16 and width in WIDTHS[HALF] and compiled(HALF) is not None:
+        return HalfAttention.apply(query, key, value, heads)
+    parts = [tokens.unflatten(-1, (heads, -1)).transpose(1, 2) for tokens in (query, key, value)]
+    if on_cpu and width in WIDTHS[NARROW] and compiled(NARROW) is not None:
+        # One copy each: to float32 and to the heads' order at once.
+        copies = [part.to(torch.float32, memory_format=torch.contiguous_format).flatten(0, 1) for part in parts]
+        mixed = NarrowAttention.apply(*copies).to(query.dtype).unflatten(0, (-1, heads))
+    else:
+        mixed = torch.nn.functional.scaled_dot_product_attention(*parts)
+    return mixed.transpose(1, 2).flatten(2)

@@ -1,6 +1,6 @@
 // Attention with heads of 4, 8 or 16 channels, forwards and backwards, in half precision (AVX512-FP16), for training.
 //
-// The lanes of a vector register are 32 queries (or keys); a head's channels are unrolled. Scores are never stored. Sums of
+// All tensors but `lse` are bfloat16, (rows, tokens, heads x channels), as the projections around attention have them. The lanes of a vector register are 32 queries (or keys); a head's channels are unrolled. Scores are never stored. Sums of
 // 64 products are kept in half precision and added up in single precision. The results are nearer to the true ones than those
 // of bfloat16 tensors, and sharp attention, whose tiny weights are slow in single precision, costs no more than other.
 #ifndef __AVX512FP16__
@@ -10,6 +10,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
 constexpr int LANES = 32, BLOCK = 64;
@@ -31,12 +32,29 @@ static inline void add_to(float* sum, __m512h part) {
   _mm512_storeu_ps(sum + 16, _mm512_add_ps(_mm512_loadu_ps(sum + 16), high));
 }
 
-// (tokens, channels) as halves: `plain` as they are, `turned` channels first and padded with zeros to whole blocks of lanes.
+typedef uint16_t bfloat;
+
+static inline float as_float(bfloat value) {
+  uint32_t bits = static_cast<uint32_t>(value) << 16;
+  float number;
+  std::memcpy(&number, &bits, 4);
+  return number;
+}
+
+// To the nearest, ties to even.
+static inline bfloat as_bfloat(float number) {
+  uint32_t bits;
+  std::memcpy(&bits, &number, 4);
+  return static_cast<bfloat>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+// One head's (tokens, channels), `stride` apart, as halves: `plain` as they are, `turned` channels first and padded with zeros to whole
+// blocks of lanes.
 template <int D>
-static void as_half(const float* from, int64_t count, int64_t padded, float scale, half* plain, half* turned) {
+static void as_half(const bfloat* from, int64_t stride, int64_t count, int64_t padded, float scale, half* plain, half* turned) {
   for (int64_t i = 0; i < count; i++)
     for (int d = 0; d < D; d++) {
-      half value = (half)(from[i * D + d] * scale);
+      half value = (half)(as_float(from[i * stride + d]) * scale);
       plain[i * D + d] = value, turned[d * padded + i] = value;
     }
   for (int d = 0; d < D; d++)
@@ -55,12 +73,13 @@ static inline __m512h dot(__m512h start, const __m512h* lanes, const half* other
 }
 
 template <int D>
-static void forward_head(const float* q, const float* k, const float* v, int64_t n, int64_t m, float scale, float* out, float* lse) {
+static void forward_head(const bfloat* q, const bfloat* k, const bfloat* v, int64_t n, int64_t m, int64_t stride, float scale, bfloat* out,
+                         float* lse) {
   int64_t padded = whole(n), wide = whole(m);
   std::vector<half> qs(n * D), turned(D * padded), ks(m * D), vs(m * D), unused(D * wide);
-  as_half<D>(q, n, padded, scale, qs.data(), turned.data());
-  as_half<D>(k, m, wide, 1.f, ks.data(), unused.data());
-  as_half<D>(v, m, wide, 1.f, vs.data(), unused.data());
+  as_half<D>(q, stride, n, padded, scale, qs.data(), turned.data());
+  as_half<D>(k, stride, m, wide, 1.f, ks.data(), unused.data());
+  as_half<D>(v, stride, m, wide, 1.f, vs.data(), unused.data());
   for (int64_t first = 0; first < n; first += LANES) {
     __m512h query[D];
     EACH(d) query[d] = _mm512_loadu_ph(&turned[d * padded + first]);
@@ -92,29 +111,30 @@ static void forward_head(const float* q, const float* k, const float* v, int64_t
     _mm512_storeu_ph(tops, top);
     int64_t count = n - first < LANES ? n - first : LANES;
     for (int l = 0; l < count; l++) {
-      for (int d = 0; d < D; d++) out[(first + l) * D + d] = sums[d][l] / totals[l];
+      for (int d = 0; d < D; d++) out[(first + l) * stride + d] = as_bfloat(sums[d][l] / totals[l]);
       lse[first + l] = (float)tops[l] + std::log2(totals[l]);
     }
   }
 }
 
 template <int D>
-static void backward_head(const float* q, const float* k, const float* v, const float* out, const float* lse, const float* grad, int64_t n,
-                          int64_t m, float scale, float* dq, float* dk, float* dv) {
+static void backward_head(const bfloat* q, const bfloat* k, const bfloat* v, const bfloat* out, const float* lse, const bfloat* grad,
+                          int64_t n, int64_t m, int64_t stride, float scale, bfloat* dq, bfloat* dk, bfloat* dv) {
   const float natural = 0.69314718f;  // scores are kept in powers of two
   int64_t padded = whole(n), wide = whole(m);
   float largest = 1e-30f;
-  for (int64_t i = 0; i < n * D; i++) largest = std::fabs(grad[i]) > largest ? std::fabs(grad[i]) : largest;
+  for (int64_t i = 0; i < n; i++)
+    for (int d = 0; d < D; d++) largest = std::fmax(largest, std::fabs(as_float(grad[i * stride + d])));
   float up = 4.f / largest, down = largest / 4.f;  // slopes as small as a gradient's would vanish in half precision
   std::vector<half> qs(n * D), turned_q(D * padded), gs(n * D), turned_g(D * padded), ends(padded, (half)0.f), means(padded, (half)0.f);
   std::vector<half> ks(m * D), turned_k(D * wide), vs(m * D), turned_v(D * wide);
-  as_half<D>(q, n, padded, scale, qs.data(), turned_q.data());
-  as_half<D>(grad, n, padded, up, gs.data(), turned_g.data());
-  as_half<D>(k, m, wide, 1.f, ks.data(), turned_k.data());
-  as_half<D>(v, m, wide, 1.f, vs.data(), turned_v.data());
+  as_half<D>(q, stride, n, padded, scale, qs.data(), turned_q.data());
+  as_half<D>(grad, stride, n, padded, up, gs.data(), turned_g.data());
+  as_half<D>(k, stride, m, wide, 1.f, ks.data(), turned_k.data());
+  as_half<D>(v, stride, m, wide, 1.f, vs.data(), turned_v.data());
   for (int64_t i = 0; i < n; i++) {
     float sum = 0.f;
-    for (int d = 0; d < D; d++) sum += grad[i * D + d] * out[i * D + d];
+    for (int d = 0; d < D; d++) sum += as_float(grad[i * stride + d]) * as_float(out[i * stride + d]);
     means[i] = (half)(-sum * up), ends[i] = (half)(-lse[i]);
   }
   const __m512h zero = _mm512_setzero_ph();
@@ -137,7 +157,7 @@ static void backward_head(const float* q, const float* k, const float* v, const 
     }
     int64_t count = n - first < LANES ? n - first : LANES;
     for (int l = 0; l < count; l++)
-      for (int d = 0; d < D; d++) dq[(first + l) * D + d] = sums[d][l] * scale * natural * down;
+      for (int d = 0; d < D; d++) dq[(first + l) * stride + d] = as_bfloat(sums[d][l] * scale * natural * down);
   }
   for (int64_t first = 0; first < m; first += LANES) {
     __m512h key[D], value[D];
@@ -159,8 +179,8 @@ static void backward_head(const float* q, const float* k, const float* v, const 
     int64_t count = m - first < LANES ? m - first : LANES;
     for (int l = 0; l < count; l++)
       for (int d = 0; d < D; d++) {
-        dk[(first + l) * D + d] = sums_k[d][l] * natural * down;
-        dv[(first + l) * D + d] = sums_v[d][l] * down;
+        dk[(first + l) * stride + d] = as_bfloat(sums_k[d][l] * natural * down);
+        dv[(first + l) * stride + d] = as_bfloat(sums_v[d][l] * down);
       }
   }
 }
@@ -170,22 +190,25 @@ static void backward_head(const float* q, const float* k, const float* v, const 
   else if (width == 8) { constexpr int D = 8; call; } \
   else { constexpr int D = 16; call; }
 
-extern "C" void narrow_forward(const float* q, const float* k, const float* v, int64_t heads, int64_t n, int64_t m, int width, int threads,
-                               float* out, float* lse) {
+extern "C" void half_forward(const bfloat* q, const bfloat* k, const bfloat* v, int64_t rows, int64_t heads, int64_t n, int64_t m,
+                             int width, int threads, bfloat* out, float* lse) {
   float scale = 1.44269504f / std::sqrt(static_cast<float>(width));
+  int64_t stride = heads * width;
 #pragma omp parallel for num_threads(threads)
-  for (int64_t h = 0; h < heads; h++) {
-    int64_t at = h * n * width, to = h * m * width;
-    FOR_WIDTH(width, forward_head<D>(q + at, k + to, v + to, n, m, scale, out + at, lse + h * n));
+  for (int64_t one = 0; one < rows * heads; one++) {
+    int64_t row = one / heads, at = row * n * stride + one % heads * width, to = row * m * stride + one % heads * width;
+    FOR_WIDTH(width, forward_head<D>(q + at, k + to, v + to, n, m, stride, scale, out + at, lse + one * n));
   }
 }
 
-extern "C" void narrow_backward(const float* q, const float* k, const float* v, const float* out, const float* lse, const float* grad,
-                                int64_t heads, int64_t n, int64_t m, int width, int threads, float* dq, float* dk, float* dv) {
+extern "C" void half_backward(const bfloat* q, const bfloat* k, const bfloat* v, const bfloat* out, const float* lse, const bfloat* grad,
+                              int64_t rows, int64_t heads, int64_t n, int64_t m, int width, int threads, bfloat* dq, bfloat* dk,
+                              bfloat* dv) {
   float scale = 1.44269504f / std::sqrt(static_cast<float>(width));
+  int64_t stride = heads * width;
 #pragma omp parallel for num_threads(threads)
-  for (int64_t h = 0; h < heads; h++) {
-    int64_t at = h * n * width, to = h * m * width;
-    FOR_WIDTH(width, backward_head<D>(q + at, k + to, v + to, out + at, lse + h * n, grad + at, n, m, scale, dq + at, dk + to, dv + to));
+  for (int64_t one = 0; one < rows * heads; one++) {
+    int64_t row = one / heads, at = row * n * stride + one % heads * width, to = row * m * stride + one % heads * width;
+    FOR_WIDTH(width, backward_head<D>(q + at, k + to, v + to, out + at, lse + one * n, grad + at, n, m, stride, scale, dq + at, dk + to, dv + to));
   }
 }

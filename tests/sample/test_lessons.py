@@ -104,11 +104,15 @@ def test_no_scene_lies_in_two_buckets():
     assert len(numbers) == len(set(numbers))
 
 
-def attend(query, key, value, kernel=None):
-    """Attention of these tensors and its slopes for a fixed one of the output; by ``kernel``, or else PyTorch's in float64."""
-    given = [tensor.detach().to(torch.float32 if kernel else torch.float64).requires_grad_() for tensor in (query, key, value)]
-    plain = torch.nn.functional.scaled_dot_product_attention
-    out = attention.NarrowAttention.apply(kernel, *given) if kernel else plain(*given)
+def attend(query, key, value, dtype=torch.float64, ours=False):
+    """Attention of these tensors (rows, tokens, 2 heads x channels) in ``dtype``, PyTorch's or ours, and its slopes for a fixed one of the
+    output."""
+    given = [tensor.detach().to(dtype).requires_grad_() for tensor in (query, key, value)]
+    if ours:
+        out = attention._attend(*given, 2)
+    else:
+        parts = (tensor.unflatten(-1, (2, -1)).transpose(1, 2) for tensor in given)
+        out = torch.nn.functional.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2)
     slope = 1e-6 * torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     (out * slope.to(out.dtype)).sum().backward()
     return [tensor.detach().double() for tensor in (out, *(one.grad for one in given))]
@@ -123,16 +127,11 @@ def far(found, expected):
 @pytest.mark.parametrize(("width", "queries", "keys"), [(4, 100, 100), (8, 33, 77), (8, 64, 7), (16, 40, 77)])
 def test_the_compiled_attention_is_the_plain_one_forwards_and_backwards(width, queries, keys, sharp):
     torch.manual_seed(0)
-    given = [scale * torch.randn(3, count, width) for count, scale in ((queries, sharp), (keys, sharp), (keys, 1))]
+    given = [scale * torch.randn(3, count, 2 * width) for count, scale in ((queries, sharp), (keys, sharp), (keys, 1))]
     expected = attend(*given)
-    kernel = attention.kernel_for(width, torch.float32)
-    if width == 16:
-        assert kernel is None, "PyTorch's is as fast"
-    elif kernel is None:
+    assert far(attend(*given, torch.float32, ours=True), expected) < 1e-5
+    # Half precision on processors that compute in it: about as far as PyTorch's bfloat16, in whose place training has it.
+    rounded = far(attend(*given, torch.bfloat16), expected)
+    assert far(attend(*given, torch.bfloat16, ours=True), expected) < 1.5 * rounded
+    if attention.compiled(attention.NARROW) is None:
         pytest.skip("needs a C++ compiler")
-    else:
-        assert far(attend(*given, kernel), expected) < 1e-5
-    if (half := attention.compiled("half_attention.cpp")) is not None:
-        # No farther than PyTorch's from the same numbers in bfloat16, which training replaces by it.
-        rounded = attend(*(tensor.bfloat16() for tensor in given))
-        assert far(attend(*given, half), expected) < max(0.02, far(rounded, expected))
