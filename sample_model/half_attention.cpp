@@ -48,20 +48,57 @@ static inline bfloat as_bfloat(float number) {
   return static_cast<bfloat>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
-// One head's (tokens, channels), `stride` apart, as halves: `plain` as they are, `turned` channels first and padded with zeros to whole
-// blocks of lanes.
+static inline int64_t whole(int64_t count) { return (count + LANES - 1) / LANES * LANES; }
+
+// Room that a thread keeps from head to head.
+struct Room {
+  std::vector<half> halves;
+  half* take(int64_t count) {
+    if (static_cast<int64_t>(halves.size()) < count) halves.resize(count);
+    return halves.data();
+  }
+};
+
+// One head's (tokens, channels), whose tokens lie `stride` apart, as halves, channels beside each other.
 template <int D>
-static void as_half(const bfloat* from, int64_t stride, int64_t count, int64_t padded, float scale, half* plain, half* turned) {
-  for (int64_t i = 0; i < count; i++)
-    for (int d = 0; d < D; d++) {
-      half value = (half)(as_float(from[i * stride + d]) * scale);
-      plain[i * D + d] = value, turned[d * padded + i] = value;
+static void plainly(const bfloat* from, int64_t stride, int64_t count, float scale, half* to) {
+  for (int64_t i = 0; i < count; i++) {
+    const bfloat* token = from + i * stride;
+    if constexpr (D == 4) {
+      __m128i bits = _mm_slli_epi32(_mm_cvtepu16_epi32(_mm_loadl_epi64((const __m128i*)token)), 16);
+      _mm_storel_epi64((__m128i*)(to + i * D), _mm_cvtps_ph(_mm_mul_ps(_mm_castsi128_ps(bits), _mm_set1_ps(scale)), 0));
+    } else {
+      for (int d = 0; d < D; d += 8) {
+        __m256i bits = _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)(token + d))), 16);
+        __m256 scaled = _mm256_mul_ps(_mm256_castsi256_ps(bits), _mm256_set1_ps(scale));
+        _mm_storeu_si128((__m128i*)(to + i * D + d), _mm256_cvtps_ph(scaled, 0));
+      }
     }
-  for (int d = 0; d < D; d++)
-    for (int64_t i = count; i < padded; i++) turned[d * padded + i] = (half)0.f;
+  }
 }
 
-static inline int64_t whole(int64_t count) { return (count + LANES - 1) / LANES * LANES; }
+// The plain halves (count, D) channels first, (D, padded), with zeros to whole blocks of lanes: two neighbouring channels at a time.
+template <int D>
+static void turn(const half* plain, int64_t count, int64_t padded, half* to) {
+  const __m512i steps = _mm512_mullo_epi32(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0), _mm512_set1_epi32(D / 2));
+  for (int64_t i = 0; i < padded; i += 16) {
+    __mmask16 mask = i + 16 <= count ? 0xffff : i < count ? (1u << (count - i)) - 1 : 0;
+    for (int d = 0; d < D; d += 2) {
+      __m512i pair = _mm512_mask_i32gather_epi32(_mm512_setzero_si512(), mask, steps, plain + i * D + d, 4);
+      _mm256_storeu_si256((__m256i*)(to + d * padded + i), _mm512_cvtepi32_epi16(pair));
+      _mm256_storeu_si256((__m256i*)(to + (d + 1) * padded + i), _mm512_cvtepi32_epi16(_mm512_srli_epi32(pair, 16)));
+    }
+  }
+}
+
+// log2 of positive numbers, within 2e-4, far below what half precision keeps of it.
+static inline __m512 log_two(__m512 x) {
+  __m512 rest = _mm512_sub_ps(_mm512_getmant_ps(x, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_zero), _mm512_set1_ps(1.f));
+  __m512 value = _mm512_fmadd_ps(rest, _mm512_set1_ps(-0.0817f), _mm512_set1_ps(0.3187f));
+  value = _mm512_fmadd_ps(rest, value, _mm512_set1_ps(-0.6748f));
+  value = _mm512_fmadd_ps(rest, value, _mm512_set1_ps(1.4379f));
+  return _mm512_fmadd_ps(rest, value, _mm512_getexp_ps(x));
+}
 
 #define EACH(d) _Pragma("GCC unroll 16") for (int d = 0; d < D; d++)
 #define AT(v, i) _mm512_set1_ph((v)[i])
@@ -75,11 +112,14 @@ static inline __m512h dot(__m512h start, const __m512h* lanes, const half* other
 template <int D>
 static void forward_head(const bfloat* q, const bfloat* k, const bfloat* v, int64_t n, int64_t m, int64_t stride, float scale, bfloat* out,
                          float* lse) {
-  int64_t padded = whole(n), wide = whole(m);
-  std::vector<half> qs(n * D), turned(D * padded), ks(m * D), vs(m * D), unused(D * wide);
-  as_half<D>(q, stride, n, padded, scale, qs.data(), turned.data());
-  as_half<D>(k, stride, m, wide, 1.f, ks.data(), unused.data());
-  as_half<D>(v, stride, m, wide, 1.f, vs.data(), unused.data());
+  int64_t padded = whole(n);
+  static thread_local Room room;
+  half* qs = room.take(D * (n + padded + 2 * m));
+  half *turned = qs + n * D, *ks = turned + D * padded, *vs = ks + m * D;
+  plainly<D>(q, stride, n, scale, qs);
+  turn<D>(qs, n, padded, turned);
+  plainly<D>(k, stride, m, 1.f, ks);
+  plainly<D>(v, stride, m, 1.f, vs);
   for (int64_t first = 0; first < n; first += LANES) {
     __m512h query[D];
     EACH(d) query[d] = _mm512_loadu_ph(&turned[d * padded + first]);
@@ -102,17 +142,22 @@ static void forward_head(const bfloat* q, const bfloat* k, const bfloat* v, int6
       for (int64_t j = block; j < end; j++) {
         __m512h p = power_of_two(dot<D>(start, query, &ks[j * D]));
         total = _mm512_add_ph(total, p);
-        EACH(d) sum[d] = _mm512_fmadd_ph(p, AT(vs.data(), j * D + d), sum[d]);
+        EACH(d) sum[d] = _mm512_fmadd_ph(p, AT(vs, j * D + d), sum[d]);
       }
       add_to(totals, total);
       EACH(d) add_to(sums[d], sum[d]);
     }
-    alignas(64) half tops[LANES];
-    _mm512_storeu_ph(tops, top);
+    alignas(64) float ends[LANES] = {};
+    add_to(ends, top);
+    for (int l = 0; l < LANES; l += 16) {
+      __m512 total = _mm512_load_ps(totals + l), part = _mm512_div_ps(_mm512_set1_ps(1.f), total);
+      EACH(d) _mm512_store_ps(sums[d] + l, _mm512_mul_ps(_mm512_load_ps(sums[d] + l), part));
+      _mm512_store_ps(ends + l, _mm512_add_ps(_mm512_load_ps(ends + l), log_two(total)));
+    }
     int64_t count = n - first < LANES ? n - first : LANES;
     for (int l = 0; l < count; l++) {
-      for (int d = 0; d < D; d++) out[(first + l) * stride + d] = as_bfloat(sums[d][l] / totals[l]);
-      lse[first + l] = (float)tops[l] + std::log2(totals[l]);
+      EACH(d) out[(first + l) * stride + d] = as_bfloat(sums[d][l]);
+      lse[first + l] = ends[l];
     }
   }
 }
@@ -126,12 +171,19 @@ static void backward_head(const bfloat* q, const bfloat* k, const bfloat* v, con
   for (int64_t i = 0; i < n; i++)
     for (int d = 0; d < D; d++) largest = std::fmax(largest, std::fabs(as_float(grad[i * stride + d])));
   float up = 4.f / largest, down = largest / 4.f;  // slopes as small as a gradient's would vanish in half precision
-  std::vector<half> qs(n * D), turned_q(D * padded), gs(n * D), turned_g(D * padded), ends(padded, (half)0.f), means(padded, (half)0.f);
-  std::vector<half> ks(m * D), turned_k(D * wide), vs(m * D), turned_v(D * wide);
-  as_half<D>(q, stride, n, padded, scale, qs.data(), turned_q.data());
-  as_half<D>(grad, stride, n, padded, up, gs.data(), turned_g.data());
-  as_half<D>(k, stride, m, wide, 1.f, ks.data(), turned_k.data());
-  as_half<D>(v, stride, m, wide, 1.f, vs.data(), turned_v.data());
+  static thread_local Room room;
+  half* qs = room.take(D * (2 * n + 2 * padded + 2 * m + 2 * wide) + 2 * padded);
+  half *gs = qs + n * D, *turned_q = gs + n * D, *turned_g = turned_q + D * padded, *ks = turned_g + D * padded, *vs = ks + m * D;
+  half *turned_k = vs + m * D, *turned_v = turned_k + D * wide, *ends = turned_v + D * wide, *means = ends + padded;
+  plainly<D>(q, stride, n, scale, qs);
+  plainly<D>(grad, stride, n, up, gs);
+  plainly<D>(k, stride, m, 1.f, ks);
+  plainly<D>(v, stride, m, 1.f, vs);
+  turn<D>(qs, n, padded, turned_q);
+  turn<D>(gs, n, padded, turned_g);
+  turn<D>(ks, m, wide, turned_k);
+  turn<D>(vs, m, wide, turned_v);
+  for (int64_t i = n; i < padded; i++) ends[i] = means[i] = (half)0.f;
   for (int64_t i = 0; i < n; i++) {
     float sum = 0.f;
     for (int d = 0; d < D; d++) sum += as_float(grad[i * stride + d]) * as_float(out[i * stride + d]);
@@ -151,7 +203,7 @@ static void backward_head(const bfloat* q, const bfloat* k, const bfloat* v, con
       for (int64_t j = block; j < last; j++) {
         __m512h p = power_of_two(dot<D>(end, query, &ks[j * D]));
         __m512h slope = _mm512_mul_ph(p, dot<D>(mean, above, &vs[j * D]));
-        EACH(d) sum[d] = _mm512_fmadd_ph(slope, AT(ks.data(), j * D + d), sum[d]);
+        EACH(d) sum[d] = _mm512_fmadd_ph(slope, AT(ks, j * D + d), sum[d]);
       }
       EACH(d) add_to(sums[d], sum[d]);
     }
@@ -169,10 +221,10 @@ static void backward_head(const bfloat* q, const bfloat* k, const bfloat* v, con
       EACH(d) sum_k[d] = zero, sum_v[d] = zero;
 #pragma GCC unroll 2
       for (int64_t i = block; i < last; i++) {
-        __m512h p = power_of_two(dot<D>(AT(ends.data(), i), key, &qs[i * D]));
-        __m512h slope = _mm512_mul_ph(p, dot<D>(AT(means.data(), i), value, &gs[i * D]));
-        EACH(d) sum_k[d] = _mm512_fmadd_ph(slope, AT(qs.data(), i * D + d), sum_k[d]);
-        EACH(d) sum_v[d] = _mm512_fmadd_ph(p, AT(gs.data(), i * D + d), sum_v[d]);
+        __m512h p = power_of_two(dot<D>(AT(ends, i), key, &qs[i * D]));
+        __m512h slope = _mm512_mul_ph(p, dot<D>(AT(means, i), value, &gs[i * D]));
+        EACH(d) sum_k[d] = _mm512_fmadd_ph(slope, AT(qs, i * D + d), sum_k[d]);
+        EACH(d) sum_v[d] = _mm512_fmadd_ph(p, AT(gs, i * D + d), sum_v[d]);
       }
       EACH(d) add_to(sums_k[d], sum_k[d]), add_to(sums_v[d], sum_v[d]);
     }
