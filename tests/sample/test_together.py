@@ -1,0 +1,49 @@
+"""Several processes train one model: each has its rows, all have the mean of the slopes and the first one's numbers."""
+
+import multiprocessing
+import os
+import socket
+
+import pytest
+import torch
+
+from sample_model.together import Together
+
+
+def in_process(rank, port, told):
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    together = Together()
+    weight, unused = (torch.nn.Parameter(torch.full((3,), float(rank))) for _ in range(2))
+    together.same([weight])
+    rows = together.part(list(range(5)))
+    (weight * sum(rows)).sum().backward()
+    together.average([weight, unused])
+    made = together.first_before_others(lambda: rank)
+    told.put((rank, weight.tolist(), rows, weight.grad.tolist(), unused.grad.tolist(), together.same_number(7.5 + rank), made))
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no distributed package")
+def test_two_processes_have_their_rows_and_one_mean():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    fork = multiprocessing.get_context("fork")
+    told = fork.Queue()
+    processes = [fork.Process(target=in_process, args=(rank, port, told), daemon=True) for rank in range(2)]
+    for process in processes:
+        process.start()
+    found = sorted(told.get(timeout=120) for _ in processes)
+    for process in processes:
+        process.join(60)
+    mean = [(0 + 2 + 4 + 1 + 3) / 2] * 3
+    assert found == [(0, [0.0] * 3, [0, 2, 4], mean, [0.0] * 3, 7.5, 0), (1, [0.0] * 3, [1, 3], mean, [0.0] * 3, 7.5, 1)]
+
+
+def test_one_process_does_everything_alone():
+    together = Together()
+    parameter = torch.nn.Parameter(torch.ones(2))
+    together.average([parameter])
+    assert parameter.grad is None
+    assert together.part([1, 2]) == [1, 2]
+    assert together.same_number(2.5) == 2.5
+    assert together.first_before_others(lambda: "made") == "made"
