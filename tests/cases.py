@@ -27,15 +27,24 @@ TIMESTEPS = (999, 399)
 def one_pass(unet: Any, name: str, accelerator: Any = None) -> torch.Tensor:
     """[calls, rows, 4, h, w]: the predictions of a pass of two rows under the case ``name``, which its accelerator is told."""
     declared = EVERY[name][0].declaration
-    told, total = declared.check_steps[0], max(declared.check_steps[1], len(TIMESTEPS))
-    timesteps = TIMESTEPS if told <= len(TIMESTEPS) else [TIMESTEPS[0] - 100 * index for index in range(told)]
+    total = max(declared.check_steps[1], len(TIMESTEPS))
     made = []
-    for index, timestep in enumerate(timesteps):
+    for index, timestep in enumerate(_timesteps(name)):
         if accelerator is not None:
             rows = declared.check_rows or Layout.guided(2)
             accelerator.step(index, total, rows, sampler="Euler", sigmas=range(total, -1, -1))
         made.append(models.call(unet, models.inputs(h=8, w=8, timestep=timestep)))
     return torch.stack(made)
+
+
+def plain_pass(kind: str, name: str) -> torch.Tensor:
+    """What `one_pass` gives of a fresh model of this kind in `models.ALL`: computed once, and not to be written to."""
+    return models.plain_pass(kind, _timesteps(name), h=8, w=8)
+
+
+def _timesteps(name: str) -> tuple[int, ...]:
+    told = EVERY[name][0].declaration.check_steps[0]
+    return TIMESTEPS if told <= len(TIMESTEPS) else tuple(TIMESTEPS[0] - 100 * index for index in range(told))
 
 
 def watches(name: str) -> bool:

@@ -5,6 +5,7 @@ Latents are [rows, 4, h, w]; text is [rows, TEXT, WIDTH].
 
 from __future__ import annotations
 
+import functools
 import inspect
 import sys
 from types import SimpleNamespace
@@ -285,6 +286,12 @@ ALL = {**UNETS, "pixart": pixart_transformer}
 def one_pass(unet: nn.Module, timesteps: tuple = (999, 399), **given) -> torch.Tensor:
     """[calls, rows, 4, h, w]: the predictions of a pass over ``timesteps``; ``given`` goes to `inputs`."""
     return torch.stack([call(unet, inputs(timestep=timestep, **given)) for timestep in timesteps])
+
+
+@functools.cache
+def plain_pass(kind: str, timesteps: tuple = (999, 399), h: int = 16, w: int = 16) -> torch.Tensor:
+    """What `one_pass` gives of a fresh model of this kind in `ALL`: computed once, and not to be written to."""
+    return one_pass(ALL[kind](), timesteps, h=h, w=w)
 
 
 def in_dtype(unet: nn.Module, dtype: torch.dtype) -> nn.Module:

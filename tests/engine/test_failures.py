@@ -45,7 +45,7 @@ def break_at(spot, monkeypatch, error=failing):
 @pytest.mark.parametrize("spot", SPOTS)
 def test_the_job_goes_on_as_if_the_method_were_off(kind, spot, lenient, monkeypatch):
     unet = models.UNETS[kind]()
-    plain = models.one_pass(unet)
+    plain = models.plain_pass(kind)
     before = fingerprint(unet)
     with accelerated(unet, AgentAttention(window=(0, 1))) as accelerator:
         break_at(spot, monkeypatch)

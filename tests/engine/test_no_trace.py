@@ -79,7 +79,7 @@ def test_during_a_call_layers_are_wrapped(kind):
 @every_method
 def test_after_an_error_inside_the_unet(kind, method):
     unet = models.ALL[kind]()
-    plain = models.one_pass(unet)
+    plain = models.plain_pass(kind)
     before = fingerprint(unet)
     trap = Trap(unet, ValueError("the model's own"), calls=1)
     with accelerated(unet, *cases.EVERY[method]) as accelerator:
@@ -98,7 +98,7 @@ def test_after_an_error_inside_the_unet(kind, method):
 def test_after_an_interrupt(kind, method, then):
     """A BaseException skips post-hooks: leftovers are swept at the next entry, by remove and by a new accelerator."""
     unet = models.UNETS[kind]()
-    plain = models.one_pass(unet)
+    plain = models.plain_pass(kind)
     before = fingerprint(unet)
     accelerator = accelerated(unet, *cases.METHODS[method])
     between = fingerprint(unet)
@@ -129,7 +129,7 @@ def test_after_an_interrupt(kind, method, then):
 @every_method
 def test_after_an_interrupt_in_a_call_in_which_it_acts(kind, method):
     unet = models.ALL[kind]()
-    plain = models.one_pass(unet)
+    plain = models.plain_pass(kind)
     before = fingerprint(unet)
     accelerator = accelerated(unet, *cases.EVERY[method])
     enabled = cases.one_pass(unet, method, accelerator)
@@ -192,7 +192,7 @@ def test_an_interrupt_while_arming(kind, monkeypatch):
 @both
 def test_applied_five_times(kind):
     unet = models.UNETS[kind]()
-    plain = models.one_pass(unet)
+    plain = models.plain_pass(kind)
     before = fingerprint(unet)
     for ratio in (0.1, 0.2, 0.3, 0.4, 0.5):
         apply_patch(unet, ratio=ratio)

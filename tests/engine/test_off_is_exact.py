@@ -14,7 +14,7 @@ from lib_accel.backends import backend_for
 @pytest.mark.parametrize("kind", models.ALL)
 def test_enabled_differs_and_disabled_equals_plain(kind, method):
     unet = models.ALL[kind]()
-    plain = cases.one_pass(unet, method)
+    plain = cases.plain_pass(kind, method)
     with accelerated(unet, *cases.EVERY[method]) as accelerator:
         enabled = cases.one_pass(unet, method, accelerator)
     disabled = cases.one_pass(unet, method)
@@ -63,8 +63,7 @@ def test_pictures_with_a_controlnet():
     "off", [TokenMerging(ratio=0), AgentAttention(ratio=0, agent_ratio=0, window=(0, 1)), TokenMerging(merge_attn=False)]
 )
 def test_nothing_to_do_equals_plain(kind, off):
-    unet = models.UNETS[kind]()
-    plain = models.one_pass(unet)
+    unet, plain = models.UNETS[kind](), models.plain_pass(kind)
     with accelerated(unet, off) as accelerator:
         assert torch.equal(models.one_pass(unet), plain)
     assert accelerator.report().as_dict()["methods"][0]["layers"] == 0
