@@ -17,6 +17,7 @@ from typing import Any
 import diffusers
 import models
 import numpy as np
+import packed
 import torch
 from PIL import Image
 
@@ -35,6 +36,7 @@ WAYS = (
 )
 
 
+@functools.cache
 def sources(kinds: str = r"UNet2DConditionModel|PixArtTransformer2DModel") -> list[str]:
     """The modules of diffusers whose sources speak of our kinds of models. None is imported: together they take half a minute."""
     root = pathlib.Path(diffusers.__file__).parent / "pipelines"
@@ -141,14 +143,16 @@ def _tokenizer() -> Any:
     return CLIPTokenizer.from_pretrained(sample.model_folder() / "tokenizer")
 
 
-def _text_encoder(name: str, width: int) -> Any:
+@functools.cache
+def _text_encoder(name: str, width: int) -> packed.Packed:
     import transformers
 
     tokenizer = _tokenizer()
     shape = {"hidden_size": width, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     ids = {"vocab_size": len(tokenizer), "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     torch.manual_seed(0)
-    return getattr(transformers, name)(transformers.CLIPTextConfig(projection_dim=models.WIDTH, **shape, **ids)).eval()
+    config = transformers.CLIPTextConfig(projection_dim=models.WIDTH, **shape, **ids)
+    return packed.Packed(getattr(transformers, name)(config).eval())
 
 
 # SDXL's.
@@ -160,22 +164,22 @@ def text_part(name: str, xl: bool = True) -> Any:
     if name.startswith("tokenizer"):
         return _tokenizer()
     width = models.WIDTH // 2 if xl else models.WIDTH
-    return _text_encoder("CLIPTextModelWithProjection" if name.endswith("_2") else "CLIPTextModel", width)
+    return _text_encoder("CLIPTextModelWithProjection" if name.endswith("_2") else "CLIPTextModel", width).unpacked()
 
 
 def _pixart(_: Any) -> Any:
     shape = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 3, "sample_size": 8, "out_channels": 8}
     text = {"cross_attention_dim": 16, "caption_channels": models.WIDTH, "use_additional_conditions": False}
-    return models.lively(diffusers.PixArtTransformer2DModel(**shape, **text))
+    return models.built(diffusers.PixArtTransformer2DModel, shape | text, 0)
 
 
 def _motion(_: Any) -> Any:
     shape = {"block_out_channels": (32, 32, 32), "motion_layers_per_block": 1, "motion_num_attention_heads": 2, "motion_norm_num_groups": 8}
-    return models.lively(diffusers.MotionAdapter(**shape))
+    return models.built(diffusers.MotionAdapter, shape, 0)
 
 
 def _t2i(_: Any) -> Any:
-    return models.lively(diffusers.T2IAdapter(in_channels=3, channels=[32, 32, 32], num_res_blocks=1, downscale_factor=8))
+    return models.built(diffusers.T2IAdapter, {"in_channels": 3, "channels": [32, 32, 32], "num_res_blocks": 1, "downscale_factor": 8}, 0)
 
 
 def _controlnet(unet: Any) -> Any:
