@@ -114,7 +114,7 @@ def method_line(unet: nn.Module, call: Callable[..., torch.Tensor], method: Meth
         return bool(out.isfinite().all()) and torch.equal(out, plain), f"{account['method']}: off, {account['off']}"
     elif declared.acts_on == STAGES:
         good &= account["shallow_steps"] == 1
-        text += f", deep stages served to {account['rows_shallow']} of {2 * told} rows"
+        text += f", deep stages reused for {account['rows_shallow']} of {2 * told} rows"
     elif declared.acts_on == TOKENS:
         good &= account["layers"] > 0
     text += "".join(f"; {reason} ({n} layers)" for reason, n in account["stood_down"].items())

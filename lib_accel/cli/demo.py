@@ -24,7 +24,9 @@ from .progress import progress
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", default=sample.DEFAULT_PROMPT, help="default: %(default)s")
     parser.add_argument("--preset", nargs="+", default=list(PRESETS), metavar="NAME", help=f"among {', '.join(PRESETS)} (default: all)")
-    parser.add_argument("--repeats", type=int, default=2, help="times each picture is drawn; the least time counts")
+    parser.add_argument(
+        "--repeats", type=int, default=2, help="how often each picture is drawn; the shortest time counts (default: %(default)s)"
+    )
     add_drawing_arguments(parser, "accel-demo", size="512; other models: their own")
 
 

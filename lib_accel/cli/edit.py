@@ -21,14 +21,22 @@ from .processes import Processes, is_first
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", help="the prompt of the picture that is edited")
-    parser.add_argument("edits", nargs="*", metavar="EDIT", help="edited prompts; none: the source's with other weights")
-    parser.add_argument("--kind", choices=KINDS, default="auto", help="auto: replace for as many words, else refine")
     parser.add_argument(
-        "--weight", action="append", default=[], metavar="WORD:FACTOR", help="of the edited prompts, -1000 to 1000; may be repeated"
+        "edits", nargs="*", metavar="EDIT", help="edited prompts; without any, the source prompt with the weights of --weight"
+    )
+    parser.add_argument("--kind", choices=KINDS, default="auto", help="auto: replace if both prompts have as many words, else refine")
+    parser.add_argument(
+        "--weight",
+        action="append",
+        default=[],
+        metavar="WORD:FACTOR",
+        help="weight of a word in the edited prompts, -1000 to 1000; may be repeated",
     )
     parser.add_argument("--cross", default="0.8", metavar="VALUES", help="windows of cross-attention: 0,0.4,0.2-0.8 (a column each)")
     parser.add_argument("--self", default="0.4", metavar="VALUES", dest="self_attention", help="windows of self-attention (a row each)")
-    parser.add_argument("--word-window", action="append", default=[], metavar="WORD:WINDOW", help="its own for a word: lion:0.4")
+    parser.add_argument(
+        "--word-window", action="append", default=[], metavar="WORD:WINDOW", help="a window for one word: lion:0.4; may be repeated"
+    )
     parser.add_argument("--cross-layers", default="all", help="all, down, mid, up, 1/4 and coarser, =1/4, 256 (tokens), joined by +")
     parser.add_argument("--self-layers", default="1/4", help="as --cross-layers, of self-attention (default: %(default)s)")
     parser.add_argument(
@@ -41,13 +49,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--subtract", default="", metavar="WORDS", help="with --blend: words whose places must not change, joined by +")
     parser.add_argument("--threshold", type=float, help="with --blend: higher blends less, 0 to 1 (default 0.3)")
     parser.add_argument("--blend-start", type=float, help="with --blend: fraction of the pass from which it acts (default 0.2)")
-    parser.add_argument("--composite", action="store_true", help="with --blend: the source's pixels outside the mask")
-    parser.add_argument("--variant", choices=VARIANTS, default="accel", help="rules of alignment")
-    parser.add_argument("--source-latent", choices=("own", "shared"), default="own", help="shared: the source seen on the edited picture")
+    parser.add_argument("--composite", action="store_true", help="with --blend: paste the source's pixels outside the mask")
+    parser.add_argument(
+        "--variant",
+        choices=VARIANTS,
+        default="accel",
+        help="how words of the two prompts are paired: ours, or as one of the released codes does",
+    )
+    parser.add_argument(
+        "--source-latent",
+        choices=("own", "shared"),
+        default="own",
+        help="shared: attention of the source prompt is taken on the edited picture",
+    )
     parser.add_argument("--image", type=Path, help="a real picture to edit; the source prompt describes it")
     parser.add_argument("--strength", type=float, help="with --image: how much of the pass is run, 0 to 1")
-    parser.add_argument("--inversion", choices=INVERSIONS, help="with --image: the picture's own noise")
-    parser.add_argument("--at-once", type=int, default=4, help="pictures of one batch, the source among them")
+    parser.add_argument("--inversion", choices=INVERSIONS, help="with --image: find the noise that the picture would be drawn from")
+    parser.add_argument("--at-once", type=int, default=4, help="pictures in one batch, the source included")
     add_drawing_arguments(parser, "accel-edit")
 
 

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, help="with a checkpoint: a diffusers folder of the same kind of model")
     parser.add_argument("--size", type=int, nargs="+", default=[512], help="pixels a side, multiples of 8")
     parser.add_argument("--batch", type=int, default=2, help="rows of a U-Net call (2: one guided picture)")
-    parser.add_argument("--steps", type=int, default=25, help="steps of the pass that is averaged over")
+    parser.add_argument("--steps", type=int, default=25, help="sampling steps over which the work is averaged")
     parser.add_argument("--variants", nargs="+", default=list(PRESETS), metavar="VARIANT", help="presets and methods, as for bench")
     parser.add_argument("--json", type=Path, help="also write the numbers there")
 

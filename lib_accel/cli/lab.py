@@ -39,4 +39,4 @@ def peers() -> dict[str, Peer]:
 
 PEERS = peers()
 # What is said where somebody asks for one.
-MISSING = "" if PEERS else f" (peers and limits are not here: {FOLDER} comes with a checkout of the project)"
+MISSING = "" if PEERS else f" (other tools and limits are not here: {FOLDER} comes with a checkout of the project)"

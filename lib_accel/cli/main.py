@@ -16,14 +16,14 @@ from .processes import is_first, quiet_but_first
 
 PROGRAM = "python -m lib_accel"
 COMMANDS = {
-    "demo": "draw pictures plain and accelerated, side by side, with times",
-    "check": "find a model's layers, apply and remove every method, compare",
-    "bench": "time U-Net calls and whole generations with and without methods, interleaved",
-    "info": "where attention sits, what a U-Net call multiplies, and what each preset leaves of it",
-    "calibrate": "measure on this machine from what size on each method pays",
-    "edit": "a picture and versions of it by edited prompts that keep its composition (Prompt-to-Prompt)",
-    "maps": "where a picture's cross-attention looked for words of its prompt",
-    "quality": "what each method changes in the pictures: distance, tone, detail, what they show, time",
+    "demo": "draw a picture without Accel and with each preset, side by side, with times",
+    "check": "check that a model is supported: find its layers, apply and remove every method",
+    "bench": "time U-Net calls or whole generations with and without methods, in turns",
+    "info": "show where attention is, and how much of a U-Net call's work is left with each preset",
+    "calibrate": "measure from which size on each method saves time on this machine",
+    "edit": "draw a picture and edited versions of it with the same composition (Prompt-to-Prompt)",
+    "maps": "draw where the model sees words of the prompt in a picture (cross-attention)",
+    "quality": "measure what each method changes in pictures: distance, tone, detail, content, time",
 }
 
 # Under a launcher of several processes these share the work; the others run in the first process alone.

@@ -18,10 +18,10 @@ from .drawing import add_drawing_arguments, open_for_drawing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("prompt", help="of the picture")
+    parser.add_argument("prompt", help="prompt of the picture")
     parser.add_argument("words", nargs="+", metavar="WORD", help="words or phrases of the prompt, or their numbers from 0")
     parser.add_argument("--layers", default="1024", help="down, mid, up, 1/4 and coarser, =1/4, 1024 (at most so many tokens), joined by +")
-    parser.add_argument("--by", choices=("step", "layer"), help="also a picture with one map for every step, or for every layer")
+    parser.add_argument("--by", choices=("step", "layer"), help="also draw one map for every step, or for every layer")
     add_drawing_arguments(parser, "accel-maps")
 
 

@@ -34,27 +34,31 @@ EVERYWHERE = ", auto off"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", nargs="*", default=list(PRESETS), metavar="NAME", help=f"among {', '.join(PRESETS)} (default: all)")
     parser.add_argument(
-        "--method", nargs="*", default=list(METHODS), metavar="NAME", help=f"with their defaults: {', '.join(METHODS)} (all)"
+        "--method", nargs="*", default=list(METHODS), metavar="NAME", help=f"among {', '.join(METHODS)}, with their defaults (default: all)"
     )
     parser.add_argument(
         "--variants",
         nargs="*",
         default=[],
         metavar="VARIANT",
-        help="more, as for bench: tgate:gate=0.3, merging+tgate; and what there is besides Accel: "
+        help="more variants, as for bench: tgate:gate=0.3, merging+tgate; and other ways to save time: "
         f"{', '.join([*ALTERNATIVES, *(name for name, peer in PEERS.items() if not peer.limit)])}{MISSING}. "
-        f"{_with_settings()}Beside peers the table says how much the model multiplied, of a plain picture's.",
+        f"{_with_settings()}For other tools the table also gives the multiply-adds relative to a plain picture.",
     )
     parser.add_argument(
         "--auto",
         choices=("on", "off", "both"),
         default="on",
-        help="on: methods act only where they pay, as presets do; off: everywhere; both: a row for each (default on)",
+        help="on: methods act only where they save time, as in the WebUI; off: everywhere; both: a row for each (default on)",
     )
-    parser.add_argument("--count", type=int, default=24, help="prompts of combinations that training never saw, one seed each (default 24)")
+    parser.add_argument(
+        "--count", type=int, default=24, help="how many pictures, of prompts that the sample model was not trained on (default 24)"
+    )
     parser.add_argument("--prompt", nargs="+", metavar="TEXT", help="your own prompts instead")
     parser.add_argument("--size", type=int, nargs="+", default=[256, 512], help="pixels a side, multiples of 8 (default 256 512)")
-    parser.add_argument("--seed", type=int, default=0, help="of the prompts; picture i is drawn from seed + i")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the prompts and of the first picture; each next picture has the next seed"
+    )
     add_sampler_argument(parser)
     add_pass_arguments(parser, "accel-quality", "quality.json and the grids")
 
@@ -62,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _with_settings() -> str:
     """What peers take, in a sentence for the help; nothing where none does."""
     told = [f"{name}:{','.join(field.name for field in fields(peer.settings))}" for name, peer in PEERS.items() if peer.settings]
-    return f"Settings of peers: {'; '.join(told)}. " if told else ""
+    return f"Settings of other tools: {'; '.join(told)}. " if told else ""
 
 
 def run(args: argparse.Namespace) -> int:

@@ -109,4 +109,4 @@ def test_without_the_lab_there_are_no_peers_and_it_is_said(tmp_path):
     command = [sys.executable, "-m", "lib_accel", "bench", "--arch", "sd15", "--variants", "plain", "tomesd"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(tmp_path)})
     assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert "'tomesd' must be one of plain" in done.stderr and "peers and limits are not here" in done.stderr
+    assert "'tomesd' must be one of plain" in done.stderr and "other tools and limits are not here" in done.stderr
