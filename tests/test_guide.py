@@ -177,5 +177,5 @@ def test_the_python_examples_run(name, monkeypatch, capsys):
     names = {"pipe": pipe}
     exec(compile(EXAMPLES[name], name, "exec"), names)
     printed = capsys.readouterr().out
-    assert "failed" not in printed and "stood down" not in printed
+    assert not re.search("failed|off on|everything (is|was)|off after an error", printed)
     assert drawn or "no guidance for 2 of 4 steps" in printed

@@ -17,7 +17,7 @@ from ..core.sites import PARTS, Site
 from ..core.stages import Stage
 from . import known
 
-JOINING_FORWARD = Reason.of("joining_forward", "another forward may join something of its own to what stages return")
+JOINING_FORWARD = Reason.of("joining_forward", "another forward may add to what stages return")
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ class DiffusersBackend(Backend):
     def together(self, unet: nn.Module, forward: Any, args: tuple, kwargs: dict) -> str | None:
         joined = ("down_block_additional_residuals", "mid_block_additional_residual", "down_intrablock_additional_residuals")
         if any(kwargs.get(name) is not None for name in joined) or len(args) > 3:
-            return Reason.of("residuals", "a ControlNet or T2I-Adapter joins something to what stages return")
+            return Reason.of("residuals", "a ControlNet or T2I-Adapter adds to what stages return")
         return super().together(unet, forward, args, kwargs)
 
     def module_output(self, module: nn.Module, kwargs: dict, out: torch.Tensor) -> Any:

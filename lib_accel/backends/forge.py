@@ -72,7 +72,7 @@ class ForgeBackend(LDMBackend):
 
     def together(self, unet: nn.Module, forward: Any, args: tuple, kwargs: dict) -> str | None:
         if kwargs.get("control") is not None:
-            return Reason.of("residuals", "a ControlNet joins something to what stages return")
+            return Reason.of("residuals", "a ControlNet adds to what stages return")
         options = _options(args, kwargs)
         patches = options.get("patches") or {}
         functions = [f for name in BETWEEN_STAGES for f in patches.get(name) or ()]
@@ -126,7 +126,7 @@ def works_row_by_row(patch: Any) -> bool:
 def counting(options: Mapping[str, Any]) -> Reason | None:
     """Who may count on all rows of a call, of those that left patches in ``transformer_options``; None when nobody does."""
     stranger = next((patch for patch in patches_in(options) if not works_row_by_row(patch)), None)
-    return None if stranger is None else Reason.of("patch_counts_rows", "a patch from {home} may count on all rows", home=home(stranger))
+    return None if stranger is None else Reason.of("patch_counts_rows", "a patch from {home} may need all rows", home=home(stranger))
 
 
 def _options(args: tuple, kwargs: dict) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from ..core.stages import Stage
 from .forge import OPTIONS, ForgeBackend
 
 HOMES = ("backend.nn.", "ldm_patched.ldm.")
-NOT_CUT = Reason.of("rows_together", "its calls hold references that are laid out for all of their rows")
+NOT_CUT = Reason.of("rows_together", "its calls hold reference pictures for all of their rows together")
 
 
 class ForgeTransformerBackend(ForgeBackend):

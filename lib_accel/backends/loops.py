@@ -91,7 +91,7 @@ class Loop:
     def why_unknown(self) -> str | None:
         """Why it is not known whose rows a call holds (a clause), or None: it is."""
         if not self.direct:
-            return Reason.of("beside_the_loop", "the U-Net was called beside the loop of {pipeline}", pipeline=self.name)
+            return Reason.of("beside_the_loop", "the U-Net was called outside the loop of {pipeline}", pipeline=self.name)
         if not self.paired:
             return Reason.of("order_unknown", "Accel does not know how {pipeline} orders its rows", pipeline=self.name)
         if self.guided is None:

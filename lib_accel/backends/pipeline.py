@@ -17,7 +17,7 @@ from .loops import Loop
 from .noise_levels import SchedulerLevels
 from .told_texts import roles_of, scale_of
 
-TOO_MANY_CALLS = Reason.of("too_many_calls", "the U-Net runs more often than was said")
+TOO_MANY_CALLS = Reason.of("too_many_calls", "the U-Net runs more often than the schedule says")
 
 
 class PipelineView:
@@ -124,7 +124,7 @@ class PipelineView:
             return loop.why_unknown
         if not loop.guided:
             return Layout(Layout.guided(2 * count)[count:])
-        return Layout.guided(count) if count % 2 == 0 else Reason.of("no_pairs", "{count} rows are no pairs", count=count)
+        return Layout.guided(count) if count % 2 == 0 else Reason.of("no_pairs", "{count} rows do not form pairs", count=count)
 
     def marks(self, count: int, loop: Loop | None, text: Any) -> tuple[str, ...] | None:
         """The role of each chunk of a call of a transformer; None where it is not known."""
@@ -137,7 +137,7 @@ class PipelineView:
         if loop is None:
             return Reason.of("called_by_hand", "the model was not called by the loop of a pipeline")
         if not loop.direct:
-            return Reason.of("beside_the_loop", "the model was called beside the loop of {pipeline}", pipeline=loop.name)
+            return Reason.of("beside_the_loop", "the model was called outside the loop of {pipeline}", pipeline=loop.name)
         return Reason.of("order_unknown", "Accel does not know how {pipeline} orders its rows", pipeline=loop.name)
 
     @property

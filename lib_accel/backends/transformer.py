@@ -96,7 +96,7 @@ class TransformerBackend(Backend):
 
     def call_must_run(self, unet: nn.Module, args: tuple, kwargs: dict) -> str | None:
         if any(kwargs.get(name) is not None for name in MEMORIES):
-            return Reason.of("memory", "each call adds to what later ones are given")
+            return Reason.of("memory", "each call changes what later calls are given")
         if _output_class(unet) is None:
             return Reason.of("output_unknown", "Accel does not know what {model} returns", model=type(unet).__name__)
         return next(_others_at_work(unet), None)

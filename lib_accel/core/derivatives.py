@@ -19,4 +19,4 @@ def why_derivatives() -> str | None:
     if getattr(forward_ad, "_current_level", -1) >= 0:
         return Reason.of("forward_mode", "forward-mode derivatives are taken")
     transform = getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", lambda: None)()
-    return None if transform is None else Reason.of("torch_func", "a transform of torch.func is at work")
+    return None if transform is None else Reason.of("torch_func", "a transform of torch.func is active")

@@ -59,7 +59,7 @@ class MethodAccount:
         if self.effects or self.rows_dropped or any(self.served_steps.values()) or self.shallow_steps:
             return None
         if self.behind:
-            return Reason.of("behind", "{method} leaves out the same rows", method=self.behind)
+            return Reason.of("behind", "{method} already leaves out the same rows", method=self.behind)
         if self.idle or self.off or self.failed or self.notes or self.reasons:
             return self.idle
         if self.was_at_work:
@@ -211,7 +211,7 @@ def _made_room(method: dict[str, Any]) -> bool:
 
 def _left_clauses(method: dict[str, Any]) -> list[str]:
     """Where, or at times, a method that did something left layers as they were."""
-    return [f"{method['method']} stood down on {count} layers: {reason}" for reason, count in method["stood_down"].items()]
+    return [f"{method['method']} off on {count} layers: {reason}" for reason, count in method["stood_down"].items()]
 
 
 def _method_clause(method: dict[str, Any], whole: dict[str, Any]) -> str:
@@ -227,7 +227,7 @@ def _method_clause(method: dict[str, Any], whole: dict[str, Any]) -> str:
     for words, steps in (
         ("no guidance", method["unguided_steps"]),
         ("guidance direction kept", method["kept_direction_steps"]),
-        ("deep stages served", method["shallow_steps"]),
+        ("deep stages reused", method["shallow_steps"]),
     ):
         if steps:
             more.append(f"{words} for {steps} of {whole['steps']} steps")

@@ -106,7 +106,7 @@ def without_guidance(rows: Layout, branch: Role = "cond") -> tuple[RowPlan | Non
     None when nothing can go, and then a clause that says why, or None when there is simply nothing to drop.
     """
     if not rows.known:
-        return None, rows.why_unknown or Reason.of("rows_unknown", "nobody said which rows are conditional")
+        return None, rows.why_unknown or Reason.of("rows_unknown", "it is not known which rows are conditional")
     if any(row.role == "image" for row in rows):
         return None, Reason.of("image_guidance", "the model guides by an image too")
     if not any(row.role == "uncond" for row in rows):

@@ -39,7 +39,7 @@ def acts_in(window: Window, index: int, total: int) -> bool:
 def waiting_for_prompts(what: str, settled: int, total: int | None) -> Reason:
     """A clause: ``what`` waits until the prompts stay, from step ``settled`` (from 0) of ``total`` on, and sees them in one such step."""
     if total is not None and settled + 1 >= total:
-        return Reason.of("waits_for_ever", "{what} waits for the last change of the prompts, never: they change to the end", what=what)
+        return Reason.of("waits_for_ever", "{what} waits for the last change of the prompts, which never comes", what=what)
     return Reason.of("waits", "{what} waits for the last change of the prompts, step {step}", what=what, step=settled + 2)
 
 

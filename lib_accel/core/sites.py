@@ -107,7 +107,7 @@ def out_of_reach(unet: nn.Module, site: Site) -> str | None:
         if is_compiled(module):
             return part_compiled(".".join(path))
     if module is None or module is not site.block:
-        return Reason.of("exchanged", "the block was exchanged after the methods were applied")
+        return Reason.of("exchanged", "the block was replaced after the methods were applied")
     return next((part_compiled(part) for part in PARTS if is_compiled(site.part(part))), None)
 
 

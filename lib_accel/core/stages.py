@@ -53,7 +53,7 @@ class Stage:
                 if is_compiled(module):
                     return part_compiled(".".join(path))
             if module is None or module is not wanted():
-                return Reason.of("exchanged", "{place} was exchanged after the methods were applied", place=name)
+                return Reason.of("exchanged", "{place} was replaced after the methods were applied", place=name)
         return None
 
 

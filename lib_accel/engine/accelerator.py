@@ -24,8 +24,8 @@ from .subject import Subject
 from .thresholds import Thresholds
 
 WHOLE_CALLS_ONLY = "{model} is a transformer of which Accel leaves out whole calls alone"
-ASIDE = Reason.of("aside", "it stood aside while edit_images drew")
-REPLACED = Reason.of("replaced", "another accelerator took this one's place on the U-Net")
+ASIDE = Reason.of("aside", "it was paused while edit_images drew")
+REPLACED = Reason.of("replaced", "another accelerator replaced this one on the U-Net")
 
 
 class Accelerator:

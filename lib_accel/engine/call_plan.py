@@ -19,7 +19,7 @@ from ..core.stages import Stage, deep_stages
 from .contract import Moment, Runner, StageCut
 from .guard import guarded
 
-AND_PROMPTS = Reason.of("and_prompts", "with AND prompts only the host can combine what is left")
+AND_PROMPTS = Reason.of("and_prompts", "with AND prompts only the WebUI can combine the rows that are left")
 # Methods and the rows that each dropped.
 Owners = tuple[tuple[Runner, tuple[int, ...]], ...]
 
@@ -161,7 +161,7 @@ def _with_output(plan: CallPlan, runner: Runner, moment: Moment, means: Means) -
     alone = len(output) < len(plan.keep)
     obstacle = moment.obstacle() if alone else means.must_run()
     if obstacle:
-        what = "no row was served alone" if alone else "every call was run"
+        what = "pictures were not skipped one by one" if alone else "every call was run"
         runner.account.note(Reason.of("rows_not_alone" if alone else "calls_run", what + ": {why}", why=obstacle))
         return plan
     return replace(plan, output={**plan.output, **output})

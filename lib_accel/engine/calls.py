@@ -114,7 +114,7 @@ class Calls:
                 self._open.nested += 1
                 return None
             if self._arming is not None and self._thread == me and is_inside(me, unet, times=2):
-                self._tell("call_in_call", "the U-Net was called inside a call of itself: what was left of the outer one ran plain")
+                self._tell("call_in_call", "the U-Net was called inside its own call: the rest of the outer call ran without Accel")
             self._open = None
             self.sweep()
             self._thread = self._owner = me
@@ -125,11 +125,11 @@ class Calls:
             self.sweep()
             if strict():
                 raise
-            self._tell("error", "everything stood down after an error: {error}", error=in_words(error))
+            self._tell("error", "everything was switched off after an error: {error}", error=in_words(error))
             return None
 
     def _run_plain(self) -> None:
-        self._tell("another_thread", "calls from another thread ran plain: an accelerated U-Net serves one job at a time")
+        self._tell("another_thread", "calls from another thread ran without Accel: an accelerated U-Net serves one job at a time")
 
     def _tell(self, code: str, clause: str, **values: Any) -> None:
         self.tally.stood_down.add(Reason.of(code, clause, **values))
@@ -158,7 +158,7 @@ class Calls:
         derivatives = why_derivatives()
         if derivatives:
             tally.rows_run += len(sample)
-            self._tell("derivatives", "everything stood down: {why}", why=derivatives)
+            self._tell("derivatives", "everything is off: {why}", why=derivatives)
             return None
         for runner in active:
             with guarded([runner]):
@@ -239,7 +239,7 @@ class Calls:
             self.attachment.drop_hooks()
         if isinstance(self._subject.backend.prediction_of(output), Placeholder):
             # Code that nobody knows left out what was to be served.
-            not_served = Reason.of("stages_came_out", "what stands for stages that do not run came out of the U-Net")
+            not_served = Reason.of("stages_came_out", "the U-Net returned the placeholder of a stage that did not run")
         if not_served:
             for runner in opened.runners:
                 if runner.serves_stages:

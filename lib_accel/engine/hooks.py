@@ -25,7 +25,7 @@ from .instance_forward import InstanceForward, unwrap
 from .layer_forward import LayerForward
 from .stage_forward import DeepPart, StageRun
 
-UNREACHED = Reason.of("unreached", "a call passed by what was put there, as compiled code and patches of attention do")
+UNREACHED = Reason.of("unreached", "a call bypassed Accel, as compiled code and patches of attention do")
 
 
 class Arming:

@@ -13,8 +13,8 @@ from ..core.reasons import Reason
 from ..core.sites import Site, UnsupportedModelError, held_unet, is_compiled
 from ..core.stages import Stage
 
-COMPILED = Reason.of("compiled", "everything stood down: {why}", why="the U-Net is compiled")
-EXCHANGED = Reason.of("exchanged", "nothing acts on the U-Net that the model has by now: it was exchanged")
+COMPILED = Reason.of("compiled", "everything is off: {why}", why="the U-Net is compiled")
+EXCHANGED = Reason.of("exchanged", "the model's U-Net was replaced, and nothing acts on the new one")
 
 
 class Subject:

@@ -48,11 +48,11 @@ class DeepCache(Method):
     declaration = Declaration(
         acts_on=STAGES,
         kinds=(Kind(SHALLOW, "shallow stages only", "#3f9384"),),
-        later="more steps run in whole where the picture changes too fast",
+        later="more steps run the whole U-Net where the picture changes too fast",
         group="deepcache",
         saves=1.38,
         title="DeepCache",
-        hint="on: between whole steps only the shallow stages run",
+        hint="on: in some steps only the shallow stages of the U-Net run",
         settings=("every", "branch", "tolerance", "warm_up", "warm_sigma", "last", "order"),
         rare=("tolerance", "warm_up", "warm_sigma", "last", "order"),
         known_rows=True,
@@ -60,12 +60,12 @@ class DeepCache(Method):
         check_steps=(3, 4),
     )
 
-    every: int = setting(2, "integer", "Run every", "3: every third step runs in whole; higher: faster; 1: all", 1, 10)
+    every: int = setting(2, "integer", "Run every", "3: every third step runs the whole U-Net; higher: faster; 1: all", 1, 10)
     branch: str | int = setting(
         0,
         "choice",
         "Branch",
-        "stages that run between; 0: fastest; higher: nearer to the full picture",
+        "stages that run in the other steps; 0: fastest; higher: closer to the full picture",
         choices=(*LEVELS, *range(BRANCHES)),
     )
     tolerance: float = setting(0.0, "number", "Tolerance", "higher: faster, further from the full picture; 0: no limit", 0, 1000)

@@ -18,7 +18,7 @@ HIDDEN = "hidden"
 
 
 def _in_whole(why: str) -> Reason:
-    return Reason.of("in_whole", "every step ran in whole: {why}", why=why)
+    return Reason.of("in_whole", "every step ran the whole U-Net: {why}", why=why)
 
 
 class DeepCacheRunner(Runner):
@@ -89,7 +89,9 @@ class DeepCacheRunner(Runner):
         if not self._may_serve:
             return None
         if not moment.rows.known and moment.step.source == "schedule":
-            self.account.note(_in_whole(moment.rows.why_unknown or Reason.of("rows_unknown", "nobody said whose rows these are")))
+            self.account.note(
+                _in_whole(moment.rows.why_unknown or Reason.of("rows_unknown", "it is not known which picture each row belongs to"))
+            )
             return None
         chosen = tuple(index for index in rows if self._serves(moment, rows, moment.rows[index].image))
         if not chosen:
@@ -130,7 +132,7 @@ class DeepCacheRunner(Runner):
             return False
         warming = step.fraction < settings.warm_up if step.total is None else step.index < first_step(settings.warm_up, step.total)
         if settings.warm_sigma and self._sigma is None:
-            self.account.note(_in_whole(Reason.of("no_level", "nobody told the noise level")))
+            self.account.note(_in_whole(Reason.of("no_level", "the noise level is not known")))
             return False
         return not warming and not (settings.warm_sigma and self._sigma > settings.warm_sigma)
 

@@ -51,7 +51,7 @@ class Forecast(Method):
     declaration = Declaration(
         acts_on=CALL,
         kinds=(Kind(SERVED, "step forecast", "#8a63c9"),),
-        later="which steps are forecast is decided for each picture while it is drawn; shown is what is typical",
+        later="which steps are forecast is decided for each picture while it is drawn; this is a typical picture",
         group="forecast",
         saves=1.44,
         needs=dict.fromkeys(("level", "tolerance", "largest_gap"), ("every", (0,))),
@@ -64,7 +64,7 @@ class Forecast(Method):
         check_steps=(8, 10),
     )
 
-    level: str = setting("middle", "choice", "Level", "careful: nearest to the full picture; fastest: fewest steps", choices=LEVELS)
+    level: str = setting("middle", "choice", "Level", "careful: closest to the full picture; fastest: fewest steps run", choices=LEVELS)
     every: int = setting(0, "integer", "Run every", "3: every third step runs; higher: faster; 0: decided for each picture", 0, 10)
     tolerance: float = setting(
         0.0, "number", "Tolerance", "higher: faster, further from the full picture; 0: the level's value", 0, 1000, step=0.0025

@@ -19,8 +19,8 @@ from .guided_error import GuidedError, picture_of
 
 # The U-Net's whole output, as a place of `RowHistory`.
 OUTPUT = "output"
-NO_SAMPLER = Reason.of("no_sampler", "nobody told the sampler")
-NO_SIGMA = Reason.of("no_level", "nobody told the noise levels")
+NO_SAMPLER = Reason.of("no_sampler", "the sampler is not known")
+NO_SIGMA = Reason.of("no_level", "the noise levels are not known")
 
 
 def _no_forecast(why: str) -> Reason:
@@ -95,7 +95,7 @@ class ForecastRunner(Runner):
             if control is not None:
                 control.ran(self._ran.step, self._ran.of(image))
         if self._uncut and self._ran.pictures:
-            self.account.note(Reason.of("uncut", "pictures that needed no call were run with the others: {why}", why=self._uncut))
+            self.account.note(Reason.of("uncut", "pictures that could have been forecast were run with the others: {why}", why=self._uncut))
         prompts = frozenset(self._prompts)
         if prompts and self._prompts_before is not None and prompts != self._prompts_before:
             self._forget()
@@ -180,19 +180,19 @@ class ForecastRunner(Runner):
         if sampler.off:
             return sampler.off
         if self._steps(moment) is None:
-            return Reason.of("no_total", "nobody told how many steps there are")
+            return Reason.of("no_total", "the number of steps is not known")
         if moment.mixed == "flow" and (why := self.config.why_not_on_flow(self._steps(moment), sampler)):
             return why
         if not self.config.is_fixed(sampler):
             if self.config.every:
-                sentence = "{sampler} is decided for each picture: fixed plans are for samplers of the first order"
+                sentence = "run every has no effect with {sampler}: a fixed plan is for Euler, Euler a and DDIM only"
                 self.account.note(Reason.of("no_fixed_plan", sentence, sampler=sampler.name))
             if moment.sigmas is None:
                 return NO_SIGMA
             if not moment.rows.known and moment.guidance is None:
-                return Reason.of("rows_unknown", "nobody told whose rows these are")
+                return Reason.of("rows_unknown", "it is not known which picture each row belongs to")
         if moment.sigmas is not None and not 0 <= moment.step.index < len(moment.sigmas) - 1:
-            return Reason.of("more_steps_than_levels", "the pass has more steps than noise levels were told")
+            return Reason.of("more_steps_than_levels", "the pass has more steps than known noise levels")
         if self._sigma_of(moment) is None:
             return NO_SIGMA
         return None

@@ -72,7 +72,7 @@ class GuidanceSkip(Method):
         "similar",
         "choice",
         "When",
-        "similar: once both predictions agree; outside: outside an interval of sigma",
+        "similar: once both predictions agree; after: after a part of the steps; outside: outside a range of sigma",
         choices=("similar", "after", "outside"),
     )
     threshold: float = setting(0.994, "number", "Similarity", "higher: guidance is skipped later", 0, 1, step=0.001)

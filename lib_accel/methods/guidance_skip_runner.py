@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from .guidance_skip import GuidanceSkip
 
 BY_SAMPLER = "by sampler"
-NO_LEVEL = Reason.of("no_level", "nobody told the noise level")
-UNGUIDED = Reason.of("unguided_job", "no row was guided: there was nothing to leave out")
-ENDED = Reason.of("guidance_ended", "guidance had ended by then: there was nothing to leave out")
+NO_LEVEL = Reason.of("no_level", "the noise level is not known")
+UNGUIDED = Reason.of("unguided_job", "no row was guided, so there was nothing to leave out")
+ENDED = Reason.of("guidance_ended", "guidance had already ended, so there was nothing to leave out")
 ALWAYS = Reason.of("always_guided", "its settings guide every step")
 # Why a whole job was guided.
 IDLE = {
-    "similar": Reason.of("never_alike", "both predictions were never so alike"),
+    "similar": Reason.of("never_alike", "the two predictions were never similar enough"),
     "after": Reason.of("nothing_after", "no step came after the guided part"),
     "outside": Reason.of("nothing_outside", "no step was outside the interval"),
 }
@@ -213,7 +213,7 @@ class GuidanceSkipRunner(Runner):
         self._units_unknown = True
         if self.config.when == "similar":
             self.account.note(
-                guidance_kept(Reason.of("no_level_for_units", "the U-Net predicts {kind} and nobody told the noise level", kind=kind))
+                guidance_kept(Reason.of("no_level_for_units", "the U-Net predicts {kind} and the noise level is not known", kind=kind))
             )
 
 

@@ -46,7 +46,7 @@ class TGate(Method):
         group="tgate",
         saves=1.42,
         title="T-GATE",
-        hint="on: after the gate no negative prompt, and cross-attention from a cache",
+        hint="on: after the gate the negative prompt is skipped and cross-attention comes from a cache",
         settings=("gate", "drop_guidance", "cache", "after_gate"),
         rare=("cache", "after_gate"),
         hires=HiresSetting(
@@ -63,7 +63,7 @@ class TGate(Method):
     )
     gate_step: int | None = setting(None, "integer", "Gate step", "guided steps, in place of the gate", 1, optional=True)
     drop_guidance: bool = setting(True, "flag", "Drop guidance", "on: nearly twice as fast after the gate, weaker contrast")
-    cache: str = setting("cond", "choice", "Cache", "mean: as published, half the prompt's pull", choices=("cond", "mean"))
+    cache: str = setting("cond", "choice", "Cache", "mean: as published; halves the effect of the prompt", choices=("cond", "mean"))
     after_gate: str = setting("cond", "choice", "After the gate", "uncond: as published", choices=("cond", "uncond"))
     sp_interval: int = setting(1, "integer", "Self-attention interval before", "higher: faster, coarser", 1, 1000)
     fi_interval: int = setting(1, "integer", "Self-attention interval after", "higher: faster, less detail", 1, 1000)

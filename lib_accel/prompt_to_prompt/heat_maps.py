@@ -82,7 +82,7 @@ class HeatRunner(Runner):
     def begin_call(self, moment: Moment) -> None:
         self._latents = tuple(moment.sample.shape[-2:])
         if not moment.rows.known:
-            self.account.note(Reason.of("no_maps", "no maps: nobody said which rows are conditional"))
+            self.account.note(Reason.of("no_maps", "no maps: it is not known which rows are conditional"))
 
     def wants(self, site: Site, finest: int) -> frozenset[str]:
         h, w = grid_at(*self._latents, site.level)

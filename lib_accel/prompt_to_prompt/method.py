@@ -73,7 +73,7 @@ class PromptToPrompt(Method):
     edits: tuple[ImageEdit, ...]
     blend: AlignedBlend | None = None
     cross_layers: str = setting("all", "text", "Cross-attention layers", "fewer: the new words have more freedom")
-    self_layers: str = setting("1/4", "text", "Self-attention layers", "finer ones too: shapes are kept more closely")
+    self_layers: str = setting("1/4", "text", "Self-attention layers", "finer layers too: shapes stay closer to the source's")
     self_source: str | None = setting("map", "choice", "Self-attention from", "map: the layout; value: the texture", choices=SELF_SOURCES)
     window_rule: str = setting("fraction", "choice", "Window rule", "published: as in the released code", choices=RULES)
     tokens: tuple[PromptTokens, ...] = ()

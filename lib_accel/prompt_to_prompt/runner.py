@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from .method import ImageEdit, PromptToPrompt
 
 NO_STEP = Reason.of("no_step", "no step is in a window of an edit")
-UNKNOWN_ROWS = Reason.of("rows_unknown", "nobody said which rows are conditional")
+UNKNOWN_ROWS = Reason.of("rows_unknown", "it is not known which rows are conditional")
 NO_LAYER = Reason.of("no_layer", "none of the chosen layers is in this U-Net")
 LOCAL_BLEND = Reason.of("local_blend", "local blend")
-NO_SOURCE = Reason.of("no_source", "the source's row was not in this call or before it")
+NO_SOURCE = Reason.of("no_source", "the source picture was in neither this call nor an earlier one")
 
 
 def _nothing_edited(why: Reason) -> Reason:

@@ -135,12 +135,12 @@ LOOP = Loop(None, "SomePipeline", direct=True, paired=True, guided=True, timeste
     "loop, count, rows",
     [
         (LOOP, 4, Layout.guided(4)),
-        (LOOP, 3, "3 rows are no pairs"),
+        (LOOP, 3, "3 rows do not form pairs"),
         (replace(LOOP, guided=False), 2, Layout([Row("cond", 0), Row("cond", 1)])),
         (replace(LOOP, guided=False), 1, Layout([Row("cond", 0)])),
         (replace(LOOP, guided=None), 2, "SomePipeline does not tell whether it guides"),
         (replace(LOOP, paired=False), 6, "Accel does not know how SomePipeline orders its rows"),
-        (replace(LOOP, direct=False), 2, "the U-Net was called beside the loop of SomePipeline"),
+        (replace(LOOP, direct=False), 2, "the U-Net was called outside the loop of SomePipeline"),
         (None, 2, "the U-Net was not called by the loop of a pipeline"),
     ],
 )

@@ -73,7 +73,7 @@ def test_rows_that_nobody_knows_are_a_sentence_before_a_picture_is_drawn(pipe):
     other.set_progress_bar_config(disable=True)
     before = dict(other.unet.attn_processors)
     seen, handle = calls_of(other.unet)
-    with pytest.raises(SettingError, match="StableDiffusionPAGPipeline; the edit would change nothing: nobody said which rows"):
+    with pytest.raises(SettingError, match="StableDiffusionPAGPipeline; the edit would change nothing: it is not known which rows"):
         edit_images(other, SOURCE, SQUARE, 1, **SMALL)
     handle.remove()
     other.unet.set_attn_processor(before)

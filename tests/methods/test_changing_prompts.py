@@ -8,7 +8,7 @@ from guided import PAIR
 from lib_accel import GuidanceSkip, TGate, accelerated
 
 both = pytest.mark.parametrize("kind", models.BOTH)
-NEVER = "waits for the last change of the prompts, never: they change to the end"
+NEVER = "waits for the last change of the prompts, which never comes"
 
 
 def rows(unet, method, total=10, **told):

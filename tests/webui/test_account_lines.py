@@ -46,7 +46,7 @@ def test_a_level_that_is_left_alone_does_not_contradict_those_that_are_not(host)
     # The finest level has 256 tokens, the deeper one 64.
     deeper = {"enabled": True, "preset": "Custom", "downsampling.on": True, "downsampling.deeper_factor": 2, "least.downsampling": 200}
     told = host.job(accel=deeper).comments
-    assert re.search(r"TokenDownsampling: downsampling on 3 of 7 layers for 5 of 5 steps;.* stood down on \d layers: not worth it on", told)
+    assert re.search(r"TokenDownsampling: downsampling on 3 of 7 layers for 5 of 5 steps;.* off on \d layers: not worth it on", told)
 
 
 def test_first_the_time_and_what_was_saved_then_what_was_done_then_what_was_not(host):
@@ -124,7 +124,7 @@ def test_few_step_models_get_their_presets_and_a_sentence(host, fields, sign):
     if sign is None:
         assert "few steps" not in comments and "Forecast" in comments
     else:
-        assert f"few steps ({sign}): the preset uses its own values for that" in comments
+        assert f"few steps ({sign}): the preset uses its settings for few steps" in comments
         assert "downsampling on 3 of 7 layers" in comments and "Forecast" not in comments
     assert "lightning" not in comments
     custom = host.job(accel=CUSTOM | {"auto": False}, **fields).comments

@@ -43,7 +43,7 @@ def test_steps_between_whole_ones(host, kind, fields):
     # DDIM has a step less here.
     expected = len([step for step in FIXED if step < parts(host)[0][0]["steps"]])
     assert shallow_steps(host) == [expected] and parts(host)[0][0]["stages_served"] > 0 and parts(host)[0][1]["cache_bytes"] > 0
-    assert f"deep stages served for {expected} of" in done.comments and "MiB kept" in done.comments
+    assert f"deep stages reused for {expected} of" in done.comments and "MiB kept" in done.comments
     assert not same(done, plain) and not differences(before, fingerprint(unet))
     assert same(host.job(steps=STEPS, **fields), plain)
 
@@ -91,7 +91,7 @@ def test_a_refiner_begins_anew_in_the_same_pass(host, same_unet):
     done = host.job(accel=DEEP, refiner_model=refiner, refiner_switch_at=0.5, steps=STEPS)
     assert sum(report["passes"] for report, _ in parts(host)) == 1 and sum(report["steps"] for report, _ in parts(host)) == STEPS
     # 4; then whole at 6, the first of the second model, shallow at 7 and 9, and the last one runs in whole.
-    assert sum(shallow_steps(host)) == 3 and f"deep stages served for 3 of {STEPS} steps" in done.comments
+    assert sum(shallow_steps(host)) == 3 and f"deep stages reused for 3 of {STEPS} steps" in done.comments
 
 
 @pytest.mark.parametrize("fields", [{"sampler_name": "DPM adaptive"}])

@@ -335,7 +335,7 @@ def test_our_own_error_ends_nothing(host, run, monkeypatch):
     monkeypatch.setenv("ACCEL_STRICT", "")
     monkeypatch.setattr(forge_call, "read", lambda *given: 1 / 0)
     on, account, _ = run(GATE)
-    assert same(off, on) and "stood down after an error" in account["line"]
+    assert same(off, on) and "everything was switched off after an error" in account["line"]
 
 
 def test_the_page_is_built_of_what_gradio_4_knows_too(host):

@@ -105,7 +105,7 @@ def test_names_of_few_step_models_are_still_heeded(host):
         asked, by_hand, fewer = run(host, FORECAST)
     assert ran == plain and same(on, off)
     assert "off: a model that is run in few steps (its checkpoint's name says so)" in account["line"]
-    assert not any(word in account["line"] for word in ("Token", "GuidanceSkip", "U-Net", "its own values"))
+    assert not any(word in account["line"] for word in ("Token", "GuidanceSkip", "U-Net", "settings for few steps"))
     assert methods(by_hand)["Forecast"]["served"] and fewer < plain and not same(asked, off)
 
 

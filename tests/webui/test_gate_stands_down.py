@@ -22,7 +22,7 @@ def test_the_gate_waits_for_the_last_change_of_the_prompt(host, prompt, guided):
         10 - guided - (guided not in (4, 10))
     )
     if guided == 10:
-        assert "the gate waits for the last change of the prompts, never: they change to the end" in done.comments
+        assert "the gate waits for the last change of the prompts, which never comes" in done.comments
     elif guided == 6:
         assert "the gate waits for the last change of the prompts, step 8" in done.comments
     else:
@@ -102,7 +102,7 @@ def test_regional_prompter_by_its_layers(host):
     layer.forward = names["forward"]
     steps, done = rows_by_step(host, TGATE | {"merging.on": True})
     assert steps == [[2]] * 5
-    assert "no cross-attention kept: Regional Prompter is at work" in done.comments
+    assert "T-GATE off: Regional Prompter needs every row of every step" in done.comments
     assert [method["method"] for method in methods_of(host)] == ["TokenMerging"]
     # Somebody else's forward is simply the attention that was there.
     names = {"own": names["own"]}
@@ -141,7 +141,7 @@ def test_samplers_that_go_by_the_negative_prompts_prediction(host, method):
     finally:
         del CFGDenoiser.need_last_noise_uncond
     assert steps == [[2]] * 5
-    assert "guidance was kept: the sampler goes by the negative prompt's prediction (CFG++)" in done.comments
+    assert "guidance was kept: the sampler needs the negative prompt's prediction (CFG++)" in done.comments
     assert (did(done, "cross-attention served", 7)) is ("tgate.on" in method)
 
 

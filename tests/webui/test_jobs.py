@@ -201,7 +201,7 @@ def test_hypertile_keeps_its_layers(host):
     unet = host.shared.sd_model.model.diffusion_model
     setattr(unet.input_blocks[1][1].transformer_blocks[0].attn1, "__webui_hypertile_params", SimpleNamespace(enabled=True))
     done = host.job(accel=ON)
-    assert "TokenMerging stood down on 1 layers: hypertile is at work there" in done.comments
+    assert "TokenMerging off on 1 layers: hypertile is active there" in done.comments
     assert did(done, "merging", 2)
 
 
@@ -257,5 +257,5 @@ def test_what_our_own_code_breaks_costs_no_job(start, monkeypatch):
 
     monkeypatch.setattr(steps, "rows_of", lambda *args: 1 / 0)
     done = host.job(accel=ON)
-    assert "everything stood down after an error: ZeroDivisionError" in done.comments
+    assert "everything was switched off after an error: ZeroDivisionError" in done.comments
     assert same(done, without)

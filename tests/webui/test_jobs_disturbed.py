@@ -13,7 +13,7 @@ def test_a_compiled_unet_is_called_that(host):
     host.shared.sd_model.model.diffusion_model.compile(backend="eager")
     for accel in (ON, GUIDED):
         done = host.job(accel=accel, steps=11, cfg_scale=7)
-        assert "everything stood down: the U-Net is compiled" in done.comments
+        assert "everything is off: the U-Net is compiled" in done.comments
         assert "another extension" not in done.comments
 
 
@@ -22,7 +22,7 @@ def test_a_sampler_of_no_fixed_length_keeps_its_guidance(host, steps):
     """DPM adaptive: a part of the steps would be anywhere."""
     fields = {"cfg_scale": 7, "steps": steps}
     done = host.job(accel=GUIDED, sampler_name="DPM adaptive", **fields)
-    assert "guidance is kept in every step: this sampler takes as many as it likes" in done.comments
+    assert "guidance is kept in every step: this sampler chooses the number of steps itself" in done.comments
     assert did(done, "downsampling", 3) and evaluations_saved(done) == 0
     assert "few-step" not in done.comments
     assert "guidance is kept in every step" not in host.job(accel=GUIDED, **fields).comments
@@ -40,7 +40,7 @@ def test_a_job_with_all_scripts_in_the_middle_of_a_pass(host):
 
     host.callbacks.on_cfg_denoiser(run)
     done = host.job(accel=ON)
-    assert inner and "ended early: another job was run inside" in done.comments
+    assert inner and "ended early: another job ran inside this one" in done.comments
     assert "5 of 5" not in done.comments
 
 
@@ -95,4 +95,4 @@ def test_an_account_that_is_lost_costs_no_pass(start, monkeypatch):
     monkeypatch.setattr(Accelerator, "report", lambda self: 1 / 0)
     done = host.job(accel=ON, enable_hr=True)
     assert same(done, with_account)
-    assert done.comments.count("its account was lost to an error: ZeroDivisionError") == 2
+    assert done.comments.count("its report was lost to an error: ZeroDivisionError") == 2

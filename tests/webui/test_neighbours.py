@@ -89,5 +89,5 @@ def test_hypertile_keeps_nothing_but_self_attention_from_methods(host):
     for block in blocks(host):
         setattr(block.attn1, "__webui_hypertile_params", SimpleNamespace(enabled=True))
     done = host.job(accel=ON | OF_ROWS, cfg_scale=7)
-    assert "TokenMerging: 0 of 7 layers [hypertile is at work there (3 layers)]" in done.comments
+    assert "TokenMerging: 0 of 7 layers [hypertile is active there (3 layers)]" in done.comments
     assert "on 7 of 7 layers for 2 of 5 steps" in done.comments

@@ -127,7 +127,7 @@ def test_controlnets_reference_keeps_every_row(host):
     for block in blocks(host):
         block._forward = made["hacked"].__get__(block)
     done = host.job(accel=gate)
-    assert "every row is run, and no cross-attention kept: ControlNet's reference is at work" in done.comments and did(done, *DONE)
+    assert "T-GATE off: ControlNet's reference needs every row of every step" in done.comments and did(done, *DONE)
     assert rows == [2] * 5
     for block in blocks(host):
         block._forward = type(block)._forward.__get__(block)

@@ -144,6 +144,6 @@ class TestControlNet:
         plain = controlled.job(**FIELDS)[0]
         with_reference = controlled.job(scripts=reference, **FIELDS)[0]
         controlled.job(BARE | WAYS["gate"][0], scripts=reference, **FIELDS)
-        assert "every row is run, and no cross-attention kept: ControlNet's reference is at work" in controlled.reasons()
+        assert "T-GATE off: ControlNet's reference needs every row of every step" in controlled.reasons()
         assert np.array_equal(controlled.job(scripts=reference, **FIELDS)[0], with_reference)
         assert np.array_equal(controlled.job(**FIELDS)[0], plain)

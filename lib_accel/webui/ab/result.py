@@ -77,7 +77,7 @@ def times(sides: dict[str, Side]) -> list[str]:
     if warm_ups:
         lines.append(f"Not counted, to warm up: {', '.join(warm_ups)}.")
     elif ratio is not None and any(side.warmed for side in sides.values()):
-        lines.append("The runs that warm up were stopped early.")
+        lines.append("The warm-up runs were stopped early.")
     elif ratio is not None:
         lines.append("Not warmed up: the first run of each is counted and may have waited for loading and for kernels to be chosen.")
     return lines
@@ -155,7 +155,7 @@ def _header(sides: dict[str, Side], ratio: float | None) -> str:
     if ratio is None:
         return ""
     plain, accelerated = (f"{statistics.median(sides[name].seconds):.2f} s" for name in (PLAIN, ACCELERATED))
-    return f"{accelerated} in place of {plain}: {ratio:.2f}x as fast"
+    return f"{accelerated} instead of {plain}: {ratio:.2f}x as fast"
 
 
 def _seconds(side: Side) -> str:

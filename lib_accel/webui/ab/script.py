@@ -18,11 +18,13 @@ from . import result, runs
 TITLE = "Accel A/B"
 REPEATS, WARM_UP, GAIN = "Repeats", "Warm up first", "Amplify the difference"
 HINTS = {
-    REPEATS: "counted runs of each; more: steadier times",
+    REPEATS: "timed runs of each; more: steadier times",
     WARM_UP: "on: the first run of each is not counted",
-    GAIN: "times that the difference picture is brightened",
+    GAIN: "how many times brighter the difference is shown",
 }
-INTRODUCTION = "Runs this job plain and with the Accel settings above (on or not), by turns and with the same seed, and compares."
+INTRODUCTION = (
+    "Draws this job without Accel and with the settings above (ticked or not), in turns and with the same seed, and compares the two."
+)
 # What a request to the API calls them.
 NAMES = {"repeats": REPEATS, "warm_up": WARM_UP, "gain": GAIN}
 EXAMPLE = [{"repeats": 3, "warm_up": True, "gain": 4}]

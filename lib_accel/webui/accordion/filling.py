@@ -17,9 +17,9 @@ from ..host import facts
 from . import refused, user_presets
 
 SENTENCES = {
-    "quality": "Nearest to the plain picture: at most fine texture changes. Saves time at any size.",
+    "quality": "Closest to the picture without Accel: at most fine texture changes. Saves time at any size.",
     "balanced": "Texture and small details change a little. Saves time at any size.",
-    "fast": "Saves the most: more details change, and small things may move.",
+    "fast": "Saves more time: more details change, and small objects may move.",
     "draft": "For finding seeds and prompts: the same scene in the least time. Draw what you keep again with another preset.",
     CUSTOM: "The settings under Advanced, as they are.",
 }

@@ -17,7 +17,7 @@ SPECTRUM = "spectrum"
 # Whose functions in guidance are those of CFG++ samplers.
 SAMPLERS = "k_diffusion"
 BESIDE_SPECTRUM = Reason.of("spectrum", "the WebUI's Spectrum is on and forecasts calls itself")
-CFG_PLUS = Reason.of("cfg_plus_plus", "the sampler goes by the negative prompt's prediction (CFG++)")
+CFG_PLUS = Reason.of("cfg_plus_plus", "the sampler needs the negative prompt's prediction (CFG++)")
 BOTH = Reason.of("needs_both", "another extension needs both predictions")
 
 

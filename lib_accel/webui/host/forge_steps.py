@@ -29,7 +29,7 @@ from .neighbours import changing_loras
 from .rows import settled_from
 from .steps import LEFT_TO_HOST
 
-NOT_SEEN = Reason.of("sampled_elsewhere", "another extension samples in its own way: whose rows these are is not known")
+NOT_SEEN = Reason.of("sampled_elsewhere", "another extension samples in its own way, so it is not known which picture each row belongs to")
 MORE_CALLS = Reason.of("calls_of_others", "another extension runs the U-Net in calls of its own")
 BESIDE = Reason.of("beside_spectrum", "{spectrum}: methods of Accel act in the calls that it runs", spectrum=forge_call.BESIDE_SPECTRUM)
 
@@ -102,7 +102,7 @@ class ForgeSteps:
         cfg = forge_call.read(denoiser, x, sigma, uncond, cond, scale, options)
         index, total = denoiser.step, _total(denoiser)
         if cfg.wrapper is not None and not cfg.by_spectrum:
-            self._accelerator.switch_off(of_known_rows(), Reason.of("wrapped", "{home} is around the U-Net's calls", home=cfg.wrapper))
+            self._accelerator.switch_off(of_known_rows(), Reason.of("wrapped", "{home} wraps the U-Net's calls", home=cfg.wrapper))
             self._accelerator.step(index, total, None)
             return call
         if cfg.by_spectrum:

@@ -31,7 +31,7 @@ class WebuiTraits(HostTraits):
 
     def obstacle(self, site: Site) -> str | None:
         params = getattr(site.part("attn1"), HYPERTILE, None)
-        return Reason.of("hypertile", "hypertile is at work there") if getattr(params, "enabled", False) else None
+        return Reason.of("hypertile", "hypertile is active there") if getattr(params, "enabled", False) else None
 
     def fused_kernel(self) -> bool:
         from modules import sd_hijack

@@ -8,9 +8,9 @@ from ...core.method import ROWS, TOKENS, Method
 from ...core.reasons import Reason
 from ..host import facts, neighbours
 
-NO_FIXED_STEPS = Reason.of("no_fixed_steps", "guidance is kept in every step: this sampler takes as many as it likes")
+NO_FIXED_STEPS = Reason.of("no_fixed_steps", "guidance is kept in every step: this sampler chooses the number of steps itself")
 TOKENS_OFF = Reason.of("tokens_off", "methods on tokens off: {why}", why=facts.TOKEN_MERGING)
-OFF_WITHOUT_STEPS = ("off_without_steps", "{method} is off: this sampler takes as many steps as it likes")
+OFF_WITHOUT_STEPS = ("off_without_steps", "{method} is off: this sampler chooses the number of steps itself")
 OFF_BEHIND_SWITCH = ("off_behind_switch", "{method} is off: the model was changed in the middle of the pass")
 
 
@@ -28,8 +28,9 @@ def adapted(methods: tuple[Method, ...], p: Any, unet: Any, switched: bool) -> t
         methods = tuple(after for _, after in becomes if after is not None)
     neighbour = neighbours.counting_rows(p, unet) if any(method.declaration.known_rows for method in methods) else None
     if neighbour:
+        off = ", ".join(dict.fromkeys(_title(method) for method in methods if method.declaration.known_rows))
         methods = tuple(method for method in methods if not method.declaration.known_rows)
-        told.append(Reason.of("every_row", "every row is run, and no cross-attention kept: {who} is at work", who=neighbour))
+        told.append(Reason.of("every_row", "{methods} off: {who} needs every row of every step", methods=off, who=neighbour))
     if facts.spares_memory(p):
         methods = tuple(method.sparing_memory() for method in methods)
     return methods, told

@@ -71,7 +71,7 @@ class Job:
         """Where a preset's values depend on it."""
         sign = facts.why_few_steps(p) if self.accelerates and self.settings["preset"].lower() in PRESETS else None
         if sign and facts.why_left_alone(p, self.settings) is None:
-            self.account.note("", Reason.of("few_steps", "few steps ({sign}): the preset uses its own values for that", sign=sign))
+            self.account.note("", Reason.of("few_steps", "few steps ({sign}): the preset uses its settings for few steps", sign=sign))
 
     @property
     def accelerates(self) -> bool:

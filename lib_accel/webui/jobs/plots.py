@@ -17,7 +17,7 @@ BEGAN = "accel_began"
 # On the host's script, so that it is watched once.
 WATCHED = "accel_watches"
 MOST_CELLS = 100
-FIRST = "The line below is of the first cell alone."
+FIRST = "The line below describes the first cell only."
 
 
 def watch(script: Any) -> None:

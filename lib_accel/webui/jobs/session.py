@@ -29,7 +29,7 @@ from .circumstances import adapted
 from .job import Job, family_for, job_of, write
 from .unguided import shield_from_host
 
-INSIDE = Reason.of("job_inside", "ended early: another job was run inside")
+INSIDE = Reason.of("job_inside", "ended early: another job ran inside this one")
 NO_BLOCKS = Reason.of("no_blocks", "0 of 0 layers: this model has no transformer blocks that Accel knows")
 BY_ERROR = Reason.of("ended_by_error", "ended by an error")
 
@@ -233,7 +233,7 @@ class Session:
             report = accelerator.report()
         except Exception as error:
             # Whoever closes a pass may be about to open the next one.
-            now.job.account.note(now.place, Reason.of("account_lost", "its account was lost to an error: {error}", error=in_words(error)))
+            now.job.account.note(now.place, Reason.of("account_lost", "its report was lost to an error: {error}", error=in_words(error)))
             if strict():
                 raise
             return
@@ -258,7 +258,7 @@ class Session:
         finally:
             if now is not None:
                 now.job.account.note(
-                    now.place, Reason.of("after_error", "everything stood down after an error: {error}", error=in_words(error))
+                    now.place, Reason.of("after_error", "everything was switched off after an error: {error}", error=in_words(error))
                 )
         if strict():
             raise error

@@ -34,7 +34,7 @@ def why_guided(denoiser: Any, parts: Sequence[int]) -> str | None:
     if not hasattr(denoiser, "combine_denoised"):
         return Reason.of("combines_its_own_way", "this host combines predictions in its own way")
     if getattr(denoiser, "need_last_noise_uncond", False):
-        return Reason.of("cfg_plus_plus", "the sampler goes by the negative prompt's prediction (CFG++)")
+        return Reason.of("cfg_plus_plus", "the sampler needs the negative prompt's prediction (CFG++)")
     previews = facts.option("live_preview_content", "Prompt") == "Negative prompt"
     if previews and hasattr(denoiser, "alphas") and any(count != 1 for count in parts):
         return Reason.of("negative_previews", "live previews show the negative prompt of an AND prompt")

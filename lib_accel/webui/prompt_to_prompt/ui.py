@@ -13,7 +13,7 @@ from ..host import requests
 from .chips import show as show_words
 from .controls import CONTROLS, IN_REQUESTS, FormControl, from_infotext
 
-INTRODUCTION = "The prompt box is the source. Each edit below is drawn from the same seed and held to the source's composition."
+INTRODUCTION = "The prompt above is the source. Each edit below is drawn with the same seed and keeps the source's composition."
 BLEND, MORE = "Local blend: confine the change", "Layers, hires pass, heat maps, memory"
 # Rows of controls, from top to bottom; a title folds its rows.
 ROWS: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...] = (
