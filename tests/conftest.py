@@ -8,6 +8,8 @@ from hypothesis import HealthCheck, settings
 
 os.environ["ACCEL_STRICT"] = "1"
 os.environ["ACCEL_AUTO"] = "0"
+# Every page that is built would tell its makers so, and ask them for a newer version: two requests and two threads.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 # Every host imports the extension anew: its files are compiled once, here and in processes that tests start, whatever the machine says.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

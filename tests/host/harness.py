@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import functools
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import forge_face
 import gradio as gr
+import gradio.blocks
 import gradio.routes
 import gradio.utils
 import models
 import numpy as np
 import torch
 from gradio.blocks import postprocess_update_dict
+from gradio.context import Context
 
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE.parent.parent
 ROOT, NEIGHBOUR = HERE / "root", HERE / "neighbour"
 # A tab's web server takes a tenth of the time of a test, and nobody here opens the page. What the page would be given takes as long, and
-# so does the line of code that a warning of an old argument would name.
+# so does the line of code that a warning of an old argument would name. Every page would make its colours anew.
 gradio.routes.App.create_app = staticmethod(lambda blocks, **given: None)
 gr.Blocks.get_config_file = lambda blocks: {}
 gradio.utils.find_user_stack_level = lambda: 1
+gr.themes.ThemeClass._get_theme_css = lambda theme: ""
+gradio.blocks.DefaultTheme = functools.cache(gr.themes.Default)
 # What knows the host that it was imported with.
 OF_ONE_HOST = ("modules", "lib_accel.webui")
 
@@ -47,6 +53,22 @@ def _forget() -> None:
     vars(lib_accel).pop("webui", None)
 
 
+class Tabs(dict):
+    """Tab -> its runner. A tab takes long to build, and most tests look at one: it is built when it is first asked for."""
+
+    def __init__(self, build: Callable[[str], Any]) -> None:
+        super().__init__()
+        self._build = build
+
+    def __missing__(self, tab: str) -> Any:
+        self[tab] = self._build(tab)
+        return self[tab]
+
+    def build_all(self) -> None:
+        for tab in ("txt2img", "img2img"):
+            self[tab]
+
+
 class Host:
     """One host from start to end. extension: whether ours is installed. version: (1, 7) to (1, 10). defaults: the file of defaults.
 
@@ -65,8 +87,7 @@ class Host:
 
         self.errors, self.shared, self.scripts, self.processing = errors, shared, scripts, processing
         self.callbacks, self.hijack, self.sd_unet, self.sd_models = script_callbacks, sd_hijack, sd_unet, sd_models
-        # What `ui-config.json` holds.
-        self.loadsave, self.defaults = ui_loadsave, dict(defaults or {})
+        self.loadsave, self._defaults = ui_loadsave, dict(defaults or {})
         paths.data_path = str(data)
         sd_hijack.apply_optimizations()
         sd_unet.install(UNetModel)
@@ -99,22 +120,43 @@ class Host:
         return self.sd_models.Model(make(seed, **shape), name, conditioning_key, kind, width).eval()
 
     def start(self) -> None:
-        """Load the scripts and build both tabs."""
+        """Load the scripts. Tabs are built when they are first asked for."""
         self.scripts.load_scripts(self.folders)
         self.callbacks.dispatch("before_ui")
-        self.runners = {}
-        with gr.Blocks() as self.demo:
-            for tab, is_img2img in (("txt2img", False), ("img2img", True)):
-                runner = self.runners[tab] = self.scripts.ScriptRunner(is_img2img)
+        self.runners, self._usual = Tabs(self._build), {}
+        self._blocks = gr.Blocks()
+
+    def _build(self, tab: str) -> Any:
+        """The runner of ``tab``, whose page is built: on the host's page, also where a test that asks for it builds one of its own."""
+        runner = self.scripts.ScriptRunner(tab == "img2img")
+        others, Context.root_block, Context.block = (Context.root_block, Context.block), None, None
+        try:
+            with self._blocks:
                 with gr.Group() as group:
                     runner.setup_ui()
-                self.loadsave.add_block(group, tab, self.defaults)
+                self.loadsave.add_block(group, tab, self._defaults)
+        finally:
+            Context.root_block, Context.block = others
+        return runner
+
+    @property
+    def demo(self) -> gr.Blocks:
+        """The whole page."""
+        self.runners.build_all()
+        return self._blocks
+
+    @property
+    def defaults(self) -> dict:
+        """What `ui-config.json` holds when the whole page is built."""
+        self.runners.build_all()
+        return self._defaults
 
     def reload(self) -> None:
-        """Reload UI: the scripts' files are executed again, what they imported stays as it is."""
+        """Reload UI: the scripts' files are executed again, what they imported stays as it is, and the whole page is built."""
         self.callbacks.dispatch("before_reload")
         self.callbacks.dispatch("script_unloaded")
         self.start()
+        self.runners.build_all()
 
     def stop(self) -> None:
         self.hijack.undo()
@@ -132,19 +174,25 @@ class Host:
         return next(data.module for data in self.scripts.scripts_data if data.script_class().title() == title)
 
     def args(self, tab: str, accel: Any = None) -> list[Any]:
-        """Arguments of all scripts as an API call makes them: defaults from a `ui` called once more, then what was sent."""
-        runner = self.runners[tab]
+        """Arguments of all scripts as an API call makes them: the defaults, then what was sent."""
+        if tab not in self._usual:
+            self._usual[tab] = self._asked_of_scripts(self.runners[tab])
+        args = list(self._usual[tab])
+        if accel is not None:
+            sent = accel if isinstance(accel, list) else [accel]
+            ours = self.script(tab)
+            for i, value in enumerate(sent[: ours.args_to - ours.args_from]):
+                args[ours.args_from + i] = value
+        return args
+
+    def _asked_of_scripts(self, runner: Any) -> list[Any]:
+        """As the API makes them when it starts: of a `ui` called once more."""
         args: list[Any] = [None] * len(runner.inputs)
         args[0] = 0
         with gr.Blocks():
             for script in runner.scripts:
                 made = script.ui(script.is_img2img)
                 args[script.args_from : script.args_to] = [control.value for control in made or []]
-        if accel is not None:
-            sent = accel if isinstance(accel, list) else [accel]
-            ours = self.script(tab)
-            for i, value in enumerate(sent[: ours.args_to - ours.args_from]):
-                args[ours.args_from + i] = value
         return args
 
     def page(self) -> dict[str, dict[str, Any]]:

@@ -6,6 +6,8 @@ from lib_accel.settings.schema import KNOBS
 from lib_accel.webui.accordion.refused import MARK
 
 NAN, INF = float("nan"), float("inf")
+# A job as small as they come: what is looked at is whether it is the plain one.
+SMALL = {"steps": 2, "width": 64, "height": 64}
 BAD = [
     {"enabled": "maybe"},
     {"enabled": 2},
@@ -87,10 +89,10 @@ def test_there_are_fifty():
 
 
 def test_bad_values_through_the_api(start):
-    plain = start(extension=False).job(steps=2)
+    plain = start(extension=False).job(**SMALL)
     host = start()
     for bad in BAD:
-        done = host.job(accel=bad, steps=2)
+        done = host.job(accel=bad, **SMALL)
         assert same(done, plain), bad
         assert "Accel is off for this job: " in done.comments, bad
         sentence = done.comments.split("Accel is off for this job: ")[1]
@@ -100,14 +102,14 @@ def test_bad_values_through_the_api(start):
 
 
 def test_bad_values_by_position(start):
-    plain = start(extension=False).job(steps=2)
+    plain = start(extension=False).job(**SMALL)
     host = start()
     for place, name in enumerate(KNOBS):
         args = [True, "Custom"]
         values = list(host.args("txt2img"))[host.script().args_from : host.script().args_to]
         args += values[2:]
         args[place] = {"not": "this"} if place else ["nor this"]
-        done = host.job(accel=args, steps=2)
+        done = host.job(accel=args, **SMALL)
         assert same(done, plain), name
         # As the page calls it, since a list is what the page sends.
         assert f"{KNOBS[name].label} is " in done.comments
@@ -120,12 +122,12 @@ def test_the_page_reads_labels_and_requests_names(host):
     args = [bad.get(name, control.value) for name, control in zip(KNOBS, host.script().controls)]
     sentence = "Merging: start is 0.9 and Merging: end is 0.5; the start must be before the end."
     assert sentence in strip.show("{}", *args)[2]
-    assert f"Accel is off for this job: {sentence}" in host.job(accel=args, steps=2).comments
-    assert "merging.start is 0.9 and merging.end is 0.5" in host.job(accel=bad, steps=2).comments
+    assert f"Accel is off for this job: {sentence}" in host.job(accel=args, **SMALL).comments
+    assert "merging.start is 0.9 and merging.end is 0.5" in host.job(accel=bad, **SMALL).comments
 
 
 def test_bad_values_in_png_info(start):
-    plain = start(extension=False).job(steps=2)
+    plain = start(extension=False).job(**SMALL)
     host = start()
     from modules.infotext_utils import pasted
 
@@ -137,7 +139,7 @@ def test_bad_values_in_png_info(start):
         script = host.script()
         args = [values.get(control, control.value) for control in script.controls]
         assert args[0] is True and args[1].startswith(MARK), line
-        done = host.job(accel=args, steps=2)
+        done = host.job(accel=args, **SMALL)
         assert same(done, plain)
         assert "Accel is off for this job: PNG info: " in done.comments
 
