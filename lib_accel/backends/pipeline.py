@@ -168,7 +168,9 @@ class PipelineView:
         return True
 
     def _place_of(self, timestep: Any) -> int | None:
-        """The place of ``timestep`` in the schedule, which may list a value several times."""
+        """The place of ``timestep`` in the schedule, which may list a value several times. None where frames are at different ones."""
+        if _differ(timestep):
+            return None
         place = self._by_address(timestep)
         if place is not None:
             return place
@@ -192,6 +194,13 @@ class PipelineView:
             if 0 <= offset < base.numel() * base.element_size() and offset % base.element_size() == 0:
                 return begin + offset // base.element_size()
         return None
+
+
+def _differ(timestep: Any) -> bool:
+    """Whether it holds several values. One that is repeated without a copy is not waited for on a GPU."""
+    if not isinstance(timestep, torch.Tensor) or timestep.numel() < 2 or not any(timestep.stride()):
+        return False
+    return bool((timestep != timestep.flatten()[0]).any())
 
 
 def _part_of(values: list[float], part: list[float]) -> int | None:

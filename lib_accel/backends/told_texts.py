@@ -19,7 +19,8 @@ TEXTS = ("embed", "prompt", "hidden_states", "text")
 def roles_of(text: Any, told: Mapping[str, Any], count: int) -> tuple[str, ...] | None:
     """The role (``cond`` | ``uncond``) of each equal chunk of a call's ``count`` rows; None where it cannot be told.
 
-    text: what the call is given, a tensor [rows, ...] or a list with an entry for each row. told: the loop's variables, by name.
+    text: what the call is given, a tensor [rows, ...] or a list with an entry, or a list of them, for each row. told: the loop's
+    variables, by name.
     """
     guided = getattr(told.get("guider_state_batch"), "__guidance_identifier__", None)
     if guided is not None:
@@ -70,20 +71,21 @@ def _images(told: Mapping[str, Any]) -> int | None:
 
 
 def _is_text(value: Any) -> bool:
+    """Whether it is a tensor [rows, ...], or a list with a tensor, or the tensors, of each row."""
     if isinstance(value, (list, tuple)):
-        return bool(value) and all(isinstance(one, torch.Tensor) for one in value)
+        return bool(value) and all(isinstance(one, torch.Tensor) or (isinstance(one, (list, tuple)) and _is_text(one)) for one in value)
     return isinstance(value, torch.Tensor) and value.ndim > 1
 
 
 def _same(one: Any, other: Any) -> bool:
     if one is other:
         return True
-    if len(one) != len(other):
-        return False
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         return _equal(one, other)
-    return all(mine is theirs or _equal(mine, theirs) for mine, theirs in zip(one, other))
+    return len(one) == len(other) and all(_same(mine, theirs) for mine, theirs in zip(one, other))
 
 
 def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether they hold the same; dimensions of one, which some pipelines put in, say nothing."""
+    one, other = one.squeeze(), other.squeeze()
     return one.shape == other.shape and one.device == other.device and torch.equal(one, other.to(one.dtype))

@@ -5,7 +5,10 @@ What they take as latents may be pictures, packed tokens, videos or a list with 
 
 from __future__ import annotations
 
+import ast
+import functools
 import inspect
+import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -77,7 +80,9 @@ class TransformerBackend(Backend):
         returns = given.get("return_dict", parameters.parameters["return_dict"].default)
         listed = isinstance(args[0] if args else next(kwargs[name] for name in SAMPLES if name in kwargs), list)
         value = list(prediction.unbind(0)) if listed else prediction
-        return _output_class(unet)(sample=value) if returns else (value,)
+        if returns:
+            return _output_class(unet)(sample=value)
+        return value if _returns_it_bare(type(unet)) else (value,)
 
     def texts_of(self, unet: nn.Module, args: tuple, kwargs: dict) -> tuple[torch.Tensor, ...]:
         return row_safety.texts_of(unet, args, kwargs)
@@ -103,12 +108,13 @@ class TransformerBackend(Backend):
 
 
 def _joined(given: Any) -> torch.Tensor:
-    """Latents as one tensor [rows, ...]; rows of different shapes are flat."""
+    """Latents as one tensor [rows, ...]; rows of different shapes, and those of several pictures each, are flat."""
     if not isinstance(given, (list, tuple)):
         return given
-    if all(one.shape == given[0].shape for one in given):
-        return torch.stack(list(given))
-    return nn.utils.rnn.pad_sequence([one.flatten() for one in given], batch_first=True)
+    rows = [torch.cat([one.flatten() for one in row]) if isinstance(row, (list, tuple)) else row for row in given]
+    if all(one.shape == rows[0].shape for one in rows):
+        return torch.stack(rows)
+    return nn.utils.rnn.pad_sequence([one.flatten() for one in rows], batch_first=True)
 
 
 def _others_at_work(unet: nn.Module) -> Iterator[str]:
@@ -139,3 +145,15 @@ def _output_class(unet: nn.Module) -> Any:
     if len(held) != 1 or held[0].pop("sample", None) is None:
         return None
     return classes[0] if all(name in MEMORIES and field.default is None for name, field in held[0].items()) else None
+
+
+@functools.lru_cache(maxsize=64)
+def _returns_it_bare(unet_class: type) -> bool:
+    """Whether calls without ``return_dict`` return the prediction itself, by its code; nearly all classes return a tuple of it."""
+    try:
+        code = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(unet_class.forward))))
+    except (OSError, TypeError, SyntaxError):
+        return False
+    asked = (node for node in ast.walk(code) if isinstance(node, ast.If) and ast.unparse(node.test) == "not return_dict")
+    returned = [one.value for node in asked for one in node.body if isinstance(one, ast.Return)]
+    return bool(returned) and all(isinstance(one, ast.Name) for one in returned)

@@ -7,6 +7,7 @@ import guided
 import pytest
 import torch
 import transformers_tiny as tiny
+from transformers_parts import Vae
 
 from lib_accel import Forecast, GuidanceSkip, Row, TokenMerging, accelerated, apply_patch
 from lib_accel.backends.noise_levels import levels_of
@@ -225,3 +226,30 @@ def test_modular_pipelines_with_guiders(guider):
     report = accelerator.report().as_dict()
     assert steps_of(report) == [SERVED] and (report["unet_calls"], report["calls_served"]) == (2 * STEPS, 4)
     assert torch.equal(draw(), plain) and not torch.equal(out, plain) and out.isfinite().all()
+
+
+def test_frames_at_different_timesteps_are_not_forecast():
+    built, why = tiny.build("SkyReelsV2DiffusionForcingPipeline")
+    if built is None:
+        pytest.skip(why)
+    frame_by_frame = {"ar_step": 2, "causal_block_size": 1, "num_frames": 21}
+    plain = built.draw(**frame_by_frame)
+    out, report = drawn(built, FREE, steps=tiny.STEPS, **frame_by_frame)
+    assert report["calls_run"] == report["unet_calls"] > 2 * tiny.STEPS and torch.equal(out, plain)
+    assert steps_of(drawn(built, FREE, steps=tiny.STEPS)[1]) == [[5]], "all frames at one timestep"
+
+
+def test_rows_of_several_pictures_and_texts_each():
+    """Z-Image's omni pipeline gives each row as a list: pictures that are looked at and latents, and parts of a text."""
+    if not hasattr(diffusers, "ZImageOmniPipeline"):
+        pytest.skip("diffusers has no ZImageOmniPipeline")
+    text, negative = torch.randn(2, tiny.TOKENS, tiny.WIDTH, generator=torch.Generator().manual_seed(1))
+    model = tiny.tiny(diffusers.ZImageTransformer2DModel)
+    pipe = diffusers.ZImageOmniPipeline(diffusers.FlowMatchEulerDiscreteScheduler(), Vae(), None, None, model, None, None)
+    pipe.set_progress_bar_config(disable=True)
+    size = {"height": 64, "width": 64, "output_type": "latent"}
+    built = tiny.Built(pipe, {"prompt_embeds": [[text]], "negative_prompt_embeds": [[negative]], **size})
+    plain = built.draw(num_inference_steps=STEPS)
+    out, report = drawn(built, FREE)
+    assert steps_of(report) == [SERVED] and out.isfinite().all() and not torch.equal(out, plain)
+    assert torch.equal(built.draw(num_inference_steps=STEPS), plain)
