@@ -31,7 +31,7 @@ class Way(NamedTuple):
     pictures: whether those are given that may be left out: ``all`` | ``first`` | ``none``. booleans: what masks of texts are made of.
     channels: channels that the transformer takes, of its default. words: texts are given as such. factor: pixels to a latent. frames: of a
     video. head: width of an attention head. layers: whether texts come from several layers of an encoder. decoded: whether pictures are
-    asked for, not latents.
+    asked for, not latents. bare: whether encoders are left out.
     """
 
     pictures: str = "none"
@@ -43,6 +43,7 @@ class Way(NamedTuple):
     head: int = HEAD
     layers: bool = False
     decoded: bool = False
+    bare: bool = True
 
     @property
     def side(self) -> int:
@@ -59,7 +60,7 @@ def ways(kind: type) -> list[Way]:
     found = [Way(one, booleans) for one in pictures for booleans in ((False, True) if masks else (False,))]
     found += [Way(pictures[0], channels=2)]
     found += [Way(pictures[0], channels=2, frames=MANY_FRAMES)] if "num_frames" in asked else []
-    return [*found, Way(pictures[0], words=True)]
+    return [*found, Way(pictures[0], words=True, bare=False)]
 
 
 def call_of(kind: type, way: Way) -> dict[str, Any]:

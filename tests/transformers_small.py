@@ -123,16 +123,17 @@ def _with_channels(asked: Mapping[str, inspect.Parameter], times: float) -> dict
     return given
 
 
-_ROOMY: set[type] = set()
+# Classes that were found small.
+_MEASURED: set[type] = set()
 
 
 def _built(kind: type, given: dict[str, Any]) -> torch.nn.Module:
-    if kind not in _ROOMY:
+    if kind not in _MEASURED:
         with torch.device("meta"):
             size = sum(parameter.numel() for parameter in kind(**given).parameters())
         if size > MOST:
             raise LookupError(f"{kind.__name__} is not made small: {size} parameters")
-        _ROOMY.add(kind)
+        _MEASURED.add(kind)
     torch.manual_seed(1)
     return models.built(kind, given, 0)
 

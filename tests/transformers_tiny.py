@@ -94,10 +94,13 @@ def build(name: str) -> tuple[Built | None, str]:
                 todo = [way._replace(head=WIDER)] if way.head < WIDER else []
             if "expected 4, got 3" in str(error) and not way.layers:
                 todo = [way._replace(layers=True), *todo]
+            if "'NoneType'" in str(error) and way.bare:
+                # A part that was left out is asked for something.
+                todo, seen = [one._replace(bare=False) for one in (way, *todo)], []
             if isinstance(error, UnboundLocalError) and not way.decoded:
                 # What it does with latents that are not to be decoded fails.
                 todo.append(way._replace(decoded=True))
-            if seen.count(seen[-1]) > 2:
+            if seen.count(repr(error)) > 2:
                 # Pictures and channels do not help it.
                 todo = [one for one in todo if one.words]
     return None, why
@@ -175,7 +178,7 @@ def _part(name: str, argument: inspect.Parameter, kind: type, way: Way, fixed: d
         # Those that look at pictures are asked only with what prepares them.
         return None if "feature_extractor" in arguments(kind.__init__) else Checker()
     if any(word in name for word in ("tokenizer", "processor", "extractor")):
-        return Tokenizer()
+        return None if way.bare else Tokenizer()
     if name.startswith(("text_encoder", "image_encoder", "siglip")):
-        return Encoder()
+        return None if way.bare else Encoder()
     return "blocks.0" if name == "pag_applied_layers" else None
