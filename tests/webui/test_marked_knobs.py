@@ -36,6 +36,18 @@ def test_every_preset_tells_what_it_gives_here(show):
 
 
 @pytest.mark.parametrize(
+    ("sampler", "told"),
+    [("Euler", False), ("DPM++ 2M Karras", False), ("Heun", True), ("UniPC", True), ("Sampler of an extension", True), ("", False)],
+)
+def test_the_strip_says_that_steps_cannot_be_forecast_with_a_sampler(show, sampler, told):
+    words = "Steps cannot be forecast with this sampler"
+    assert (words in show({"sampler": sampler})[0]) is told
+    # Where Forecast is off, or the pass is too short for any sampler, the sampler is not why.
+    assert words not in show({"sampler": sampler}, preset="Custom", **{"forecast.on": False})[0]
+    assert words not in show({"sampler": sampler, "steps": 4})[0]
+
+
+@pytest.mark.parametrize(
     ("given", "idle", "acting"),
     [
         ({}, {"merging.ratio", "tgate.gate", "hires.gate"}, {"merging.on", "hires.profile", "auto", "least.merging"}),

@@ -47,7 +47,9 @@ SITUATIONS = [
 ]
 
 
-@pytest.mark.parametrize("sizes", [{"width": 64, "height": 64, "steps": 20}, {"width": 1024, "height": 768, "steps": 20, "hires": 2}])
+@pytest.mark.parametrize(
+    "sizes", [{"width": 64, "height": 64, "steps": 20}, {"width": 1024, "height": 768, "steps": 20, "hires": 2, "sampler": "Heun"}]
+)
 @pytest.mark.parametrize("changes", SITUATIONS)
 def test_header_and_strip_are_made_of_texts_that_are_translated(host, changes, sizes):
     from lib_accel.webui.accordion import strip as preview

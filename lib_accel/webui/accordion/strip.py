@@ -12,6 +12,7 @@ from typing import Any
 
 from ...core.fields import SettingError
 from ...core.method import Kind
+from ...core.samplers import SAMPLERS, Sampler, sampler_named
 from ...cost.preview import KINDS, PassPreview, preview_pass, times_as_fast
 from ...settings.few_step_models import few_step_sign
 from ...settings.infotext import shown_preset
@@ -25,7 +26,7 @@ from ..host.levels import foreseen
 from ..jobs.job import NO_PASS
 from ..jobs.session import SESSION
 from . import asked, refused, user_presets
-from .asked import Asked
+from .asked import Asked, AskedPass
 from .filling import loaded_family, plain, sentence_of
 from .marks import changed_knobs, idle_knobs
 
@@ -36,6 +37,7 @@ MOST_RAN = 4
 # Below this nothing is said to be faster.
 NOTHING = 1.005
 NOT_FASTER = "not faster here"
+NOT_FORECAST = "Steps cannot be forecast with this sampler, so less is saved"
 EDITS = "Prompt-to-Prompt is chosen: steps in which it edits attention are run, so less is saved than shown"
 UNET_EVALUATIONS = "U-Net row evaluations"
 EVALUATIONS = {TRANSFORMER: "transformer row evaluations"}
@@ -56,7 +58,8 @@ def show(told: Any, *values: Any) -> tuple[str, str, str]:
         return _badge(_text("settings refused")), "", plain(by_label(str(error)))
     left_alone = PRESETS if few and shape == TRANSFORMER else ()
     name = settings["preset"]
-    passes = _passes(without_methods(settings) if name.lower() in left_alone else settings, job, shape)
+    acting = without_methods(settings) if name.lower() in left_alone else settings
+    passes = _passes(acting, job, shape)
     sentence = sentence_of(name)
     if name.lower() in left_alone:
         sentence = LEFT_ALONE
@@ -64,7 +67,7 @@ def show(told: Any, *values: Any) -> tuple[str, str, str]:
         sentence = f"{FEW_STEPS} {', '.join(_titles(settings)) or '-'}"
     gains = {name: f"{gain:.1f}x" for name, gain in _gains(form, own, family, job, shape, left_alone).items() if gain >= NOTHING}
     data = _data(gains=gains, idle=idle_knobs(settings), changed=changed_knobs(settings, family, own))
-    strips = "".join(_strip(preview, shape) for preview in passes) + _noted(settings, job) + (_ran(shape) if job.ran else "")
+    strips = "".join(_strip(preview, shape) for preview in passes) + _noted(acting, job) + (_ran(shape) if job.ran else "")
     return _header(settings, passes), strips + data, sentence
 
 
@@ -122,8 +125,16 @@ def _idle(settings: Settings, passes: Iterable[Any]) -> bool:
 
 
 def _noted(settings: Settings, job: Asked) -> str:
-    notes = [NO_PASS] * _idle(settings, job.passes) + [EDITS] * job.edits
+    notes = [NO_PASS] * _idle(settings, job.passes) + [NOT_FORECAST] * any(_misses(settings, p) for p in job.passes) + [EDITS] * job.edits
     return "".join(f'<div class="accel-notes">{_text(note)}</div>' for note in notes)
+
+
+def _misses(settings: Settings, asked_pass: AskedPass) -> bool:
+    """Whether steps of a pass would be forecast with another sampler, and are not with the one that is chosen."""
+    name = asked_pass.sampler
+    sampler = sampler_named(foreseen(name)) or Sampler(name, known=False)
+    methods = [method for method in methods_for(settings, asked_pass.place)[0] if not method.forecasts(asked_pass.steps, sampler)]
+    return bool(name) and any(method.forecasts(asked_pass.steps, other) for method in methods for other in SAMPLERS.values())
 
 
 def _data(**told: Any) -> str:
