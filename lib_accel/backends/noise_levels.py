@@ -43,11 +43,14 @@ def levels_of(scheduler: Any) -> tuple[float, ...] | None:
     if isinstance(sigmas, torch.Tensor):
         if sigmas.ndim != 1 or len(sigmas) != len(timesteps) + 1:
             return None
-        levels, config = sigmas.double().tolist(), getattr(scheduler, "config", None)
+        # On the processor: they may be on a GPU, which may have no float64.
+        levels, config = sigmas.cpu().double().tolist(), getattr(scheduler, "config", None)
         return _of_flow(levels, config) if mixes_as_flow(type(scheduler).__name__, config) else tuple(levels)
     table, steps = getattr(scheduler, "alphas_cumprod", None), getattr(scheduler, "num_inference_steps", None)
     if not isinstance(table, torch.Tensor) or not steps or timesteps.is_floating_point() or not len(timesteps):
         return None
+    # Adding noise, as image-to-image does, leaves the table on the latents' device.
+    table = table.cpu()
     # DDIM: the last step goes one stride further down, or to where the scheduler says that it ends.
     before = int(timesteps[-1]) - len(table) // int(steps)
     end = table[before] if before >= 0 else getattr(scheduler, "final_alpha_cumprod", None)

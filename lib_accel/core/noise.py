@@ -261,7 +261,7 @@ class NoiseView:
         if not isinstance(table, torch.Tensor) or table.ndim != 1 or table.numel() < 2:
             return None
         if table is not self._source:
-            squares = table.detach().double().cpu().clamp(1e-12, 1 - 1e-12)
+            squares = table.detach().cpu().double().clamp(1e-12, 1 - 1e-12)
             self._source, self._log_sigmas = table, (0.5 * ((1 - squares) / squares).log()).tolist()
         place = min(max(timestep, 0.0), len(self._log_sigmas) - 1.0)
         low = min(int(place), len(self._log_sigmas) - 2)

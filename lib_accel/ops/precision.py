@@ -1,4 +1,4 @@
-"""Float32 that stays float32."""
+"""How finely a device computes: float32 that stays float32, and float64 where there is one."""
 
 from __future__ import annotations
 
@@ -13,3 +13,8 @@ def without_autocast(device_type: str) -> AbstractContextManager:
         return torch.autocast(device_type, enabled=False)
     except RuntimeError:  # Older torch has no autocast on this device (MPS), so none is on.
         return nullcontext()
+
+
+def finest(device_type: str) -> torch.dtype:
+    """float64; float32 on devices that lack it: all of Apple's, and some of Intel's."""
+    return torch.float32 if device_type in ("mps", "xpu") else torch.float64

@@ -101,5 +101,6 @@ def _from_timesteps(denoiser: Any, steps: int) -> list[float]:
     timesteps = denoiser.sampler.get_timesteps(denoiser.p, steps)
     alphas = getattr(denoiser, "alphas", None)
     alphas = denoiser.inner_model.inner_model.alphas_cumprod if alphas is None else alphas
-    alphas = alphas[timesteps.to(alphas.device)].double().flip(0)
+    # On the processor: not every GPU has float64.
+    alphas = alphas.cpu()[timesteps.cpu()].double().flip(0)
     return ((1 - alphas) / alphas).sqrt().tolist()

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from ...core.fields import SettingError
 from ...methods import ImageEdit, PromptToPrompt
+from ...ops.precision import finest
 from ...prompt_to_prompt import Mixing, PromptTokens, blended, mix
 from ...prompt_to_prompt.edits import equalizer
 from ...prompt_to_prompt.windows import token_windows
@@ -121,10 +122,11 @@ class EditedBatch:
             params.x = _blend(x, masks)
         elif self._latents is not None:
             latents, timesteps = self._latents
-            alpha = self._denoiser.alphas.to(x.device)[timesteps.to(x.device, torch.long)].to(torch.float64)[:, None, None, None]
-            noise = (1 - alpha).sqrt()
-            pictures = _blend((latents.double() - noise * x.double()) / alpha.sqrt(), masks)
-            out = ((latents.double() - alpha.sqrt() * pictures) / noise).to(x.dtype)
+            fine = finest(x.device.type)
+            alpha = self._denoiser.alphas.to(x.device)[timesteps.to(x.device, torch.long)].to(fine)[:, None, None, None]
+            noise, latents = (1 - alpha).sqrt(), latents.to(fine)
+            pictures = _blend((latents - noise * x.to(fine)) / alpha.sqrt(), masks)
+            out = ((latents - alpha.sqrt() * pictures) / noise).to(x.dtype)
             # What is not blended stays as it is, bit for bit.
             params.x = torch.stack([out[image] if image in masks else x[image] for image in range(len(x))])
             kept = getattr(self._denoiser, "last_noise_uncond", None)
