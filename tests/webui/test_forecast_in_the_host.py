@@ -80,6 +80,8 @@ def test_prompts_that_change(host):
         ({"sampler_name": "Heun"}, "no_forecast: evaluations"),
         ({"sampler_name": "UniPC"}, "no_forecast: no_level"),
         ({"prompt": "a <lora:style:0.2@0,1@0.5>"}, "no_forecast: lora_changes"),
+        ({"prompt": "a <lora:style:1:lbw=MIDD:start=5>"}, "no_forecast: lora_changes"),
+        ({"prompt": "a <lora:style:1:1:lbw=ALL:step=2-6>"}, "no_forecast: lora_changes"),
     ],
 )
 def test_where_every_step_runs(host, fields, why):

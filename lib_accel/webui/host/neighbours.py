@@ -12,7 +12,8 @@ from ...core.reasons import Reason
 TITLE = "regional prompter"
 OFF = ("", "0", "false", "none")
 CHANGING = Reason.of("lora_changes", "a LoRA's weight changes from step to step")
-_BY_STEP = re.compile(r"<(?:lora|lyco):[^>]*@[^>]*>")
+# LoRA Control writes weight@step, LoRA Block Weight start=, stop= or step=.
+_BY_STEP = re.compile(r"<(?:lora|lyco):[^>]*(?:@|:\s*(?:start|stop|step)\s*=)[^>]*>", re.IGNORECASE)
 
 
 def counting_rows(p: Any, unet: nn.Module) -> str | None:
@@ -45,7 +46,7 @@ def controlnet_units(p: Any, params: Any) -> tuple[bool, ...]:
 
 
 def changing_loras(p: Any) -> str | None:
-    """Why steps are not like each other (a clause), or None: a prompt asks for weights of a LoRA by step, as LoRA Control has it."""
+    """Why steps are not like each other (a clause), or None: a prompt asks for weights of a LoRA by step."""
     prompts = getattr(p, "all_prompts", None) or p.prompt
     prompts = [prompts] if isinstance(prompts, str) else prompts or ()
     return CHANGING if any(_BY_STEP.search(str(prompt)) for prompt in prompts) else None
