@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 from ..core.schedule import Step
 from .contract import Moment, Runner
 from .guard import guarded
@@ -14,6 +16,7 @@ class Course:
         self._runners = runners
         self._pass: int | None = None
         self._step: tuple[int, int] | None = None
+        self._state: Hashable = None
         # Those that were told of the step's begin: the others do not hear of its end.
         self._in_step: list[Runner] = []
         # Hosts may go on after what was known to be the last call.
@@ -24,11 +27,14 @@ class Course:
         number, _ = moment.pass_and_step
         if number != self._pass:
             self.end_pass()
-            self._pass, self._pass_ended = number, False
+            self._pass, self._pass_ended, self._state = number, False, moment.state
             for runner in self._runners:
                 with guarded([runner]):
                     runner.reset()
                     runner.begin_pass(moment)
+        if moment.state != self._state:
+            self._state = moment.state
+            self.let_go()
         if moment.pass_and_step != self._step:
             self.end_step()
             self._step, self._step_ended, self._in_step = moment.pass_and_step, False, []
@@ -59,7 +65,8 @@ class Course:
                 runner.end_pass()
 
     def let_go(self, everything: bool = False) -> None:
-        """What was kept is of other prompts or adapters; everything: of another model. Before `at`, which decides on what is left."""
+        """What was kept is of other prompts, adapters or ControlNet units; everything: of another model. Before methods are told of a step,
+        who decide on what is left."""
         for runner in self._runners:
             if everything or not runner.outlives_prompts:
                 with guarded([runner]):

@@ -56,7 +56,8 @@ class HostSide:
 
         For methods that leave out whole steps: sampler: its name, as the WebUI lists it. sigmas: the noise level of every step of the pass,
         and after them where the last one ends. scales: (guidance scale, InstructPix2Pix's scale of the picture) by which rows are combined,
-        where ``guidance`` does not say so. state: of whatever else predictions depend on; what was learnt under another is forgotten.
+        where ``guidance`` does not say so. state: of whatever else predictions depend on; what was kept under another is forgotten,
+        by every method.
         whole_because: why no step may be left out as a whole (a clause).
         """
         if isinstance(sampler, str):

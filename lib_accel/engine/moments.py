@@ -51,7 +51,7 @@ class Moment:
     None when nobody tells. sampler: what
     goes through them; None when nobody tells. scales: (guidance scale, scale of the picture in InstructPix2Pix) by which rows are combined,
     weight by weight; None: as ``guidance`` says. state: of whatever else predictions depend on (which ControlNet units are on); what was
-    kept under another is not continued. whole_because: why no call may be left out as a whole (a clause); None: they may.
+    kept under another is let go. whole_because: why no call may be left out as a whole (a clause); None: they may.
     joins: asks what may join something of its own to what stages return, a ControlNet's residuals or another forward (a clause); None:
     nothing.
     """

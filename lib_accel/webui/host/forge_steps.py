@@ -120,9 +120,10 @@ class ForgeSteps:
             "guided_because": forge_call.CFG_PLUS if getattr(denoiser, "need_last_noise_uncond", False) else neighbour,
             "whole_because": changing_loras(denoiser.p) or neighbour,
             "sigma": sigma_of_flow(sigma) if _is_flow(denoiser) else sigma,
+            "state": forge_call.controlnets(patcher_of(denoiser.p.sd_model), sigma),
         }
         if self._levels is not None:
-            told |= self._of_sampler(denoiser, cfg, sigma)
+            told |= self._of_sampler(denoiser, cfg)
         self._accelerator.step(index, total, rows, **told)
         if not cfg.guided:
             if self._leaves_out and facts.scale_of(denoiser.p) != 1:
@@ -136,7 +137,7 @@ class ForgeSteps:
         self._accelerator.step(index, total, rows, dropped=True, **told)
         return changed
 
-    def _of_sampler(self, denoiser: Any, cfg: CfgCall, sigma: float) -> dict[str, Any]:
+    def _of_sampler(self, denoiser: Any, cfg: CfgCall) -> dict[str, Any]:
         """What is told for methods that go by noise levels, or leave out whole steps; see `Accelerator.step`."""
         sampler, _, sigmas = self._levels.at(denoiser, self._params)
         if sigmas is not None and _is_flow(denoiser):
@@ -144,10 +145,7 @@ class ForgeSteps:
         told: dict[str, Any] = {"sampler": sampler, "sigmas": sigmas}
         if not self._may_skip:
             return told
-        return told | {
-            "scales": (cfg.scale, None),
-            "state": forge_call.controlnets(patcher_of(denoiser.p.sd_model), sigma),
-        }
+        return told | {"scales": (cfg.scale, None)}
 
     def _unguided(self, call: Call, cfg: CfgCall, plan: RowPlan) -> tuple[Call, list[Row]]:
         """The call without the rows that ``plan`` drops, and the rows that are left.

@@ -53,6 +53,7 @@ class Steps:
             "settled": settled_from(denoiser, total),
             "guided_because": why_guided(denoiser, parts),
             "whole_because": changing_loras(denoiser.p),
+            "state": controlnet_units(denoiser.p, params),
         }
         if self._levels is not None:
             told |= self._of_sampler(denoiser, params)
@@ -78,10 +79,7 @@ class Steps:
         told = {"sampler": sampler, "sigma": sigma, "sigmas": sigmas}
         if not self._may_skip:
             return told
-        return told | {
-            "scales": scales_of(denoiser),
-            "state": controlnet_units(denoiser.p, params),
-        }
+        return told | {"scales": scales_of(denoiser)}
 
     def end(self) -> str | None:
         """The step's U-Net calls are over. A clause when they were not as they were expected to be."""
