@@ -86,6 +86,20 @@ def test_the_unet_resumes_as_if_never_stopped_and_the_model_draws(tmp_path, monk
     assert pipeline("a red star", num_inference_steps=1, height=64, width=64).images[0].size == (64, 64)
 
 
+def test_a_light_checkpoint_is_small_and_goes_on(tmp_path, monkeypatch, unet_arguments):
+    with monkeypatch.context() as context, pytest.raises(StoppedError):
+        stop_after_the_first_checkpoint(context)
+        train_diffusion.main([*unet_arguments, str(tmp_path)])
+    whole = tmp_path / "checkpoint.pt"
+    before = torch.load(whole, weights_only=True)
+    training.lighten(whole, tmp_path / "light.pt")
+    assert 7 * (tmp_path / "light.pt").stat().st_size < whole.stat().st_size
+    (tmp_path / "light.pt").replace(whole)
+    assert train_diffusion.main([*unet_arguments, str(tmp_path), "--resume"]) == 0
+    after = torch.load(whole, weights_only=True)
+    assert after["step"] > before["step"] and "optimizer" in after
+
+
 def test_a_model_to_go_on_from_keeps_its_shape(tmp_path, unet_arguments):
     from lib_accel.sample import load_pipeline
 
