@@ -97,6 +97,7 @@ def test_presets_at_guidance_scale_one(host, preset):
 
 
 def test_names_of_few_step_models_are_still_heeded(host):
+    run(host)  # A test alone finds no model loaded.
     info = host.shared.sd_model.sd_checkpoint_info
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(info, "title", "flux1-schnell.safetensors", raising=False)
