@@ -117,7 +117,7 @@ class Forecast(Method):
     def steps_between(self, sampler: Sampler, steps: int, sigmas: Sequence[float] | None = None) -> range:
         """The steps of a pass of ``steps`` that need not always run. sigmas: its noise levels, where they are known."""
         rules = sampler.forecasting
-        part = self.warm_up or (FIXED_WARM_UP if self.is_fixed(sampler) else None)
+        part = self.warm_up or (FIXED_WARM_UP if self.is_fixed(sampler) else rules.levels[self.level].warm_up)
         first = rules.first(steps, part)
         if sigmas is not None and self.warm_sigma:
             first = max(first, sum(sigma > self.warm_sigma for sigma in sigmas[:steps]))

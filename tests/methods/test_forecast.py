@@ -417,3 +417,10 @@ def test_what_did_nothing_counts_no_layers():
     with accelerated(unet, Forecast(tolerance=1e-9, last=1)) as accelerator:
         sample(unet, accelerator)
     assert "Forecast: nothing [forecasts were too far off in every step]" in str(accelerator.report())
+
+
+def test_a_level_may_warm_up_for_longer_than_its_sampler():
+    sampler = SAMPLERS["DPM++ 2M"]
+    begins = {level: Forecast(level=level).steps_between(sampler, 25).start for level in ("careful", "middle", "fast")}
+    assert begins == {"careful": 6, "middle": 8, "fast": 6}
+    assert Forecast(warm_up=0.4).steps_between(sampler, 25).start == 10
