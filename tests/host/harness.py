@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import random
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -127,7 +128,9 @@ class Host:
         self._blocks = gr.Blocks()
 
     def _build(self, tab: str) -> Any:
-        """The runner of ``tab``, whose page is built: on the host's page, also where a test that asks for it builds one of its own."""
+        """The runner of ``tab``, whose page is built: on the host's page, also where a test that asks for it builds one of its own, and
+        without a draw from the random numbers that a job finds, because hosts build their pages before all jobs."""
+        drawn = random.getstate()
         runner = self.scripts.ScriptRunner(tab == "img2img")
         others, Context.root_block, Context.block = (Context.root_block, Context.block), None, None
         try:
@@ -137,6 +140,7 @@ class Host:
                 self.loadsave.add_block(group, tab, self._defaults)
         finally:
             Context.root_block, Context.block = others
+            random.setstate(drawn)
         return runner
 
     @property
