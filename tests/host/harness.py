@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,16 @@ class Tabs(dict):
             self[tab]
 
 
+@contextlib.contextmanager
+def _before_all_jobs() -> Iterator[None]:
+    """What hosts do when they start, here when a test first needs it: gradio's draws are none that a job would find."""
+    drawn = random.getstate()
+    try:
+        yield
+    finally:
+        random.setstate(drawn)
+
+
 class Host:
     """One host from start to end. extension: whether ours is installed. version: (1, 7) to (1, 10). defaults: the file of defaults.
 
@@ -128,19 +139,16 @@ class Host:
         self._blocks = gr.Blocks()
 
     def _build(self, tab: str) -> Any:
-        """The runner of ``tab``, whose page is built: on the host's page, also where a test that asks for it builds one of its own, and
-        without a draw from the random numbers that a job finds, because hosts build their pages before all jobs."""
-        drawn = random.getstate()
+        """The runner of ``tab``, whose page is built: on the host's page, also where a test that asks for it builds one of its own."""
         runner = self.scripts.ScriptRunner(tab == "img2img")
         others, Context.root_block, Context.block = (Context.root_block, Context.block), None, None
         try:
-            with self._blocks:
+            with _before_all_jobs(), self._blocks:
                 with gr.Group() as group:
                     runner.setup_ui()
                 self.loadsave.add_block(group, tab, self._defaults)
         finally:
             Context.root_block, Context.block = others
-            random.setstate(drawn)
         return runner
 
     @property
@@ -180,7 +188,8 @@ class Host:
     def args(self, tab: str, accel: Any = None) -> list[Any]:
         """Arguments of all scripts as an API call makes them: the defaults, then what was sent."""
         if tab not in self._usual:
-            self._usual[tab] = self._asked_of_scripts(self.runners[tab])
+            with _before_all_jobs():
+                self._usual[tab] = self._asked_of_scripts(self.runners[tab])
         args = list(self._usual[tab])
         if accel is not None:
             sent = accel if isinstance(accel, list) else [accel]
