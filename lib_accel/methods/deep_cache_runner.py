@@ -82,7 +82,7 @@ class DeepCacheRunner(Runner):
 
     def begin_call(self, moment: Moment) -> None:
         self._handed = ()
-        if self._history.under((tuple(moment.sample.shape[1:]), moment.sample.dtype, moment.state)):
+        if self._history.under((tuple(moment.sample.shape[1:]), moment.sample.dtype)):
             self._forget()
 
     def cut_stages(self, moment: Moment, rows: tuple[int, ...]) -> StageCut | None:

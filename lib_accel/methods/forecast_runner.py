@@ -112,7 +112,7 @@ class ForecastRunner(Runner):
 
     def begin_call(self, moment: Moment) -> None:
         self._prompts |= {(row.key, row.weight) for row in moment.rows if row.role == "cond"}
-        key = (moment.sample.shape[1:], moment.predicts, moment.guidance, moment.state)
+        key = (moment.sample.shape[1:], moment.predicts, moment.guidance)
         if self._history.under(key):
             self._forget()
             self._begin, self._may_serve = moment.step.index, False

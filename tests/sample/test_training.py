@@ -1,5 +1,7 @@
 """The training scripts run, repeat themselves for a seed, and go on where they were stopped. Tiny: a few steps, a few scenes."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -112,6 +114,22 @@ def test_a_model_to_go_on_from_keeps_its_shape(tmp_path, unet_arguments):
     assert train_diffusion.main([*second, "--start", str(tmp_path / "first" / "model")]) == 0
     channels = load_pipeline(folder=tmp_path / "second" / "model").unet.config.block_out_channels
     assert tuple(channels) == (32, 64, 128, 128)
+
+
+def test_a_wrong_mean_of_the_noise_counts_more_than_as_wrong_a_pattern():
+    """Where nothing is left of the picture, the input is the noise: a model that answers with it, and something added."""
+    levels, clean = torch.full((1000,), 1e-4), torch.zeros(4, 4, 8, 8)
+    pattern = torch.ones(8, 8)
+    pattern[::2] = -1
+
+    def loss(added):
+        def unet(noisy, times, context):
+            return SimpleNamespace(sample=noisy / (1 - 1e-4) ** 0.5 + added)
+
+        return train_diffusion.loss_of(unet, None, clean, levels).item()
+
+    assert loss(0.0) == pytest.approx(0, abs=1e-9)
+    assert loss(torch.ones(8, 8)) == pytest.approx((1 + train_diffusion.MEAN_WEIGHT) * loss(pattern), rel=1e-4)
 
 
 def test_training_scenes_are_never_held_out():
