@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-HALF, NARROW = "half_attention.cpp", "narrow_attention.cpp"
-WIDTHS = {HALF: (4, 8, 16), NARROW: (4, 8)}  # channels of a head that each kernel knows
+HALF, BFLOAT, NARROW = "half_attention.cpp", "bfloat_attention.cpp", "narrow_attention.cpp"
+WIDTHS = {HALF: (4, 8, 16), BFLOAT: (4, 8, 16), NARROW: (4, 8)}  # channels of a head that each kernel knows
 # What vectors need of -ffast-math; all of it would change how the whole process treats the smallest numbers.
 FLAGS = "-O3 -march=native -mprefer-vector-width=512 -funroll-loops -fopenmp -fPIC -shared -fno-math-errno -fno-trapping-math"
 FLAGS += " -fassociative-math -fno-signed-zeros -ffinite-math-only -freciprocal-math"
@@ -28,9 +28,15 @@ def compiled(source: str) -> ctypes.CDLL | None:
             subprocess.run(command, check=True, capture_output=True)
             return ctypes.CDLL(str(library))
         except (OSError, subprocess.CalledProcessError) as error:
-            if source == NARROW:  # The other does not compile where the processor cannot compute in half precision.
+            if source == NARROW:  # The others do not compile where the processor has not their instructions.
                 print(f"attention is not compiled, so training is slower: {error}", flush=True)
             return None
+
+
+@cache
+def compiled_for_bfloat16() -> ctypes.CDLL | None:
+    """The fastest kernel for bfloat16 tensors that this processor can run; None where it can run neither."""
+    return next((found for source in (HALF, BFLOAT) if (found := compiled(source)) is not None), None)
 
 
 def _pointers(*tensors: torch.Tensor) -> list:
@@ -61,14 +67,15 @@ class NarrowAttention(torch.autograd.Function):
         return [*sizes, ctypes.c_int(query.shape[2]), ctypes.c_int(torch.get_num_threads())]
 
 
-class HalfAttention(torch.autograd.Function):
-    """The same of (rows, tokens, heads x channels) bfloat16 tensors, computed in half precision."""
+class BfloatAttention(torch.autograd.Function):
+    """The same of (rows, tokens, heads x channels) bfloat16 tensors, computed as this processor is fastest in."""
 
     @staticmethod
     def forward(ctx, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, heads: int) -> torch.Tensor:
         query, key, value = (tensor.contiguous() for tensor in (query, key, value))
         out, lse = torch.empty_like(query), query.new_empty((len(query), heads, query.shape[1]), dtype=torch.float32)
-        compiled(HALF).half_forward(*_pointers(query, key, value), *HalfAttention._sizes(query, key, heads), *_pointers(out, lse))
+        given = _pointers(query, key, value), BfloatAttention._sizes(query, key, heads), _pointers(out, lse)
+        compiled_for_bfloat16().bfloat_forward(*given[0], *given[1], *given[2])
         ctx.save_for_backward(query, key, value, out, lse)
         return out
 
@@ -78,7 +85,7 @@ class HalfAttention(torch.autograd.Function):
         slopes = [torch.empty_like(tensor) for tensor in (query, key, value)]
         grad = grad.contiguous()
         given = _pointers(query, key, value, out, lse, grad)
-        compiled(HALF).half_backward(*given, *HalfAttention._sizes(query, key, lse.shape[1]), *_pointers(*slopes))
+        compiled_for_bfloat16().bfloat_backward(*given, *BfloatAttention._sizes(query, key, lse.shape[1]), *_pointers(*slopes))
         return (*slopes, None)
 
     @staticmethod
@@ -103,8 +110,8 @@ class TrainingAttention:
 def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, heads: int) -> torch.Tensor:
     """Attention of (rows, tokens, heads x channels)."""
     width, on_cpu = query.shape[-1] // heads, query.device.type == "cpu"
-    if on_cpu and query.dtype == torch.bfloat16 and width in WIDTHS[HALF] and compiled(HALF) is not None:
-        return HalfAttention.apply(query, key, value, heads)
+    if on_cpu and query.dtype == torch.bfloat16 and width in WIDTHS[BFLOAT] and compiled_for_bfloat16() is not None:
+        return BfloatAttention.apply(query, key, value, heads)
     parts = [tokens.unflatten(-1, (heads, -1)).transpose(1, 2) for tokens in (query, key, value)]
     if on_cpu and width in WIDTHS[NARROW] and compiled(NARROW) is not None:
         # One copy each: to float32 and to the heads' order at once.

@@ -242,7 +242,7 @@ static void backward_head(const bfloat* q, const bfloat* k, const bfloat* v, con
   else if (width == 8) { constexpr int D = 8; call; } \
   else { constexpr int D = 16; call; }
 
-extern "C" void half_forward(const bfloat* q, const bfloat* k, const bfloat* v, int64_t rows, int64_t heads, int64_t n, int64_t m,
+extern "C" void bfloat_forward(const bfloat* q, const bfloat* k, const bfloat* v, int64_t rows, int64_t heads, int64_t n, int64_t m,
                              int width, int threads, bfloat* out, float* lse) {
   float scale = 1.44269504f / std::sqrt(static_cast<float>(width));
   int64_t stride = heads * width;
@@ -253,7 +253,7 @@ extern "C" void half_forward(const bfloat* q, const bfloat* k, const bfloat* v, 
   }
 }
 
-extern "C" void half_backward(const bfloat* q, const bfloat* k, const bfloat* v, const bfloat* out, const float* lse, const bfloat* grad,
+extern "C" void bfloat_backward(const bfloat* q, const bfloat* k, const bfloat* v, const bfloat* out, const float* lse, const bfloat* grad,
                               int64_t rows, int64_t heads, int64_t n, int64_t m, int width, int threads, bfloat* dq, bfloat* dk,
                               bfloat* dv) {
   float scale = 1.44269504f / std::sqrt(static_cast<float>(width));
