@@ -163,11 +163,12 @@ class Run:
         self.checkpoint = options.out / "checkpoint.pt"
         if options.resume:
             load_checkpoint(self.checkpoint, modules, self.average, self.optimizer, self.budget)
+        self.began = 0 if self.optimizer.state else self.budget.step  # an optimizer that knows nothing yet begins with small steps
 
     def learn(self, loss: torch.Tensor) -> None:
         """One step of the optimizer and of the budget."""
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.options.rate, self.budget.progress, self.budget.step, self.warm_up)
+            group["lr"] = learning_rate(self.options.rate, self.budget.progress, self.budget.step - self.began, self.warm_up)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.together.average(self.parameters)
