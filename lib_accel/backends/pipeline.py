@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -103,6 +104,8 @@ class PipelineView:
         pipeline = self._pipeline()
         scheduler, begin = getattr(pipeline, "scheduler", None), clock.begin
         sampler, levels = self._levels.at(scheduler)
+        if sampler is not None and loop is not None:
+            sampler = sampler.with_eta(_eta_of(loop, sampler.eta))
         # A loop may go through a list of its own, of which the scheduler's levels say nothing.
         known = levels is not None and begin is not None and self._schedule is getattr(scheduler, "timesteps", None)
         levels = levels[begin:] if known else None
@@ -194,6 +197,13 @@ class PipelineView:
             if 0 <= offset < base.numel() * base.element_size() and offset % base.element_size() == 0:
                 return begin + offset // base.element_size()
         return None
+
+
+def _eta_of(loop: Loop, eta: float) -> float:
+    """How much of the noise a loop tells its scheduler to draw anew, which it does where the scheduler can; ``eta`` where it does not."""
+    given = loop.told.get("extra_step_kwargs")
+    told = given.get("eta") if isinstance(given, Mapping) else None
+    return float(told) if isinstance(told, (int, float)) else eta
 
 
 def _differ(timestep: Any) -> bool:

@@ -9,6 +9,8 @@ from guided import account
 
 from lib_accel import Forecast, Row, accelerated
 from lib_accel.backends.noise_levels import levels_of, sampler_of
+from lib_accel.backends.pipeline import PipelineView
+from lib_accel.core.samplers import SAMPLERS
 
 PICTURE = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(1))
 FREE = Forecast(tolerance=1000.0, largest_gap=1, last=1)
@@ -92,6 +94,19 @@ def test_levels_are_those_of_the_scheduler(case):
         x = scheduler.step(noise, timestep, x).prev_sample
     assert x.item() == pytest.approx(levels[-1] / (1 + levels[-1] ** 2) ** 0.5, abs=1e-4)
     assert torch.equal(picture, torch.zeros(1, 1, 1, 1))
+
+
+@pytest.mark.parametrize(("name", "eta"), [("DDIMScheduler", 0.0), ("DDIMScheduler", 0.5), ("EulerDiscreteScheduler", 0.5)])
+def test_noise_that_a_pipeline_tells_its_scheduler_to_add_is_known(monkeypatch, name, eta):
+    """DDIM then steps as Euler a does; schedulers that cannot are not told, and stay what they are."""
+    seen, ask = [], PipelineView.sampling
+    monkeypatch.setattr(PipelineView, "sampling", lambda *given: seen.append(ask(*given)) or seen[-1])
+    drawn(models.pipeline(schedule=name), FREE, eta=eta, generator=torch.Generator().manual_seed(3), height=64, width=64)
+    noisy = eta > 0 and name == "DDIMScheduler"
+    assert seen and {sampler.adds_noise for sampler, *_ in seen} == {noisy}
+    assert {sampler.eta for sampler, *_ in seen} == {eta if noisy else 0.0}
+    like = SAMPLERS["Euler a" if noisy else "Euler"].forecasting
+    assert all(sampler.forecasting is like for sampler, *_ in seen)
 
 
 def test_image_to_image_begins_late_in_the_schedule():
