@@ -47,9 +47,10 @@ def test_both_pictures_are_those_of_jobs_of_their_own(webui):
 
 @pytest.mark.parametrize("ticked", [True, False])
 def test_jobs_inside_follow_their_side(webui, ticked):
-    """As ADetailer with `accel` on its list of scripts."""
+    """As ADetailer with `accel` on its list of scripts. Nothing here serves whole calls, which the witness would not see."""
     webui.get("/witness/rows")
-    compare(webui, ON | {"enabled": ticked}, scripts={"detailer": [True, "accel"]})
+    guidance = {"enabled": ticked, "preset": "Custom", "auto": False, "guidance.on": True, "guidance.when": "after", "guidance.after": 0.5}
+    compare(webui, guidance, scripts={"detailer": [True, "accel"]})
     rows = webui.get("/witness/rows")[1]
     half = len(rows) // 2
     assert set(rows[:half]) == {2}, "plain"

@@ -57,7 +57,7 @@ def test_off_is_exact_before_and_after_a_job_that_is_on(webui, without, kind):
 
 def test_a_sampler_of_no_fixed_length(webui):
     """It takes more evaluations than steps, so nothing begins at a part of them."""
-    webui.job({"enabled": True, "preset": "Balanced", "auto": False}, **KINDS["adaptive"])
+    webui.job(ON, **KINDS["adaptive"])
     assert "guidance is kept in every step: this sampler chooses the number of steps itself" in webui.reasons() and webui.saved() == 0
     assert webui.did("merging") and "few-step" not in webui.reasons()
 
