@@ -1,5 +1,7 @@
 """Forecast in the host double: what the host tells of its sampler, and which steps run."""
 
+import sys
+
 import guided
 import pytest
 from guided import rows_run
@@ -105,6 +107,25 @@ def test_units_of_controlnet_that_begin_and_end(host):
     rows, _ = rows_run_by_step(host, FREE, steps=16)
     assert [step for step, count in enumerate(rows) if not count][:2] == [5, 7]
     assert all(rows[8:13])
+
+
+@pytest.mark.parametrize(
+    "settings", [{"tgate.on": True, "tgate.gate": 0.3}, {"guidance.on": True, "guidance.when": "after", "guidance.after": 0.3}]
+)
+def test_a_lora_whose_weight_changes_in_mid_pass(host, monkeypatch, settings):
+    """Attention and guidance that were kept under another weight are computed anew."""
+    settings = {"enabled": True, "preset": "Custom", "auto": False} | settings
+    settings |= {"guidance.reuse": True} if "guidance.on" in settings else {}
+    lora = type("Network", (), {"name": "style", "unet_multiplier": 1.0})()
+    monkeypatch.setitem(sys.modules, "networks", type("Module", (), {"loaded_networks": [lora]}))
+    assert rows_run_by_step(host, settings)[0] == [2, 2, 2, 1, 1, 1, 1, 1, 1, 1]
+
+    def change(params):
+        # The host counts finished steps.
+        lora.unet_multiplier = 0.5 if params.sampling_step >= 5 else 1.0
+
+    monkeypatch.setitem(host.callbacks.callbacks, "cfg_denoiser", [("lora", change), *host.callbacks.callbacks["cfg_denoiser"]])
+    assert rows_run_by_step(host, settings)[0] == [2, 2, 2, 1, 1, 1, 2, 1, 1, 1]
 
 
 def test_off_is_exact_after_it(host):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from typing import Any
 
 from torch import nn
@@ -43,6 +44,12 @@ def controlnet_units(p: Any, params: Any) -> tuple[bool, ...]:
             begin, end = getattr(unit, "start_guidance_percent", 0.0), getattr(unit, "stop_guidance_percent", 1.0)
             units.append(begin <= done <= end)
     return tuple(units)
+
+
+def loras_at_work() -> tuple[tuple[str, str], ...]:
+    """Which LoRAs are in the U-Net's layers now, and how strongly: what the host's own module for them compares before each layer runs."""
+    loaded = getattr(sys.modules.get("networks"), "loaded_networks", None) or ()
+    return tuple((str(getattr(one, "name", "")), str(getattr(one, "unet_multiplier", ""))) for one in loaded)
 
 
 def changing_loras(p: Any) -> str | None:

@@ -12,7 +12,7 @@ from ...engine.accelerator import Accelerator
 from ...methods.registry import of_known_rows
 from ..jobs.unguided import Unguided, why_guided
 from .levels import Levels, scales_of
-from .neighbours import changing_loras, controlnet_units
+from .neighbours import changing_loras, controlnet_units, loras_at_work
 from .rows import guidance_of, parts_of, rows_of, settled_from
 
 LEFT_TO_HOST = Reason.of("left_to_host", "guidance was left to the WebUI where it skips the negative prompt itself (NGMS, Skip Early CFG)")
@@ -53,7 +53,7 @@ class Steps:
             "settled": settled_from(denoiser, total),
             "guided_because": why_guided(denoiser, parts),
             "whole_because": changing_loras(denoiser.p),
-            "state": controlnet_units(denoiser.p, params),
+            "state": (controlnet_units(denoiser.p, params), loras_at_work()),
         }
         if self._levels is not None:
             told |= self._of_sampler(denoiser, params)
