@@ -22,7 +22,8 @@ def main() -> int:
             kept = [line for line in constraints.read_text().splitlines() if not line.startswith("torch==")]
             constraints = Path(folder) / "constraints.txt"
             constraints.write_text("\n".join([*kept, f"torch=={importlib.metadata.version('torch')}"]) + "\n")
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        # Most files of these packages are never imported; Python compiles those that are.
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
         subprocess.check_call([*pip, "--constraint", str(constraints), "ruff", "--editable", f"{ROOT}[demo,test]"])
         subprocess.check_call([*pip, "--no-deps", WITHOUT_DEPENDENCIES])
     os.chdir(ROOT)
