@@ -137,12 +137,17 @@ class Checker(Part):
         return True
 
 
+_FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+# With Helios' own gamma, 1/3, the covariance of its noise is singular: whether a Cholesky factor is found depends on the processor.
+_SETTINGS = {name: {"gamma": 0.3} for name in ("HeliosScheduler", "HeliosDMDScheduler")}
+_SETTINGS |= dict.fromkeys(("UniPCMultistepScheduler", "DPMSolverMultistepScheduler"), _FLOW)
+
+
 def scheduler(words: str) -> Any:
     """The first scheduler that an annotation speaks of, for flow matching where it can be; one that goes with what it says otherwise."""
     for name in (word.split(".")[-1] for word in re.findall(r"[\w.]+", words)):
         if name.endswith("Scheduler") and hasattr(diffusers, name) and name != "SchedulerMixin":
-            flow = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
-            return getattr(diffusers, name)(**(flow if name in ("UniPCMultistepScheduler", "DPMSolverMultistepScheduler") else {}))
+            return getattr(diffusers, name)(**_SETTINGS.get(name, {}))
     return diffusers.FlowMatchEulerDiscreteScheduler() if "Scheduler" in words and "Karras" not in words else diffusers.DDIMScheduler()
 
 
