@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Helios (diffusers) adds noise whose 2x2 blocks have unit variance and correlations of -gamma, by a Cholesky factor. At the scheduler's own
-# gamma, 1/3, the numbers of a block add up to zero: the covariance is singular, and the 1e-8 that is to prevent that is added to 1 in float32, where it is
-# nothing. Whether a factor is found is a matter of rounding: with the same wheels the pipeline draws on one processor and raises on another,
-# and where it draws, the last pivot is rounding noise. gamma=0.3 is safe. Exits non-zero when that changes.
+# gamma, 1/3, the numbers of a block add up to zero: the covariance is singular, and the 1e-8 that is to prevent that is added to 1 in
+# float32, where it is nothing. Whether a factor is found is a matter of rounding: with the same wheels the pipeline draws on one processor
+# and raises on another, and where it draws, the last pivot is rounding noise. gamma=0.3 is safe. Exits non-zero when that changes.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
