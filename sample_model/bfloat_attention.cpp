@@ -13,22 +13,9 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "bfloat.h"
+
 constexpr int LANES = 16, KEYS = 32;  // KEYS: whose slopes are summed in the nearest cache
-typedef uint16_t bfloat;
-
-static inline float as_float(bfloat value) {
-  uint32_t bits = static_cast<uint32_t>(value) << 16;
-  float number;
-  std::memcpy(&number, &bits, 4);
-  return number;
-}
-
-// To the nearest, ties to even.
-static inline bfloat as_bfloat(float number) {
-  uint32_t bits;
-  std::memcpy(&bits, &number, 4);
-  return static_cast<bfloat>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
 
 // 2^x, relative error below 2e-4: `scalef` takes the whole part, a polynomial what is left of it.
 static inline __m512 power_of_two(__m512 x) {
@@ -222,26 +209,18 @@ static void backward_head(const bfloat* q, const bfloat* k, const bfloat* v, con
 
 extern "C" void bfloat_forward(const bfloat* q, const bfloat* k, const bfloat* v, int64_t rows, int64_t heads, int64_t n, int64_t m,
                                int width, int threads, bfloat* out, float* lse) {
-  float scale = 1.44269504f / std::sqrt(static_cast<float>(width));
-  int64_t stride = heads * width;
-#pragma omp parallel for num_threads(threads)
-  for (int64_t one = 0; one < rows * heads; one++) {
+  each_head(rows, heads, n, m, width, threads, [&](int64_t one, int64_t at, int64_t to, int64_t stride, float scale) {
     NoSmallest numbers;
-    int64_t row = one / heads, at = row * n * stride + one % heads * width, to = row * m * stride + one % heads * width;
     FOR_WIDTH(width, (forward_head<D, G>(q + at, k + to, v + to, n, m, stride, scale, out + at, lse + one * n)));
-  }
+  });
 }
 
 extern "C" void bfloat_backward(const bfloat* q, const bfloat* k, const bfloat* v, const bfloat* out, const float* lse, const bfloat* grad,
                                 int64_t rows, int64_t heads, int64_t n, int64_t m, int width, int threads, bfloat* dq, bfloat* dk,
                                 bfloat* dv) {
-  float scale = 1.44269504f / std::sqrt(static_cast<float>(width));
-  int64_t stride = heads * width;
-#pragma omp parallel for num_threads(threads)
-  for (int64_t one = 0; one < rows * heads; one++) {
+  each_head(rows, heads, n, m, width, threads, [&](int64_t one, int64_t at, int64_t to, int64_t stride, float scale) {
     NoSmallest numbers;
-    int64_t row = one / heads, at = row * n * stride + one % heads * width, to = row * m * stride + one % heads * width;
     FOR_WIDTH(width, (backward_head<D, G>(q + at, k + to, v + to, out + at, lse + one * n, grad + at, n, m, stride, scale, dq + at,
-                                          dk + to, dv + to)));
-  }
+                               dk + to, dv + to)));
+  });
 }

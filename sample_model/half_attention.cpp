@@ -13,6 +13,8 @@
 #include <cstring>
 #include <vector>
 
+#include "bfloat.h"
+
 constexpr int LANES = 32, BLOCK = 64;
 typedef _Float16 half;
 
@@ -30,22 +32,6 @@ static inline void add_to(float* sum, __m512h part) {
   __m512 low = _mm512_cvtph_ps(_mm512_castsi512_si256(bits)), high = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(bits, 1));
   _mm512_storeu_ps(sum, _mm512_add_ps(_mm512_loadu_ps(sum), low));
   _mm512_storeu_ps(sum + 16, _mm512_add_ps(_mm512_loadu_ps(sum + 16), high));
-}
-
-typedef uint16_t bfloat;
-
-static inline float as_float(bfloat value) {
-  uint32_t bits = static_cast<uint32_t>(value) << 16;
-  float number;
-  std::memcpy(&number, &bits, 4);
-  return number;
-}
-
-// To the nearest, ties to even.
-static inline bfloat as_bfloat(float number) {
-  uint32_t bits;
-  std::memcpy(&bits, &number, 4);
-  return static_cast<bfloat>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
 static inline int64_t whole(int64_t count) { return (count + LANES - 1) / LANES * LANES; }
@@ -243,24 +229,17 @@ static void backward_head(const bfloat* q, const bfloat* k, const bfloat* v, con
   else { constexpr int D = 16; call; }
 
 extern "C" void bfloat_forward(const bfloat* q, const bfloat* k, const bfloat* v, int64_t rows, int64_t heads, int64_t n, int64_t m,
-                             int width, int threads, bfloat* out, float* lse) {
-  float scale = 1.44269504f / std::sqrt(static_cast<float>(width));
-  int64_t stride = heads * width;
-#pragma omp parallel for num_threads(threads)
-  for (int64_t one = 0; one < rows * heads; one++) {
-    int64_t row = one / heads, at = row * n * stride + one % heads * width, to = row * m * stride + one % heads * width;
+                               int width, int threads, bfloat* out, float* lse) {
+  each_head(rows, heads, n, m, width, threads, [&](int64_t one, int64_t at, int64_t to, int64_t stride, float scale) {
     FOR_WIDTH(width, forward_head<D>(q + at, k + to, v + to, n, m, stride, scale, out + at, lse + one * n));
-  }
+  });
 }
 
 extern "C" void bfloat_backward(const bfloat* q, const bfloat* k, const bfloat* v, const bfloat* out, const float* lse, const bfloat* grad,
-                              int64_t rows, int64_t heads, int64_t n, int64_t m, int width, int threads, bfloat* dq, bfloat* dk,
-                              bfloat* dv) {
-  float scale = 1.44269504f / std::sqrt(static_cast<float>(width));
-  int64_t stride = heads * width;
-#pragma omp parallel for num_threads(threads)
-  for (int64_t one = 0; one < rows * heads; one++) {
-    int64_t row = one / heads, at = row * n * stride + one % heads * width, to = row * m * stride + one % heads * width;
-    FOR_WIDTH(width, backward_head<D>(q + at, k + to, v + to, out + at, lse + one * n, grad + at, n, m, stride, scale, dq + at, dk + to, dv + to));
-  }
+                                int64_t rows, int64_t heads, int64_t n, int64_t m, int width, int threads, bfloat* dq, bfloat* dk,
+                                bfloat* dv) {
+  each_head(rows, heads, n, m, width, threads, [&](int64_t one, int64_t at, int64_t to, int64_t stride, float scale) {
+    FOR_WIDTH(width, backward_head<D>(q + at, k + to, v + to, out + at, lse + one * n, grad + at, n, m, stride, scale, dq + at,
+                               dk + to, dv + to));
+  });
 }

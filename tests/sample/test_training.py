@@ -88,6 +88,24 @@ def test_the_unet_resumes_as_if_never_stopped_and_the_model_draws(tmp_path, monk
     assert pipeline("a red star", num_inference_steps=1, height=64, width=64).images[0].size == (64, 64)
 
 
+@pytest.mark.parametrize("light", [False, True])
+def test_an_optimizer_that_begins_anew_begins_with_small_steps(tmp_path, light):
+    options = SimpleNamespace(out=tmp_path, seed=0, rate=1e-3, save_every=300, steps=1000, minutes=None, resume=False)
+    layer = torch.nn.Linear(2, 2)
+    run = training.Run(options, {"layer": layer}, list(layer.parameters()), 0.0)
+    run.budget.step = 299
+    run.learn(layer(torch.ones(1, 2)).sum())
+    assert run.save_in_time()
+    if light:
+        training.lighten(run.checkpoint, tmp_path / "light.pt")
+        (tmp_path / "light.pt").replace(run.checkpoint)
+    options.resume = True
+    later = training.Run(options, {"layer": layer}, list(layer.parameters()), 0.0)
+    later.learn(layer(torch.ones(1, 2)).sum())
+    usual = training.learning_rate(1e-3, 0.3, 300)
+    assert later.optimizer.param_groups[0]["lr"] == pytest.approx(usual / 100 if light else usual)
+
+
 def test_a_light_checkpoint_is_small_and_goes_on(tmp_path, monkeypatch, unet_arguments):
     with monkeypatch.context() as context, pytest.raises(StoppedError):
         stop_after_the_first_checkpoint(context)
