@@ -17,7 +17,7 @@ import torch
 
 from lib_accel.sample import captions, load_pipeline, networks
 from lib_accel.sample.architecture import SCHEDULER, UNETS
-from sample_model import batches, labels, reading, training
+from sample_model import batches, labels, optimizers, reading, training
 from sample_model.attention import TrainingAttention
 from sample_model.build_tokenizer import build
 from sample_model.folder import write_model
@@ -115,7 +115,8 @@ def main(argv: list | None = None) -> int:
     if device.type == "cpu":
         modules["unet"].set_attn_processor(TrainingAttention())
     parameters = [parameter for module in modules.values() for parameter in module.parameters()]
-    run = training.Run(options, modules, parameters, weight_decay=1e-2, warm_up=200 if options.start is None else 40)
+    matrices = [weight for name in ("unet", "text_encoder") for weight in optimizers.hidden_matrices(modules[name])]
+    run = training.Run(options, modules, parameters, 1e-2, 200 if options.start is None else 40, matrices)
     budget, together = run.budget, run.together
     listener = labels.Listener(modules["unet"])
     drawn_scenes = batches.Scenes(options.out, autoencoder, options.seed, device, options.scenes)

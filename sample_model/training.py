@@ -13,6 +13,7 @@ import torch
 
 from lib_accel.cli.processes import is_first
 
+from .optimizers import MuonAndAdamW
 from .together import Together
 
 LONGEST_STEP = 20.0  # seconds; a step that took longer was paused, and a pause must not eat the budget
@@ -118,7 +119,7 @@ def save_checkpoint(path: Path, modules: dict, average: Average, optimizer, budg
 
 
 def lighten(path: Path, to: Path) -> None:
-    """Write the checkpoint ``path`` again in a fifteenth of the room: weights in 8 bits, no averages, nothing of the optimizer, which
+    """Write the checkpoint ``path`` again in less than a tenth of the room: weights in 8 bits, no averages, nothing of the optimizer, which
     `--resume` begins anew."""
     state = torch.load(path, map_location="cpu", weights_only=True)
     modules = {name: {key: _in_bytes(value) for key, value in module.items()} for name, module in state["modules"].items()}
@@ -151,25 +152,30 @@ def load_checkpoint(path: Path, modules: dict, average: Average, optimizer, budg
 
 
 class Run:
-    """One training of `modules`: the optimizer of `parameters`, the budget, the average, the checkpoint that `--resume` goes on from."""
+    """One training of `modules`: the optimizer of `parameters`, the budget, the average, the checkpoint that `--resume` goes on from.
 
-    def __init__(self, options: argparse.Namespace, modules: dict, parameters: list, weight_decay: float, warm_up: int = 100):
+    matrices: those of `parameters` that Muon changes; AdamW changes the others.
+    """
+
+    def __init__(
+        self, options: argparse.Namespace, modules: dict, parameters: list, weight_decay: float, warm_up: int = 100, matrices: tuple = ()
+    ):
         self.options, self.modules, self.parameters, self.warm_up = options, modules, parameters, warm_up
         self.together = Together()
         self.together.same(parameters)
         self.average = Average(modules, 0.998)
-        self.optimizer = torch.optim.AdamW(parameters, lr=options.rate, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True)
+        self.optimizer = MuonAndAdamW(parameters, matrices, options.rate, weight_decay)
         self.budget = Budget(options.steps, options.minutes)
         self.checkpoint = options.out / "checkpoint.pt"
         if options.resume:
             load_checkpoint(self.checkpoint, modules, self.average, self.optimizer, self.budget)
-        self.began = 0 if self.optimizer.state else self.budget.step  # an optimizer that knows nothing yet begins with small steps
+        self.began = self.budget.step if self.optimizer.is_new else 0  # an optimizer that knows nothing yet begins with small steps
 
     def learn(self, loss: torch.Tensor) -> None:
         """One step of the optimizer and of the budget."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.options.rate, self.budget.progress, self.budget.step - self.began, self.warm_up)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         loss.backward()
         self.together.average(self.parameters)
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
