@@ -10,6 +10,7 @@ Writes a complete diffusers folder.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,8 @@ OFFSET_NOISE = 0.15
 MEAN_WEIGHT = 4.0
 LABEL_WEIGHT, READING_WEIGHT = 0.02, 0.005  # beside an error of the noise of 0.02; both fall to nothing at this progress:
 LESSONS_END = 0.85
+# Of the noise to predict on small scenes, the part that a teacher says and not the noise that was added; nothing at the end of a training.
+TEACHER_SHARE, TEACHER_FADES, TEACHER_PIXELS = 0.8, 0.7, 256
 
 
 def noise_levels() -> torch.Tensor:
@@ -58,8 +61,31 @@ def batch_of_captions(drawn: list, rng: np.random.Generator) -> list:
     return texts
 
 
-def loss_of(unet, context: torch.Tensor, clean: torch.Tensor, levels: torch.Tensor, early: float = 1.0) -> torch.Tensor:
-    """Min-SNR weighted error of the predicted noise for one batch of clean latents (rows, 4, h, w). early: as of a `Kind`."""
+class Teacher:
+    """A trained model that says which noise it sees. What was added is that and chance; without the chance a network learns faster."""
+
+    def __init__(self, folder: Path, device):
+        parts = started_from(folder, device)
+        self.unet, self.text_encoder = (part.eval().requires_grad_(False) for part in parts.values())
+        if device.type == "cpu":
+            self.unet.set_attn_processor(TrainingAttention())
+
+    def says(self, tokens: torch.Tensor, progress: float) -> Callable:
+        """What `loss_of` takes as ``seen``, for rows with these token numbers."""
+        share = TEACHER_SHARE * min(1.0, (1 - progress) / (1 - TEACHER_FADES))
+
+        @torch.no_grad()
+        def seen(noisy: torch.Tensor, times: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+            return torch.lerp(noise, self.unet(noisy, times, self.text_encoder(tokens)[0]).sample.float(), share)
+
+        return seen
+
+
+def loss_of(unet, context: torch.Tensor, clean: torch.Tensor, levels: torch.Tensor, early: float = 1.0, seen: Callable | None = None):
+    """Min-SNR weighted error of the predicted noise for one batch of clean latents (rows, 4, h, w). early: as of a `Kind`.
+
+    seen: what to predict, from the noisy latents, the timesteps and the noise that was added, which is it otherwise.
+    """
     rows = clean.shape[0]
     # One timestep from each of `rows` equal slices: the loss of a batch then wobbles less than with free draws.
     slices = ((torch.arange(rows) + torch.rand(rows)) / rows) ** early
@@ -69,6 +95,8 @@ def loss_of(unet, context: torch.Tensor, clean: torch.Tensor, levels: torch.Tens
     noise = noise.to(clean.device)
     noisy = left.sqrt() * clean + (1 - left).sqrt() * noise
     predicted = unet(noisy, times, context).sample.float()
+    if seen is not None:
+        noise = seen(noisy, times, noise)
     snr = left / (1 - left)
     weight = (snr.clamp(max=SNR_LIMIT) / snr).view(-1)
     error = predicted - noise
@@ -86,6 +114,7 @@ def parse_options(argv: list | None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--autoencoder", type=Path, required=True, help="folder of the trained autoencoder")
     parser.add_argument("--start", type=Path, help="model folder to go on from: no lessons, and scenes as at the end of a training")
+    parser.add_argument("--teacher", type=Path, help="model folder whose answers on small scenes are most of what the U-Net learns")
     parser.add_argument("--shape", choices=UNETS, default="small", help="of the U-Net; sd15: Stable Diffusion 1.5's, a tenth as wide")
     parser.add_argument("--scenes", type=float, default=1.0, help="part of the scenes of every size to draw and encode")
     parser.add_argument("--rows", type=float, default=1.0, help="size of the batches, relative to the usual one")
@@ -110,6 +139,7 @@ def main(argv: list | None = None) -> int:
         modules |= started_from(options.start, device)
     elif not options.resume:
         reading.pretrain(modules["text_encoder"], modules["reading"], tokenizer, options.reading_steps, options.seed, device)
+    teacher = None if options.teacher is None else Teacher(options.teacher, device)
     # Of the U-Net that is trained: a model to go on from has a shape of its own.
     modules["labels"] = labels.LabelHead(labels.features_of(modules["unet"])).to(device)
     if device.type == "cpu":
@@ -134,7 +164,9 @@ def main(argv: list | None = None) -> int:
         lesson = 0.0 if options.start is not None else max(0.0, 1 - budget.progress / LESSONS_END)
         with training.precision_for(device):
             context = modules["text_encoder"](tokens)[0]
-            losses = {"noise": loss_of(modules["unet"], context, clean.to(device), levels, kind.early)}
+            small = min(kind.sizes[0]) <= TEACHER_PIXELS
+            seen = teacher.says(tokens, budget.progress) if teacher is not None and small else None
+            losses = {"noise": loss_of(modules["unet"], context, clean.to(device), levels, kind.early, seen)}
             losses["labels"] = modules["labels"].loss(listener.features, maps.to(device))
             losses["reading"] = modules["reading"].loss(context, texts, lengths)
             loss = losses["noise"] + lesson * (LABEL_WEIGHT * losses["labels"] + READING_WEIGHT * losses["reading"])

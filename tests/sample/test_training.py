@@ -189,3 +189,21 @@ def test_muon_makes_every_direction_of_a_matrix_step_equally_long():
         assert steps[name].abs().mean().item() == pytest.approx(0.01, rel=0.02), name
     optimizer.zero_grad()
     assert all(parameter.grad is None for parameter in layers.parameters())
+
+
+def test_a_teacher_says_most_of_the_noise_and_nothing_at_the_end(tmp_path, unet_arguments):
+    assert train_diffusion.main([*unet_arguments, str(tmp_path / "first"), "--steps", "1"]) == 0
+    folder = tmp_path / "first" / "model"
+    teacher = train_diffusion.Teacher(folder, torch.device("cpu"))
+    tokens, times = torch.zeros(2, 77, dtype=torch.long), torch.tensor([3, 700])
+    noisy, noise = torch.randn(2, 2, 4, 8, 8)
+    answer = teacher.unet(noisy, times, teacher.text_encoder(tokens)[0]).sample
+    for progress, share in ((0.0, 0.8), (0.5, 0.8), (0.85, 0.4), (1.0, 0.0)):
+        torch.testing.assert_close(teacher.says(tokens, progress)(noisy, times, noise), noise + share * (answer - noise))
+
+    def unet(noisy, times, context):
+        return SimpleNamespace(sample=teacher.unet(noisy, times, teacher.text_encoder(tokens)[0]).sample)
+
+    levels = train_diffusion.noise_levels()
+    assert train_diffusion.loss_of(unet, None, noisy, levels, seen=lambda *given: unet(*given).sample).item() == 0
+    assert train_diffusion.main([*unet_arguments, str(tmp_path / "second"), "--teacher", str(folder)]) == 0
