@@ -26,6 +26,8 @@ from sample_model.folder import write_model
 EMPTY_SHARE = 0.1  # captions left empty, which is what guidance steers away from
 DISTURBED_SHARE = 0.1  # captions with words that mean nothing here
 SNR_LIMIT = 5.0
+# Where the noise outweighs the picture, words and outlines are decided, and the error of the noise is small however wrong they are.
+EARLY_LIMIT = 3.0
 # Even the noisiest timestep lets the mean of a whole picture shine through. A model that trusts it reads "grey" from the pure
 # noise that drawing starts from; a random offset hides the mean, and the words have to say which background it is.
 OFFSET_NOISE = 0.15
@@ -82,7 +84,7 @@ class Teacher:
 
 
 def loss_of(unet, context: torch.Tensor, clean: torch.Tensor, levels: torch.Tensor, early: float = 1.0, seen: Callable | None = None):
-    """Min-SNR weighted error of the predicted noise for one batch of clean latents (rows, 4, h, w). early: as of a `Kind`.
+    """Weighted error of the predicted noise for one batch of clean latents (rows, 4, h, w). early: as of a `Kind`.
 
     seen: what to predict, from the noisy latents, the timesteps and the noise that was added, which is it otherwise.
     """
@@ -98,7 +100,7 @@ def loss_of(unet, context: torch.Tensor, clean: torch.Tensor, levels: torch.Tens
     if seen is not None:
         noise = seen(noisy, times, noise)
     snr = left / (1 - left)
-    weight = (snr.clamp(max=SNR_LIMIT) / snr).view(-1)
+    weight = (snr.clamp(max=SNR_LIMIT) / snr * (1 + 1 / snr).clamp(max=EARLY_LIMIT)).view(-1)
     error = predicted - noise
     errors = error.square().mean(dim=(1, 2, 3)) + MEAN_WEIGHT * error.mean(dim=(2, 3)).square().mean(dim=1)
     return (weight * errors).mean()
