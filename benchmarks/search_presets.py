@@ -86,7 +86,7 @@ def speed(row: Mapping[str, Any], steps: int, shape: str, size: int) -> float:
     cut = [(method, (SHALLOW,)) for method in methods if method.declaration.acts_on == STAGES]
     whole = shallow = 0.0
     for step in range(steps):
-        tokens = [(method, kinds[step]) for method, kinds in acting]
+        tokens = [(method, kinds[step]) for method, kinds in acting if kinds[step]]
         whole += step_work(unet, *latent, tokens) / steps
         shallow += step_work(unet, *latent, [*tokens, *cut]) / steps
     ran = row["calls"] + row["calls_shallow"]

@@ -23,7 +23,7 @@ from .instance_forward import unwrap
 from .subject import Subject
 from .thresholds import Thresholds
 
-WHOLE_CALLS_ONLY = "{model} is a transformer of which Accel leaves out whole calls alone"
+WHOLE_CALLS_ONLY = "{model} is a transformer: Accel can only skip whole calls of it"
 ASIDE = Reason.of("aside", "it was paused while edit_images drew")
 REPLACED = Reason.of("replaced", "another accelerator replaced this one on the U-Net")
 

@@ -51,7 +51,7 @@ class AgentAttention(Method):
         saves=1.15,
         needs={"radius": ("matching", ("local",))},
         title="Agents",
-        hint="on: self-attention through few agent tokens",
+        hint="on: self-attention goes through a few agent tokens",
         rare=(*RARE, "agents", "k_scale2", "k_shortcut", "attn_precision"),
         # Agents merge tokens themselves and replace self-attention.
         displaces=True,

@@ -51,7 +51,7 @@ class Forecast(Method):
     declaration = Declaration(
         acts_on=CALL,
         kinds=(Kind(SERVED, "step forecast", "#8a63c9"),),
-        later="which steps are forecast is decided for each picture while it is drawn; this is a typical picture",
+        later="Accel decides for each picture which steps it forecasts; this is a typical picture",
         group="forecast",
         saves=1.44,
         needs=dict.fromkeys(("level", "tolerance", "largest_gap"), ("every", (0,))),

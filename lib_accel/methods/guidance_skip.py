@@ -50,7 +50,7 @@ class GuidanceSkip(Method):
             Kind("unguided", "no negative prompt", "#c0587e", line=True),
             Kind("kept", "guidance direction kept", "#d9a0b5", line=True),
         ),
-        later="guidance is skipped when it matters little",
+        later="guidance is skipped once both predictions agree",
         group="guidance",
         saves=1.24,
         needs={
@@ -60,7 +60,7 @@ class GuidanceSkip(Method):
             "sigma_high": ("when", ("outside",)),
         },
         title="Guidance skip",
-        hint="on: the negative prompt is left out where it matters little",
+        hint="on: the negative prompt is skipped in part of the steps",
         settings=("when", "threshold", "after", "sigma_low", "sigma_high", "reuse", "every", "only_where_better"),
         at_scale_one=lambda: GuidanceSkip(when="after", after=1.0),
         known_rows=True,
@@ -92,7 +92,7 @@ class GuidanceSkip(Method):
         0, "integer", "Guide again every", "3: every third step is guided; lower: closer to full guidance; 0: never", 0, 1000
     )
     only_where_better: bool = setting(
-        False, "flag", "Only where it beats fewer steps", "on: not beside Forecast, and not with samplers that add noise"
+        False, "flag", "Only where it beats fewer steps", "on: does nothing where Forecast acts or the sampler adds noise"
     )
 
     def __post_init__(self) -> None:

@@ -46,7 +46,7 @@ class TokenPlan:
 def limit_of(settings: Any) -> tuple[str, str] | None:
     """See `Method.limit`: one token of every cell stays."""
     most = 1 - 1 / (settings.sx * settings.sy)
-    return None if settings.ratio <= most else ("merging ratio is cut to what cells of this size allow,", f"{most:.2g}")
+    return None if settings.ratio <= most else ("the cell size limits the merging ratio to", f"{most:.2g}")
 
 
 def cut_for(h: int, w: int, settings: Any) -> Cut:

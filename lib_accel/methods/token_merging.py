@@ -32,10 +32,12 @@ _SHARED = {
     "merge_attn": lambda: setting(True, "flag", "Merge self-attention", "on: saves the most time"),
     "merge_crossattn": lambda: setting(False, "flag", "Merge cross-attention", "on: saves little; details of the prompt suffer"),
     "merge_mlp": lambda: setting(False, "flag", "Merge feed-forward", "on: saves some time; detail suffers"),
-    "matching": lambda: setting("global", "choice", "Matching", "local: among neighbours; faster, closer", choices=("global", "local")),
-    "radius": lambda: setting(1, "integer", "Matching radius", "local matching: cells; higher: slower", 1, 16),
+    "matching": lambda: setting(
+        "global", "choice", "Matching", "local: only with neighbours; faster, closer to the full picture", choices=("global", "local")
+    ),
+    "radius": lambda: setting(1, "integer", "Matching radius", "for local: how many cells away; higher: slower", 1, 16),
     "plan": lambda: setting("level", "choice", "Match", "level: once for all blocks of a level", choices=("level", "block")),
-    "plan_every": lambda: setting(1, "integer", "Steps per matching", "higher: less matching, older matches", 1, 1000),
+    "plan_every": lambda: setting(1, "integer", "Steps per matching", "2: match in every second step; higher: faster, less exact", 1, 1000),
 }
 
 

@@ -22,15 +22,17 @@ class JobFields:
     """Settings of the whole job."""
 
     enabled: bool = setting(False, "flag", "Accel", "on: faster pictures, slightly different ones")
-    preset: str = setting("balanced", "name", "Preset", "fills the settings of the methods; changing one of those makes it Custom")
+    preset: str = setting("balanced", "name", "Preset", "sets all methods; changing one of their settings makes it Custom")
     first_pass: bool = setting(True, "flag", "First pass", "off: only the hires pass is faster; the composition stays")
-    auto: bool = setting(True, "flag", "Only where it pays", "off: also at sizes where it costs more time than it saves")
+    auto: bool = setting(True, "flag", "Only where it pays", "off: methods also act at sizes where they cost more time than they save")
     drop_at_one: bool = setting(
-        True, "flag", "No negative prompt at CFG scale 1", "on: half the work for LCM, Turbo and Lightning; the picture stays the same"
+        True, "flag", "No negative prompt at CFG scale 1", "on: half the work at CFG scale 1 (LCM, Turbo, Lightning); same picture"
     )
 
 
-PROFILE = setting("same", "choice", "Profile", "of the hires pass; own: the settings below", choices=("same", "off", "own"))
+PROFILE = setting(
+    "same", "choice", "Profile", "same: as the first pass; off: not accelerated; own: the settings below", choices=("same", "off", "own")
+)
 
 
 @dataclass(frozen=True)

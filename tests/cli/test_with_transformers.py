@@ -22,7 +22,7 @@ def test_check(name, folder, capsys):
     (forecast,) = [line for line in lines if "Forecast:" in line]
     assert "9 of 12 transformer calls run" in forecast
     (merging,) = [line for line in lines if "TokenMerging:" in line]
-    assert "leaves out whole calls alone" in merging
+    assert "Accel can only skip whole calls of it" in merging
     (guidance,) = [line for line in lines if "GuidanceSkip:" in line]
     assert ("rows left out" if name == "sd3" else "no row was guided") in guidance
 

@@ -57,7 +57,7 @@ def test_order_alternates_and_only_the_first_run_of_each_is_saved(host, jobs):
     jobs.clear()
     done = compare(host, repeats=1, warm_up=False)
     assert jobs == [(False, True), (True, True)]
-    assert "Not warmed up: the first run of each is counted" in done.comments
+    assert "No warm-up: the first run of each side is counted" in done.comments
 
 
 def test_the_sheet_tells_what_was_found_and_with_what(host):

@@ -179,7 +179,7 @@ def test_weights_of_an_axis():
         ({"y": "Edit"}, "must differ"),
         ({"x_values": "3"}, "from 1 to 2"),
         ({"y": "Cross window"}, "Y values is empty"),
-        ({"y": "Cross window", "y_values": "2"}, "it must be a fraction"),
+        ({"y": "Cross window", "y_values": "2"}, "it must be a part"),
         ({"y": "Blend threshold", "y_values": "0.3"}, "needs Blend words"),
         ({"y": "Blend threshold", "y_values": "7", "blend": "cat"}, "from 0 to 1"),
         ({"y": "Seed", "y_values": "1-900"}, "more than 1000 pictures"),

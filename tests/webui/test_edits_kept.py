@@ -152,5 +152,5 @@ def test_prompts_that_another_extension_made_equal_are_told(host, monkeypatch):
 
     monkeypatch.setattr(host.processing.StableDiffusionProcessing, "setup_conds", all_alike)
     done = draw(host, SWAP, steps=2)
-    assert "nothing edited, the prompts are others than the edits were made for" in done.comments
+    assert "nothing edited, because another extension changed the prompts after the edits were prepared" in done.comments
     assert "layers for" not in done.comments

@@ -79,7 +79,7 @@ def times(sides: dict[str, Side]) -> list[str]:
     elif ratio is not None and any(side.warmed for side in sides.values()):
         lines.append("The warm-up runs were stopped early.")
     elif ratio is not None:
-        lines.append("Not warmed up: the first run of each is counted and may have waited for loading and for kernels to be chosen.")
+        lines.append("No warm-up: the first run of each side is counted and may include loading and the choice of kernels.")
     return lines
 
 
@@ -109,7 +109,7 @@ def differences(plain: Side, accelerated: Side, apart: list[Distance] | None) ->
             tone = f", luminance {luminance:+.1f}, saturation {saturation:+.1f}, detail {detail_ratio(after, before):.2f}"
         lines.append(f"{where}: {far}{tone}.")
     lines += [
-        f"{side.name}: a repeat made another picture; something here is not reproducible." for side in (plain, accelerated) if side.varies
+        f"{side.name}: a repeat made a different picture, so this job is not reproducible." for side in (plain, accelerated) if side.varies
     ]
     if accelerated.images:
         lines.append(accelerated.line or "Accel took no part.")

@@ -23,7 +23,7 @@ HINTS = {
     GAIN: "how many times brighter the difference is shown",
 }
 INTRODUCTION = (
-    "Draws this job without Accel and with the settings above (ticked or not), in turns and with the same seed, and compares the two."
+    "Runs this job in turns without Accel and with the Accel settings above (ticked or not), with the same seed, and compares them."
 )
 # What a request to the API calls them.
 NAMES = {"repeats": REPEATS, "warm_up": WARM_UP, "gain": GAIN}

@@ -17,10 +17,10 @@ from ..host import facts
 from . import refused, user_presets
 
 SENTENCES = {
-    "quality": "Closest to the picture without Accel: at most fine texture changes. Saves time at any size.",
-    "balanced": "Texture and small details change a little. Saves time at any size.",
+    "quality": "At most fine texture changes. Saves time at any size, with samplers that can be forecast.",
+    "balanced": "Texture and small details change a little, sometimes a small object. Saves time at any size.",
     "fast": "Saves more time: more details change, and small objects may move.",
-    "draft": "For finding seeds and prompts: the same scene in the least time. Draw what you keep again with another preset.",
+    "draft": "For finding seeds and prompts: the same scene in the least time. Redraw the pictures you keep with another preset.",
     CUSTOM: "The settings under Advanced, as they are.",
 }
 OWN_SENTENCE = "One of your own presets."

@@ -21,7 +21,7 @@ from .checking import Edits
 from .controls import CROSS, SELF, TITLE
 from .grid import Cell
 
-OTHERS = f"{TITLE}: nothing edited, the prompts are others than the edits were made for (another extension changes them)"
+OTHERS = f"{TITLE}: nothing edited, because another extension changed the prompts after the edits were prepared"
 
 
 class EditedBatch:

@@ -127,7 +127,7 @@ def _check_job(p: Any) -> None:
     if len({id(picture) for picture in getattr(p, "init_images", None) or ()}) > 1:
         raise SettingError(f"{TITLE} starts from one picture; there are {len(p.init_images)}.")
     if getattr(p, "firstpass_image", None) is not None:
-        raise SettingError(f"{TITLE} draws anew and cannot upscale a picture of the gallery; choose Script: None for that.")
+        raise SettingError(f"{TITLE} draws new pictures and cannot upscale one from the gallery; set Script to None for that.")
     own = getattr(p, "hr_prompt", None)
     if getattr(p, "enable_hr", False) and own and own != p.prompt:
         raise SettingError(f"{TITLE} needs an empty Hires prompt: the hires pass goes by the edited prompts.")

@@ -62,7 +62,7 @@ def _starting(source: str) -> str:
     if not words:
         return ""
     chips = "".join(_beginning(f"{word} -> ", _own(word)) for word in dict.fromkeys(words))
-    others = (("+ ", "add words"), (f"{words[-1]}*1.5", "weigh a word"), (f"= {' '.join(source.splitlines())}", "rewrite the prompt"))
+    others = (("+ ", "add words"), (f"{words[-1]}*1.5", "weight a word"), (f"= {' '.join(source.splitlines())}", "rewrite the prompt"))
     more = "".join(_beginning(text, f"<span>{label}</span>") for text, label in others)
     return (
         f'<div class="accel-edit"><span>Click on a word to replace it:</span> {chips}</div>'
@@ -82,7 +82,7 @@ def _of_form(settings: FormValues, lines: list[Line], prompt: str, seeds: int) -
         return _complaint(error)
     count, sources, batches = len(plan.cells()), len({cell.seed for cell in plan.cells()}), len(plan.batches(settings["at_once"]))
     drawn = ", ".join((_count(count, "edited picture"), _count(sources, "source"), _count(batches, "batch", "batches")))
-    many = f'; <b class="{_WRONG}">many for one grid</b>' if count > MANY else ""
+    many = f'; <b class="{_WRONG}">a lot for one grid</b>' if count > MANY else ""
     return f'<div class="accel-edit accel-plan"><span>Generate draws</span> {drawn}{many}</div>'
 
 

@@ -57,30 +57,30 @@ CONTROLS: dict[str, FormControl] = {
     control.name: control
     for control in (
         FormControl(
-            "edits", "Edits", "one per line: a whole prompt, cat -> dog, + a hat, red*1.5; several on a line with ; between", "", "lines"
+            "edits", "Edits", "one per line: a whole prompt, cat -> dog, + a hat, red*1.5; separate several on one line with ;", "", "lines"
         ),
-        FormControl("kind", "Edit type", "auto: replace if both prompts have as many words, else refine", "auto", "choice", choices=KINDS),
-        FormControl("cross", CROSS, "more: closer to the source; for single words: 0.8; lion 0.4", "0.8"),
-        FormControl("self", SELF, "more: shapes stay closer to the source's", "0.4"),
+        FormControl("kind", "Edit type", "auto: replace if both have the same word count, else refine", "auto", "choice", choices=KINDS),
+        FormControl("cross", CROSS, "higher: closer to the source; with a window for one word: 0.8; lion 0.4", "0.8"),
+        FormControl("self", SELF, "higher: shapes stay closer to the source", "0.4"),
         FormControl("self_source", "Self-attention from", "map: the layout; value: the texture", "map", "choice", choices=SELF_SOURCES),
-        FormControl("cross_layers", "Cross-attention layers", "fewer: the new words have more freedom", "all"),
-        FormControl("self_layers", "Self-attention layers", "finer layers too: shapes stay closer to the source's", "1/4"),
-        FormControl("blend", "Blend words", "only their places change: words of the source : words of the edits", ""),
-        FormControl("subtract", "Words to leave out of the blend", "their places never change", ""),
-        FormControl("threshold", THRESHOLD, "higher: a smaller place may change", 0.3, "number", 0, 1),
+        FormControl("cross_layers", "Cross-attention layers", "all, or down, mid, up, 1/4 (and coarser); fewer: more freedom", "all"),
+        FormControl("self_layers", "Self-attention layers", "the same choices; with finer layers shapes stay closer to the source", "1/4"),
+        FormControl("blend", "Blend words", "only the places of these words may change; words of the source : words of the edits", ""),
+        FormControl("subtract", "Words to leave out of the blend", "the places of these words never change", ""),
+        FormControl("threshold", THRESHOLD, "higher: a smaller area may change", 0.3, "number", 0, 1),
         FormControl("start", "Blend start", "higher: the composition may change more", 0.2, "number", 0, 1),
-        FormControl("x", "X axis", "what the columns differ in", EDIT, "choice", choices=AXES),
+        FormControl("x", "X axis", "what changes from column to column", EDIT, "choice", choices=AXES),
         FormControl("x_values", "X values", "separated by commas; empty: all edits, or the seeds of the batch count", ""),
-        FormControl("y", "Y axis", "what the rows differ in", NONE, "choice", choices=AXES),
+        FormControl("y", "Y axis", "what changes from row to row", NONE, "choice", choices=AXES),
         FormControl("y_values", "Y values", "as for X; a word weight: -1, 0, 2 or smiling*2", ""),
         FormControl(
             "off", "Show without control", "on: also draws each edit without control, with the same seed and prompt", False, "flag"
         ),
         FormControl("keep_source", "Keep the source", "on: its picture is shown and saved, too", True, "flag"),
-        FormControl("hires", "Also in hires", "off: only re-weighting and the first pass's blend go on there", False, "flag"),
+        FormControl("hires", "Also in hires", "off: the hires pass keeps only the word weights and the local blend", False, "flag"),
         FormControl("heat", "Heat map words", "draws where the model sees these words in each picture", ""),
         FormControl("times", "Times", "on: the legend shows the seconds of each picture", False, "flag"),
-        FormControl("at_once", "Pictures at once", "the source among them; more: faster, more memory", 4, "integer", 2, 64),
+        FormControl("at_once", "Pictures at once", "includes the source; higher: faster, more memory", 4, "integer", 2, 64),
     )
 }
 # The source as it was drawn, with the texts of styles; and the negative prompt, where the host takes styles out of it.

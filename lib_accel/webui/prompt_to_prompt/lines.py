@@ -27,7 +27,7 @@ _WEIGHT = re.compile(rf"([^*]+?)\s*\*\s*({NUMBER})(?=[\s,]|$)[\s,]*")
 # Tags of LoRAs and the like, which words are not looked for in.
 _TAG = re.compile(r"(<[^<>]*>)")
 _LAST_TAGS = re.compile(r"(?:\s*<[^<>]*>)*\s*$")
-LITERAL = "begin the line with = where it is a whole prompt"
+LITERAL = "if the line is a whole prompt, begin it with ="
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def parse_line(number: int, text: str) -> Line:
             prompt, its_weights = part, {}
         else:
             raise SettingError(
-                f"Line {number} has {part!r} behind a ;, which is no swap (->), addition (+) or weight (word*number); {LITERAL}."
+                f"Line {number} has {part!r} after a ;, which is not a swap (->), an addition (+) or a weight (word*number); {LITERAL}."
             )
         weights = _product([weights, its_weights])
     return Line(number, text, prompt, tuple(swaps), tuple(additions), weights)
@@ -208,7 +208,7 @@ def _found(old: str, prompt: str, number: int) -> str:
         raise SettingError(f"Line {number}: {old!r} is not in the prompt; its words are {words or '(none)'}.")
     if len(places) > 1:
         shown = ", ".join(f"{prompt[max(0, a - 2) : a]}[{prompt[a:b]}]{prompt[b : b + 2]}" for a, b in places)
-        raise SettingError(f"Line {number}: {old!r} is in the prompt {len(places)} times: {shown}. Write more of the one that is meant.")
+        raise SettingError(f"Line {number}: {old!r} is in the prompt {len(places)} times: {shown}. Write more of the one you mean.")
     return pattern
 
 

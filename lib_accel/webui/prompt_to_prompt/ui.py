@@ -14,7 +14,7 @@ from .chips import show as show_words
 from .controls import CONTROLS, IN_REQUESTS, FormControl, from_infotext
 
 INTRODUCTION = "The prompt above is the source. Each edit below is drawn with the same seed and keeps the source's composition."
-BLEND, MORE = "Local blend: confine the change", "Layers, hires pass, heat maps, memory"
+BLEND, MORE = "Local blend: limit where the picture changes", "Layers, hires pass, heat maps, memory"
 # Rows of controls, from top to bottom; a title folds its rows.
 ROWS: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...] = (
     ("", (("kind", "cross", "self"), ("x", "x_values"), ("y", "y_values"), ("off", "keep_source", "times"))),

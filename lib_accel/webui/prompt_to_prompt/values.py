@@ -18,7 +18,7 @@ _BY_WORD = re.compile(rf"(.*?\S)\s*[:\s]\s*({_FRACTION}(?:\s*-\s*{_FRACTION})?)"
 _SEEDS = re.compile(r"(\d+)\s*-\s*(\d+)")
 # More is a slip of the finger.
 MOST_SEEDS = 1000
-HOW = "a fraction of the steps from 0 to 1 such as 0.4, or two with the smaller first such as 0.1-0.8"
+HOW = "a part of the steps from 0 to 1, such as 0.4, or a range, such as 0.1-0.8"
 
 
 def window(name: str, text: Any) -> float | tuple[float, float]:
@@ -84,7 +84,7 @@ def seeds(name: str, text: str) -> list[int]:
         if span:
             first, last = int(span[1]), int(span[2])
             if not first <= last < first + MOST_SEEDS:
-                raise SettingError(f"{name} has {part!r}; a range must grow, and hold {MOST_SEEDS} seeds at most.")
+                raise SettingError(f"{name} has {part!r}; a range must go up and have at most {MOST_SEEDS} seeds.")
             found += range(first, last + 1)
         elif part == "-1":
             found.append(random.randrange(4294967294))
