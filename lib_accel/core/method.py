@@ -83,7 +83,8 @@ class Declaration:
     more may turn out (see `Schedule`). watches: it changes nothing of what the U-Net returns.
 
     As settings of a job (none without ``group``): group: the beginning of their names. title, hint: of its switch. settings: the fields
-    that are settings of a job, None for all but the window. rare: those of them that are rarely changed. hires: its setting in the hires
+    that are settings of a job, None for all but the window. rare: those of them that are rarely changed. late: those that came after
+    version 0.1.0; they stand behind all others, so that settings by position stay what they were. hires: its setting in the hires
     pass's own profile. displaces: in its window other methods on the same wait.
     least: tokens from which it pays, by kind of device and attention kernel (``cpu``, ``gpu``, ``gpu unfused``); None: it acts at every
     size. `calibrate` measures what has such numbers. least_hint: what happens from so many tokens on, in words.
@@ -108,6 +109,7 @@ class Declaration:
     hint: str = ""
     settings: tuple[str, ...] | None = None
     rare: tuple[str, ...] = ()
+    late: tuple[str, ...] = ()
     hires: HiresSetting | None = None
     displaces: bool = False
     needs: Mapping[str, tuple[str, tuple[Any, ...]]] = field(default_factory=dict)

@@ -24,6 +24,10 @@ ACCOUNT_KEY = "Accel account"
 KEYS: dict[str, str] = {knob.infotext: name for name, knob in KNOBS.items() if name not in ("enabled", "preset")}
 
 
+# What a kept guidance direction means in PNG info that does not name these: in version 0.1.0 they were fixed. So they are written with
+# every kept direction.
+_FIRST_DIRECTION = {"guidance.decay": 0.9, "guidance.order": 0}
+
 _SIGNS = {sign: f"%{ord(sign):02X}" for sign in '%,:"\n\r'}
 _WRITTEN = re.compile("%(?:" + "|".join([*(code[1:] for code in _SIGNS.values()), "78"]) + ")")
 # Hosts take such a value for a width and a height.
@@ -62,7 +66,10 @@ def to_infotext(settings: Settings) -> dict[str, str]:
     """PNG info of effective ``settings``; empty when they are off."""
     if not settings["enabled"]:
         return {}
-    told = {name: KNOBS[name].text(value) for name, value in settings.changed().items() if name not in ("enabled", "preset")}
+    values = {name: value for name, value in settings.changed().items() if name not in ("enabled", "preset")}
+    if settings["guidance.on"] and settings["guidance.reuse"]:
+        values |= {name: settings[name] for name in _FIRST_DIRECTION}
+    told = {name: KNOBS[name].text(value) for name, value in values.items()}
     shown = shown_preset(settings["preset"])
     return {PRESET_KEY: written(shown)} | {KNOBS[name].infotext: written(text) for name, text in told.items()}
 
@@ -81,5 +88,7 @@ def from_infotext(params: Mapping[str, Any], own: OwnPresets | None = None) -> S
                 given[name] = KNOBS[name].read(read_back(params[key]))
             except SettingError as error:
                 raise SettingError(f"PNG info: {error}") from None
+    if given.get("guidance.reuse"):
+        given = {**_FIRST_DIRECTION, **given}
     settings = Settings(given)
     return settings.replaced({"preset": matching_preset(settings, read_back(str(params[PRESET_KEY])).strip(), own)})

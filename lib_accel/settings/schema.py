@@ -218,7 +218,13 @@ def _knobs_of(group: Group) -> list[Knob]:
     return knobs
 
 
-KNOBS: dict[str, Knob] = {knob.name: knob for group in GROUPS for knob in _knobs_of(group)}
+def _is_late(group: Group, knob: Knob) -> bool:
+    return group.method is not None and knob.name.partition(".")[2] in group.method.declaration.late
+
+
+_PLACED = [(_is_late(group, knob), knob) for group in GROUPS for knob in _knobs_of(group)]
+# In the order in which settings are given by position; late ones at the end.
+KNOBS: dict[str, Knob] = {knob.name: knob for late in (False, True) for is_late, knob in _PLACED if is_late is late}
 
 
 _NAMED = re.compile(rf"(^|(?<= and ))({'|'.join(sorted(map(re.escape, KNOBS), key=len, reverse=True))})(?= is )")

@@ -100,3 +100,38 @@ def test_a_picture_of_the_first_balanced_replays_as_it_was():
     assert matching_preset(read, "Balanced") == CUSTOM
     first = (TokenMerging(ratio=0.25, matching="local"), TokenDownsampling(), GuidanceSkip(when="after", after=0.4, reuse=True, every=3))
     assert {type(method): method for method in methods_for(read, FIRST)[0]} == {type(method): method for method in first}
+
+
+def test_settings_by_position_stand_where_they_stood_in_the_first_version():
+    """Hosts' files and API calls give settings by position."""
+    import json
+    from pathlib import Path
+
+    from lib_accel.settings.schema import KNOBS
+
+    first = json.loads((Path(__file__).parent.parent / "data" / "knobs_of_0_1_0.json").read_text(encoding="utf-8"))
+    assert list(KNOBS)[: len(first)] == first
+
+
+def test_png_info_of_the_first_version_keeps_a_direction_as_that_version_did():
+    from lib_accel.settings.infotext import from_infotext, to_infotext
+    from lib_accel.settings.job import Settings
+    from lib_accel.settings.passes import methods_for
+
+    first = {
+        "Accel": "Custom",
+        "Accel guidance skip": "True",
+        "Accel guidance skip when": "after",
+        "Accel guidance skip keep the direction": "True",
+    }
+    (direction,) = methods_for(from_infotext(first), FIRST)[0]
+    assert (direction.decay, direction.order) == (0.9, 0)
+    today = Settings({"enabled": True, "preset": "custom", "guidance.on": True, "guidance.when": "after", "guidance.reuse": True})
+    told = to_infotext(today)
+    assert {key: told[key] for key in told if "direction" in key and "keep" not in key} == {
+        "Accel guidance skip direction kept per step": "1",
+        "Accel guidance skip order of the direction": "by sampler",
+    }
+    assert dict(from_infotext(told)) == dict(today)
+    without = Settings({"enabled": True, "preset": "custom", "guidance.on": True})
+    assert not any("direction" in key for key in to_infotext(without)) and dict(from_infotext(to_infotext(without))) == dict(without)
