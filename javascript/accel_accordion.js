@@ -14,9 +14,9 @@
         return box && box.checked ? numberOf(`${tab}_hr_scale`) || 1 : 0;
     }
 
-    // Names only: some tell of models that are run in few steps.
+    // As they stand in the prompt: some tell of models that are run in few steps.
     function loras(tab) {
-        return [...accel.textOf(`#${tab}_prompt textarea`).matchAll(/<lora:([^:>]+)/g)].map((tag) => tag[1]);
+        return accel.textOf(`#${tab}_prompt textarea`).match(/<lora:[^>]+>/g) || [];
     }
 
     // The size that "Resize by" makes of img2img's picture, as the host shows it; null where it does not count.
@@ -137,14 +137,25 @@
         new MutationObserver(translate).observe(at, { subtree: true, characterData: true });
     }
 
-    // Below a picture the host shows its PNG info, and then what the job tells. The account is in both: it is read in the second, alone.
-    const TOLD_BELOW = /, (?:Accel report|Accel A\/B result|P2P result): [^,\n]*/;
+    // Below a picture the host shows its PNG info, and then what the job tells. An account that is in both is read in the second, alone.
+    const TOLD_BELOW = /, (Accel report|Accel A\/B result|P2P result): ([^,\n]*)/;
+    const plainWords = (text) => text.replace(/[-:;,"']/g, "").replace(/\s+/g, " ").trim();
+
+    // Of several pictures each has its own account. Its beginning, up to the seconds that it took, says whose it is.
+    function toldBelow(found, log) {
+        if (!found || found[1] !== "Accel report") return Boolean(found);
+        const report = plainWords(found[2]);
+        const upToSeconds = report.match(/^.*? in [\d.]+ s\b/);
+        return plainWords(log.textContent).includes(upToSeconds ? upToSeconds[0] : report);
+    }
+
     function tellOnce(tab) {
         const log = gradioApp().querySelector(`#html_log_${tab} .comments`);
         if (!log) return;
         for (const paragraph of gradioApp().querySelectorAll(`#html_info_${tab} p`)) {
             for (const text of paragraph.childNodes) {
-                if (TOLD_BELOW.test(text.data || "")) text.data = text.data.replace(TOLD_BELOW, "");
+                const found = (text.data || "").match(TOLD_BELOW);
+                if (toldBelow(found, log)) text.data = text.data.replace(found[0], "");
             }
         }
     }

@@ -3,7 +3,8 @@
     "use strict";
     function told(tab) {
         const count = (name) => Number(accel.textOf(`#${tab}_batch_${name} input[type=number]`)) || 1;
-        return JSON.stringify({ prompt: accel.textOf(`#${tab}_prompt textarea`), seeds: count("count") * count("size") });
+        const styles = [...gradioApp().querySelectorAll(`#${tab}_styles .token > span`)].map((style) => style.textContent.trim());
+        return JSON.stringify({ prompt: accel.textOf(`#${tab}_prompt textarea`), seeds: count("count") * count("size"), styles });
     }
 
     // A click on what begins an edit writes it into the box, on a line of its own.

@@ -79,12 +79,13 @@ def on_this_machine(settings: Settings, table: Callable[[], tuple[Thresholds, st
 
     Only of methods that are on: the others would stand in PNG info without a meaning.
     """
-    methods = with_least()
-    if not settings["auto"] or any(settings[f"least.{group}"] for group in methods):
+    unsaid = {
+        group: method.__name__ for group, method in with_least().items() if settings[f"{group}.on"] and not settings[f"least.{group}"]
+    }
+    if not settings["auto"] or not unsaid:
         return settings, None
     found, complaint = table()
-    on = {group: method.__name__ for group, method in methods.items() if settings[f"{group}.on"]}
-    return settings.replaced({f"least.{group}": found.least.get(name, 0) for group, name in on.items()}), complaint
+    return settings.replaced({f"least.{group}": found.least.get(name, 0) for group, name in unsaid.items()}), complaint
 
 
 def thresholds_of(settings: Settings) -> Thresholds | bool:

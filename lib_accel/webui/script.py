@@ -68,7 +68,7 @@ class AccelScript(scripts.Script):
     def process_batch(self, p: Any, *args: Any, **kwargs: Any) -> None:
         mine = job.job_of(p)
         if mine is not None:
-            mine.account.begin_batch()
+            mine.begin_batch()
             mine.shares.begin_batch(p)
         started.before_sampling(p)
         if mine is not None and mine.edits is not None:

@@ -104,11 +104,16 @@ buttons.forEach((button) => button.click({ stopPropagation: () => {}, preventDef
 told.knobs = { classes: [...classes], buttons: buttons.length, reset: [...changed] };
 told.gains = radios.map((radio) => radio.parentElement.dataset.accelGain);
 // PNG info below a picture, without and with what the job tells below that.
-const shown = [{}, { data: "Steps: 4, Accel report: Accel Fast - 1.2x est.; 4 steps., Version: 1" }];
+const report = "Accel report: Accel Fast - 1.2x est.; 4 steps; 4 U-Net calls in 0.91 s (6 of 8 row evaluations).";
+const shown = [{}, { data: `Steps: 4, ${report}, Version: 1` }];
 placed["#html_info_txt2img p"] = [{ childNodes: shown }];
 updated.forEach((act) => act());
 told.untold = shown[1].data;
-fields["#html_log_txt2img .comments"] = {};
+fields["#html_log_txt2img .comments"] = { textContent: "Accel Fast: 1.2x est., 4 steps, 4 U-Net calls in 1.82 s; another picture." };
+updated.forEach((act) => act());
+told.another = shown[1].data;
+const line = "Accel Fast: 1.2x est., 4 steps, 4 U-Net calls in 0.91 s (6 of 8 row evaluations); TokenMerging: merging on 3 of 7 layers.";
+fields["#html_log_txt2img .comments"] = { textContent: line };
 updated.forEach((act) => act());
 told.once = shown[1].data;
 // What was touched last, of two controls.

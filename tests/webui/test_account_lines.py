@@ -77,7 +77,7 @@ def test_nothing_is_said_to_be_faster_where_nothing_was_saved(host):
 
 
 def test_a_setting_that_cannot_act_as_far_as_it_says_is_told(host):
-    assert "cells of this size allow, 0.75" in host.job(accel=CUSTOM | {"auto": False, "merging.ratio": 0.9}).comments
+    assert "the cell size limits the merging ratio to 0.75" in host.job(accel=CUSTOM | {"auto": False, "merging.ratio": 0.9}).comments
     assert "cells" not in host.job(accel=CUSTOM | {"auto": False, "merging.ratio": 0.75}).comments
 
 
@@ -101,7 +101,7 @@ def test_the_strip_knows_that_edits_run_steps(host):
     values = [control.value for control in host.script().controls]
     for edits in (False, True):
         strip = preview.show(json.dumps({"width": 512, "height": 512, "steps": 20, "edits": edits}), *values)[1]
-        assert ("Prompt-to-Prompt is chosen" in strip) == edits
+        assert ("Prompt-to-Prompt is on" in strip) == edits
 
 
 def test_png_info_has_this_machines_token_counts_of_methods_that_are_on(host):

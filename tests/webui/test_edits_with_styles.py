@@ -69,3 +69,17 @@ def test_a_style_that_is_missing_later_changes_nothing(styled):
     fields, args = pasted(styled, done.infotexts[2])
     assert (fields["prompt"], fields["negative_prompt"]) == ("a red cat, oil, cat", "blue, photo")
     assert all(close(*pair) for pair in zip(pixels(draw(styled, args, steps=2, **fields))[1:], pixels(done)[1:]))
+
+
+def test_the_preview_knows_the_words_of_styles(styled):
+    import json
+
+    from lib_accel.webui.prompt_to_prompt import chips
+    from lib_accel.webui.prompt_to_prompt.controls import CONTROLS
+
+    values = {name: control.default for name, control in CONTROLS.items()} | {"edits": "film*2"}
+
+    def shown(*styles):
+        return chips.show(json.dumps({"prompt": "a red cat", "seeds": 1, "styles": styles}), *values.values())
+
+    assert "word is" in shown() and "&times;2" in shown("film") and "1 <span>edited picture" in shown("film")

@@ -136,6 +136,6 @@ def test_the_page_names_the_model_for_what_it_is(host):
 
     header, html, sentence = shown()
     assert "transformer row evaluations" in html and "U-Net" not in html and "as fast" in header and "few steps" not in sentence
-    header, html, sentence = shown(loras=["lightx2v_4step"])
+    header, html, sentence = shown(loras=["<lora:lightx2v_4step:1>"])
     assert "With few steps presets leave this model as it is." in sentence and "not faster" in header
     assert "oken" not in html and '"gains": {}' in html.replace("&quot;", '"')

@@ -56,6 +56,10 @@ def test_the_account_is_not_read_twice_below_a_picture(told):
     assert "Accel report" in told["untold"] and told["once"] == "Steps: 4, Version: 1"
 
 
+def test_another_pictures_account_does_not_hide_that_of_the_picture_that_is_shown(told):
+    assert "Accel report: Accel Fast" in told["another"]
+
+
 def test_a_control_is_touched_until_another_is(told):
     assert told["touched"] == [[True, False], [False, True], [False, False]]
 
@@ -83,12 +87,12 @@ def test_what_python_is_told(told):
         "size": None,
         "guidance": None,
         "sampler": "Euler",
-        "loras": ["LCM-x", "other"],
+        "loras": ["<lora:LCM-x:0.7>", "<lora:other:1>"],
         "edits": False,
         "ran": False,
     }
     assert values == [1, 2]
-    assert [json.loads(prompt[0]), *prompt[1:]] == [{"prompt": "a cat <lora:LCM-x:0.7> <lora:other:1>", "seeds": 6}, "x"]
+    assert [json.loads(prompt[0]), *prompt[1:]] == [{"prompt": "a cat <lora:LCM-x:0.7> <lora:other:1>", "seeds": 6, "styles": []}, "x"]
 
 
 def test_whether_edits_are_chosen_is_told(told):
@@ -103,5 +107,5 @@ def test_a_page_without_the_hosts_fields(told, host):
     from lib_accel.webui.accordion import strip as preview
 
     (sizes, *_), prompt = told["empty"]
-    assert json.loads(sizes)["hires"] == 0 and [json.loads(prompt[0]), *prompt[1:]] == [{"prompt": "", "seeds": 1}, "x"]
+    assert json.loads(sizes)["hires"] == 0 and [json.loads(prompt[0]), *prompt[1:]] == [{"prompt": "", "seeds": 1, "styles": []}, "x"]
     assert "first pass" in preview.show(sizes, *[control.value for control in host.script().controls])[1]

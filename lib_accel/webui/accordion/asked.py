@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ...settings.few_step_models import loras_in
 from ...settings.passes import FIRST, HIRES
 from ..host import facts
 
@@ -46,9 +47,9 @@ _ANYTHING = {"width": 512, "height": 512, "steps": 20}
 def read(told: Any) -> Asked:
     """What the browser told (JSON); a usual job where it told nothing that can be.
 
-    told: width, height, steps, guidance, sampler, loras; of img2img denoising and size (of "Resize by", such as ``768x512``), None where
-    they do not count; of the hires pass hires (0: none, else its factor), hires_width, hires_height (0: by the other one, or by the
-    factor), hires_steps (0: as many), hires_sampler.
+    told: width, height, steps, guidance, sampler, loras (their tags); of img2img denoising and size (of "Resize by", such as ``768x512``),
+    None where they do not count; of the hires pass hires (0: none, else its factor), hires_width, hires_height (0: by the other one, or by
+    the factor), hires_steps (0: as many), hires_sampler.
     """
     try:
         given = json.loads(told)
@@ -71,7 +72,7 @@ def _read(given: Mapping[str, Any]) -> Asked:
         again = int(given.get("hires_steps") or 0) or steps
         own = str(given.get("hires_sampler") or SAME_SAMPLER)
         passes.append(AskedPass(HIRES, *_hires_size(given, width, height), min(again, MOST_STEPS), sampler if own == SAME_SAMPLER else own))
-    loras = tuple(map(str, given.get("loras") or ()))
+    loras = tuple(sorted(loras_in(" ".join(map(str, given.get("loras") or ())))))
     ran, edits = bool(given.get("ran")), bool(given.get("edits"))
     return Asked(tuple(passes), steps, float(given.get("guidance") or 7), sampler, loras, ran, edits)
 

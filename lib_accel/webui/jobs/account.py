@@ -13,6 +13,7 @@ from ...cost.preview import PassPreview
 from ...methods.registry import with_least
 from ...settings.infotext import shown_preset
 from ...settings.job import Settings
+from . import stopped
 
 # Below this nothing is said to be saved.
 NOTHING = 1.005
@@ -69,6 +70,9 @@ class Account:
         data = {**report.as_dict(), "passes": 0 if goes_on else 1, "work": work}
         number = sum(earlier["passes"] for where, earlier in self.passes if where == place) + data["passes"]
         data["methods"] = [{**method, "served": _of_pass(method["served"], number)} for method in data["methods"]]
+        if stopped.was_stopped():
+            data["methods"] = list(map(stopped.told, data["methods"]))
+            self.note(place, stopped.where(data))
         self.passes.append((place, data))
         self.ran += ran
         if size is not None:
@@ -83,8 +87,8 @@ class Account:
         if not works or None in works or not self.sizes:
             return None
         width, height = list(self.sizes.values())[-1]
-        # Once for a picture, which has a pass of each place.
-        pictures = max(1, len(works) // max(1, len(self.sizes)))
+        # Once for a picture, which has a pass of each place, some in parts.
+        pictures = max(1, sum(report["passes"] for _, report in self.passes) // max(1, len(self.sizes)))
         decoding = pictures * decoding_work(max(height // 8, 1), max(width // 8, 1))
         done, whole = (sum(work[at] for work in works) + decoding for at in (0, 1))
         return whole / max(done, 1.0)

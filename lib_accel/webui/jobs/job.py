@@ -29,6 +29,8 @@ OFF = "off"
 NO_PASS = Reason.of("no_pass", "nothing is accelerated: First pass is off, and there is no hires pass")
 # Whether all jobs run with or without Accel, while a comparison runs them; None: as each is asked.
 _forced: bool | None = None
+# The axes of the cell that is drawn now, by `AXES`; None while no plot is drawn.
+_cell: dict[str, Any] | None = None
 
 
 class AccountLine(str):
@@ -60,23 +62,28 @@ class Job:
             self.settings = self.settings_for(family_for(p))
             self.account = Account(self.settings)
             self.account.noun = facts.noun_of(p)
-            self._tell_family(p)
             if self.accelerates and not self.settings["first_pass"] and not getattr(p, "enable_hr", False):
                 self.account.note("", NO_PASS)
         except SettingError as wrong:
             self._given = {}
             self.account = Account(None, by_label(str(wrong)) if from_page else str(wrong))
 
-    def _tell_family(self, p: Any) -> None:
-        """Where a preset's values depend on it."""
-        sign = facts.why_few_steps(p) if self.accelerates and self.settings["preset"].lower() in PRESETS else None
-        if sign and facts.why_left_alone(p, self.settings) is None:
-            self.account.note("", Reason.of("few_steps", "few steps ({sign}): the preset uses its settings for few steps", sign=sign))
+    def tell_few_steps(self, p: Any, place: str) -> None:
+        """What a preset does then in the pass ``place``, which may have a checkpoint of its own."""
+        sign = facts.why_few_steps(p) if self.settings["preset"].lower() in PRESETS else None
+        if sign:
+            self.account.note(place, Reason.of("few_steps", "few steps ({sign}): the preset uses its settings for few steps", sign=sign))
 
     @property
     def accelerates(self) -> bool:
         """Whether the accordion has anything to do with it."""
         return self.settings is not None and self.settings["enabled"]
+
+    def begin_batch(self) -> None:
+        """Other pictures begin: PNG info that is written before they are done has no account of those before."""
+        self.account.begin_batch()
+        self.line = None
+        write(self.p)
 
     @property
     def p(self) -> Any:
@@ -108,6 +115,26 @@ def forced(enabled: bool) -> Iterator[None]:
         _forced = before
 
 
+@contextmanager
+def plotted() -> Iterator[None]:
+    """A plot is drawn meanwhile: what an axis says of a cell is true of the jobs that others run inside of it, too."""
+    global _cell
+    before, _cell = _cell, {}
+    try:
+        yield
+    finally:
+        _cell = before
+
+
+def _axes_of(p: Any) -> dict[str, Any]:
+    """What the axes of a plot say of the job ``p``."""
+    global _cell
+    own = getattr(p, AXES, None)
+    if _cell is not None and own is not None:
+        _cell = dict(own)
+    return dict((_cell if own is None else own) or {})
+
+
 def begin(p: Any, args: tuple) -> None:
     """A job starts with the script's ``args``: read them, and write our keys into its PNG info, or take them out."""
     setattr(p, JOB, None)
@@ -116,7 +143,7 @@ def begin(p: Any, args: tuple) -> None:
     own, complaint = user_presets.read()
     given, enabled, wrong = {}, True, None
     try:
-        axes = dict(getattr(p, AXES, None) or {})
+        axes = _axes_of(p)
         if _forced is not None:
             axes["enabled"] = _forced
         given = given_by(args, axes, own)

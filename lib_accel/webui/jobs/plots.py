@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from functools import wraps
 from typing import Any
 
@@ -12,7 +13,7 @@ from . import job
 
 # Cells of the plot that is drawn now; None while there is none.
 _cells: list[str] | None = None
-# On the host's processing object of a cell: when it began.
+# On the host's processing object of a cell: when it began, and whose that is.
 BEGAN = "accel_began"
 # On the host's script, so that it is watched once.
 WATCHED = "accel_watches"
@@ -31,7 +32,8 @@ def watch(script: Any) -> None:
         global _cells
         before, _cells = _cells, []
         try:
-            done = run(self, p, *args, **named)
+            with job.plotted():
+                done = run(self, p, *args, **named)
             if _cells and done is not None:
                 line = str(getattr(done, "comments", "") or "").strip()
                 done.comments = "\n".join(filter(None, (told(_cells), FIRST if line else "", line)))
@@ -45,16 +47,17 @@ def watch(script: Any) -> None:
 
 def begins(p: Any) -> None:
     """A job begins, which may be a cell."""
-    setattr(p, BEGAN, time.perf_counter())
+    setattr(p, BEGAN, (time.perf_counter(), weakref.ref(p)))
 
 
 def ends(p: Any) -> None:
-    """A job is over. Jobs that others ran inside of a cell are told of as cells of their own."""
-    if _cells is None or getattr(p, BEGAN, None) is None:
+    """A job is over. Jobs that others ran inside of a cell are told of as cells of their own; copies of one that never began are none."""
+    began, whose = getattr(p, BEGAN, None) or (0.0, lambda: None)
+    if _cells is None or whose() is not p:
         return
     mine = job.job_of(p)
     gain = mine.account.times_as_fast if mine is not None and mine.accelerates else None
-    seconds = f"{time.perf_counter() - getattr(p, BEGAN):.2f} s"
+    seconds = f"{time.perf_counter() - began:.2f} s"
     _cells.append(f"{_named(p, mine)} {seconds}" + (f" ({gain:.1f}x est.)" if gain is not None else ""))
 
 

@@ -67,6 +67,7 @@ class Session:
         if self._open is not None and by is not None and self._open.job.p is not by:
             self._open.job.account.note(self._open.place, INSIDE)
         self._close()
+        self.ran = []
         for accelerator in list(self._made):
             accelerator.remove()
         self._made.clear()
@@ -93,7 +94,9 @@ class Session:
         """The pass, and with it all sampling of a batch of ``p``, is over. Writes the account into PNG info."""
         self._close()
         job = job_of(p)
-        if job is not None:
+        if job is None:
+            self.ran = []
+        else:
             job.tell_why_none_was_seen()
             self.last, self.ran = job.account.as_dict(), job.account.of_batch.ran if job.accelerates else []
             job.line = job.account.of_batch.short
@@ -167,6 +170,8 @@ class Session:
         settings = now.job.settings_for(family_for(p))
         left_alone = facts.why_left_alone(p, settings) if now.job.accelerates else None
         acts = now.job.accelerates and left_alone is None
+        if acts:
+            now.job.tell_few_steps(p, now.place)
         methods, *whys = methods_for(settings, now.place, facts.droppable_scale(p)) if acts else ((), left_alone)
         if now.job.edits is not None:
             edited, why_unedited = now.job.edits.methods(p, now.place)

@@ -98,7 +98,7 @@ def save_sheet(p: Any, title: str, sheet: Any, name: str, info: str, prompt: Any
     with facts.overridden(p):
         if facts.option("enable_pnginfo", True):
             sheet.info["parameters"] = info
-        if not facts.option("grid_save", False):
+        if not facts.option("grid_save", False) or getattr(p, "do_not_save_grid", False):
             return None
         kind = facts.option("grid_format", "png")
         return save(p, title, sheet, p.outpath_grids, name, extension=kind, prompt=prompt, seed=seed, info=info, grid=True)

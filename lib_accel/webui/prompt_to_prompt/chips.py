@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Callable, Sequence
+from functools import partial
 from html import escape
 from typing import Any
 
@@ -26,30 +28,32 @@ _WRONG = "accel-wrong"
 
 def show(told: Any, *values: Any) -> str:
     """HTML for what is in the boxes, as it stands: an unfinished line is told what it lacks, and so is every other box; then how much
-    will be drawn. told: the prompt, or JSON of ``prompt`` and ``seeds`` (batch count times size). values: in the order of `CONTROLS`.
+    will be drawn. told: the prompt, or JSON of ``prompt``, ``seeds`` (batch count times size) and ``styles``, the names of those that are
+    chosen. values: in the order of `CONTROLS`.
     """
-    prompt, seeds = _read(told)
+    prompt, seeds, styles = _read(told)
     source = host_text.without_comments(prompt)
     try:
         settings = controls.read(values)
         lines = parse_lines(settings["edits"])
         if not lines:
             return _starting(source)
-        _stream(source)
+        stream = partial(_stream, styles=styles)
+        stream(source)
     except SettingError as error:
         return _complaint(error)
     more = f'<div class="accel-edit">… {len(lines) - MOST_LINES}</div>' if len(lines) > MOST_LINES else ""
-    shown = [_of_line(line, source, settings["kind"]) for line in lines[:MOST_LINES]]
-    return "".join(shown) + more + ("" if any(_WRONG in html for html in shown) else _of_form(settings, lines, prompt, seeds))
+    shown = [_of_line(line, source, settings["kind"], stream) for line in lines[:MOST_LINES]]
+    return "".join(shown) + more + ("" if any(_WRONG in html for html in shown) else _of_form(settings, lines, prompt, seeds, styles))
 
 
-def _read(told: Any) -> tuple[str, int]:
-    """(prompt, seeds) as the browser tells them."""
+def _read(told: Any) -> tuple[str, int, list[str]]:
+    """(prompt, seeds, styles) as the browser tells them."""
     try:
         given = json.loads(str(told or ""))
-        return str(given["prompt"] or ""), max(1, int(given.get("seeds") or 1))
+        return str(given["prompt"] or ""), max(1, int(given.get("seeds") or 1)), list(map(str, given.get("styles") or ()))
     except (ValueError, TypeError, KeyError, RecursionError):
-        return str(told or ""), 1
+        return str(told or ""), 1, []
 
 
 def _starting(source: str) -> str:
@@ -74,10 +78,10 @@ def _beginning(text: str, shown: str) -> str:
     return f'<button type="button" class="accel-chip accel-begins" data-accel-edit="{escape(text)}">{shown}</button>'
 
 
-def _of_form(settings: FormValues, lines: list[Line], prompt: str, seeds: int) -> str:
+def _of_form(settings: FormValues, lines: list[Line], prompt: str, seeds: int, styles: list[str]) -> str:
     """What else is wrong, or how much will be drawn."""
     try:
-        _, plan = checked_form(settings, lines, prompt, seeds, _stream)
+        _, plan = checked_form(settings, lines, prompt, seeds, partial(_stream, styles=styles), styles)
     except SettingError as error:
         return _complaint(error)
     count, sources, batches = len(plan.cells()), len({cell.seed for cell in plan.cells()}), len(plan.batches(settings["at_once"]))
@@ -90,9 +94,9 @@ def _count(number: int, one: str, many: str | None = None) -> str:
     return f"{number} <span>{one if number == 1 else many or one + 's'}</span>"
 
 
-def _of_line(line: Line, source: str, kind: str) -> str:
+def _of_line(line: Line, source: str, kind: str, stream: Callable[[str], PromptTokens]) -> str:
     def aligned() -> tuple[PromptTokens, PromptTokens, Mixing, str]:
-        ours, theirs = (_stream(text) for text in (source, prompt_of(line, source)))
+        ours, theirs = (stream(text) for text in (source, prompt_of(line, source)))
         edit = Edit(None, kind, line.weights)
         for word in line.weights:
             theirs.find(word)
@@ -110,11 +114,12 @@ def _of_line(line: Line, source: str, kind: str) -> str:
     return f'<div class="accel-edit"><b>{name}</b> {chips}{gone}<small>{tokens} tokens{chunks}</small></div>'
 
 
-def _stream(prompt: str) -> PromptTokens:
-    refusal = host_text.refused(prompt)
+def _stream(prompt: str, styles: Sequence[str] = ()) -> PromptTokens:
+    styled = host_text.with_styles(prompt, styles)
+    refusal = host_text.refused(styled)
     if refusal:
         raise SettingError(f"{refusal[0].upper()}{refusal[1:]}.")
-    text = host_text.without_tags(prompt)
+    text = host_text.without_tags(styled)
     model = facts.loaded_model()
     if model is not None:
         return host_text.tokens_of(model, text)

@@ -1,0 +1,121 @@
+"""What is told of a job that was stopped, of one whose passes have checkpoints of their own, of cells, and of a job before."""
+
+import json
+
+import pytest
+from acting import data_of
+from harness import same
+from inner import detail
+
+ON = {"enabled": True, "preset": "Custom", "auto": False, "merging.ratio": 0.5}
+BALANCED = {"enabled": True, "preset": "Balanced", "auto": False}
+
+
+@pytest.mark.parametrize("how", ["interrupted", "skipped"])
+def test_a_stopped_job_says_so_and_not_that_settings_left_nothing_to_do(host, how):
+    calls = []
+
+    def stop(params):
+        calls.append(params)
+        if len(calls) == 4:
+            setattr(host.shared.state, how, True)
+
+    host.callbacks.on_cfg_denoiser(stop)
+    done = host.job(accel=BALANCED, steps=20, cfg_scale=7)
+    for line in (done.comments, done.infotexts[0]):
+        assert "stopped after 4 steps" in line and "stopped before it could act" in line
+        assert "no step" not in line and "nothing to do" not in line
+    codes = {reason["code"] for method in data_of(done)["passes"][0]["report"]["methods"] for reason in method["reasons"]}
+    assert codes == {"stopped_before"}
+    setattr(host.shared.state, how, False)
+    assert "stopped" not in host.job(accel=BALANCED, steps=20, cfg_scale=7).comments
+
+
+def test_few_steps_are_told_of_the_pass_whose_checkpoint_says_so(host):
+    turbo, passes = host.model(seed=4, name="sdxl-turbo"), {"steps": 14, "cfg_scale": 7, "enable_hr": True, "hr_second_pass_steps": 14}
+    usual = host.shared.sd_model
+    first, hires = host.job(accel=BALANCED, hr_model=turbo, **passes).comments.split("hires pass: ")
+    assert "few steps (" not in first and "few steps (" in hires
+    host.sd_models.switch_to(turbo)
+    first, hires = host.job(accel=BALANCED, hr_model=usual, **passes).comments.split("hires pass: ")
+    assert "few steps (" in first and "few steps (" not in hires and "Forecast" in hires
+
+
+def test_a_refiner_adds_no_picture_to_decode(host):
+    alone = data_of(host.job(accel=ON, steps=10, width=512, height=512))["times_as_fast"]
+    refined = host.job(accel=ON, steps=10, width=512, height=512, refiner_model=host.model(seed=5, name="refiner"), refiner_switch_at=0.5)
+    assert data_of(refined)["times_as_fast"] == pytest.approx(alone, rel=1e-6)
+
+
+def test_a_picture_between_two_passes_has_not_the_account_of_the_batch_before(host, monkeypatch):
+    told, before = [], host.processing.StableDiffusionProcessingTxt2Img.before_sampling
+
+    def between(p, *given):
+        if p.is_hr_pass:
+            told.append(host.processing.create_infotext(p))
+        return before(p, *given)
+
+    monkeypatch.setattr(host.processing.StableDiffusionProcessingTxt2Img, "before_sampling", between)
+    done = host.job(accel=ON, steps=4, enable_hr=True, n_iter=2)
+    assert len(told) == 2 and not any("Accel report" in text for text in told) and all("Accel merging" in text for text in told)
+    assert all("Accel report" in text for text in done.infotexts)
+
+
+def test_the_strip_shows_no_job_before_the_last(host):
+    from lib_accel.webui.accordion import strip
+
+    values = [control.value for control in host.script().controls]
+
+    def shown():
+        return "as it ran" in strip.show(json.dumps({"width": 512, "height": 512, "steps": 20, "ran": True}), *values)[1]
+
+    host.job(accel=ON, steps=6)
+    assert shown()
+    host.job(steps=4)
+    assert not shown()
+
+
+def test_an_axis_reaches_the_jobs_inside_of_a_cell(start):
+    without = start(extension=False)
+    plain = detail(without)
+    without.job(steps=6)
+    host = start()
+    inside = detail(host, kept=("Accel",))
+    grid = host.grid("[Accel] Preset", "Off, Fast", accel=ON, steps=6)
+    off, fast = inside
+    assert same(off, plain[0]) and "Accel" not in off.infotexts[0]
+    assert "Accel: Fast" in fast.infotexts[0]
+    del inside[:]
+    host.job(accel=ON, steps=6)
+    assert "Accel: Custom" in inside[0].infotexts[0], "a cell of a plot that is over"
+    assert "Off" in grid.comments and "Fast" in grid.comments
+
+
+def test_cells_are_told_once_where_others_call_the_scripts_for_copies(host):
+    detail(host)
+    grid = host.grid("[Accel] Preset", "Quality, Fast", accel=BALANCED, steps=4)
+    (line,) = [line for line in grid.comments.splitlines() if line.startswith("Accel, cells")]
+    assert line.count(" s (") == 2 and "Off" not in line
+
+
+def test_pasted_token_counts_leave_other_methods_this_machines(host):
+    from lib_accel.settings.job import Settings, on_this_machine
+    from lib_accel.webui.host import facts
+
+    table = facts.table()[0].least
+    pasted = {"enabled": True, "preset": "custom", "merging.on": True, "least.merging": 77}
+    counts = on_this_machine(Settings(pasted | {"agents.on": True}), facts.table)[0]
+    assert counts["least.merging"] == 77 and counts["least.agents"] == table["AgentAttention"] > 0
+    assert counts["least.downsampling"] == 0
+
+
+def test_a_sheet_is_not_saved_where_the_request_says_so(host, tmp_path):
+    p = host.p()
+    p.do_not_save_grid, p.outpath_grids = True, str(tmp_path)
+    from PIL import Image
+
+    from lib_accel.webui.jobs import started
+
+    assert started.save_sheet(p, "t", Image.new("RGB", (8, 8)), "sheet", "info", "", 1) is None and not list(tmp_path.rglob("*.*"))
+    p.do_not_save_grid = False
+    assert started.save_sheet(p, "t", Image.new("RGB", (8, 8)), "sheet", "info", "", 1) is None
