@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,6 +64,8 @@ PAIRED = frozenset(
 )
 
 
+# References to the copy of a frame's locals that nobody else asked for: the frame's, two names here, the one that counts.
+OURS_ALONE = 4
 # What blocks of modular pipelines call the pipeline.
 COMPONENTS = "components"
 
@@ -109,17 +111,26 @@ def calling_loop(unet: nn.Module, ident: int | None = None) -> Loop | None:
     while frame is not None:
         if frame.f_code.co_varnames[:1] == ("self",) and frame.f_code.co_argcount:
             # Only now: the locals of a frame are copied when they are asked for.
-            holder = frame.f_locals.get("self")
+            held = frame.f_locals
+            holder = held.get("self")
             if holder is unet:
                 below = frame.f_back
             elif _holds(holder, unet):
                 return _read(holder, frame, direct=frame is below)
             elif transformer and COMPONENTS in frame.f_code.co_varnames[: frame.f_code.co_argcount]:
-                components = frame.f_locals.get(COMPONENTS)
+                components = held.get(COMPONENTS)
                 if _holds(components, unet):
                     return _read_block(components, frame, direct=frame is below)
+            _let_go(held)
         frame = frame.f_back
     return None
+
+
+def _let_go(held: Mapping[str, Any]) -> None:
+    """Before Python 3.13 a frame keeps the copy of its locals, and with it models that its function deletes later. A copy that somebody
+    asked for (``locals()``) is theirs."""
+    if sys.version_info < (3, 13) and sys.getrefcount(held) <= OURS_ALONE:
+        held.clear()
 
 
 def _holds(holder: Any, unet: nn.Module) -> bool:
@@ -168,3 +179,18 @@ def _owner(pipeline: Any, frame: Any) -> type | None:
     written_in = frame.f_globals.get("__name__")
     replaced = (kind for kind in kinds if frame.f_code.co_name == "__call__" and kind.__module__ == written_in)
     return next(replaced, None)
+
+
+def residuals_of(loop: Loop | None) -> Hashable:
+    """What ``loop`` adds to the U-Net's stages in this step: how strongly each ControlNet acts, which may begin or end in mid-pass, and
+    whether an adapter does; None where it adds nothing."""
+    if loop is None or not loop.direct:
+        return None
+    controls, adapter = loop.told.get("cond_scale"), loop.told.get("down_intrablock_additional_residuals")
+    return None if controls is None and adapter is None else (_frozen(controls), adapter is not None)
+
+
+def _frozen(value: Any) -> Hashable:
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_frozen, value))
+    return value if value is None or isinstance(value, (int, float)) else str(value)

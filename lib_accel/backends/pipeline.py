@@ -77,7 +77,7 @@ class PipelineView:
             self._more_calls_than_scheduled = self._calls_here > 1 and not self._several
             self.tiles |= self._more_calls_than_scheduled
             self.ends_pass = place == self._last and (not self._several or self._calls_here >= self._calls_before)
-        return clock.at_schedule(self._steps[place], self._steps[-1] + 1)
+        return clock.at_schedule(self._steps[place], self._steps[self._last] + 1)
 
     def _timestep_in(self, loop: Loop) -> Any:
         """The timestep that the loop is at, by its own variable, or by how many steps its scheduler made."""
@@ -108,9 +108,14 @@ class PipelineView:
             sampler = sampler.with_eta(_eta_of(loop, sampler.eta))
         # A loop may go through a list of its own, of which the scheduler's levels say nothing.
         known = levels is not None and begin is not None and self._schedule is getattr(scheduler, "timesteps", None)
-        levels = levels[begin:] if known else None
-        scale = scale_of({} if loop is None or not self._several else loop.told, pipeline)
+        levels = self._by_step(levels, begin) if known else None
+        scale = scale_of({} if loop is None else loop.told, pipeline)
         return sampler, levels, None if scale is None else (scale, None)
+
+    def _by_step(self, levels: tuple[float, ...], begin: int) -> tuple[float, ...]:
+        """Of the ``levels`` of all places one for each step from ``begin`` on, and where this run's last step ends."""
+        of_step = {step: place for place, step in enumerate(self._steps[: self._last + 1])}
+        return (*(levels[place] for step, place in of_step.items() if step >= begin), levels[self._last + 1])
 
     def rows(self, count: int, loop: Loop | None) -> Layout | str:
         """The rows of a U-Net call of ``count`` rows, or a clause that says why they are not known.

@@ -45,17 +45,24 @@ def roles_of(text: Any, told: Mapping[str, Any], count: int) -> tuple[str, ...] 
 
 def scale_of(told: Mapping[str, Any], pipeline: Any) -> float | None:
     """By what both predictions are combined: where a model takes a guidance scale itself, pipelines call that of two calls the true one;
-    those with two models have the scale of the one at work.
+    those with two models have the scale of the one at work. A callback may change what the pipeline holds, and not what it was called with.
     """
-    guider = getattr(pipeline, "guider", None)
     values = (
         told.get("true_cfg_scale"),
         told.get("current_guidance_scale"),
-        getattr(guider, "guidance_scale", None),
+        getattr(getattr(pipeline, "guider", None), "guidance_scale", None),
+        getattr(pipeline, "_guidance_scale", None),
         told.get("guidance_scale"),
     )
-    values += (getattr(pipeline, "_guidance_scale", None),)
-    return next((float(value) for value in values if isinstance(value, (int, float))), None)
+    return next((number for number in map(_number, values) if number is not None), None)
+
+
+def _number(value: Any) -> float | None:
+    """A number, also one of numpy's or in a tensor; None for anything else."""
+    try:
+        return None if value is None or isinstance(value, (str, bytes)) else float(value)
+    except (TypeError, ValueError, RuntimeError):
+        return None
 
 
 def _texts(told: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -10,6 +10,7 @@ from torch import nn
 
 from .rows import Layout
 
+SCALE = "the guidance scale"
 # A tensor as it was seen, and its version: tensors may be changed in place.
 Seen = tuple[torch.Tensor, int]
 
@@ -25,13 +26,17 @@ class Conditions:
         self._rows: dict[Hashable, tuple[tuple[Seen, ...], int]] = {}
         self._adapters: Hashable = None
         self._scale: float | None = None
+        self._pictures: int | None = None
         self._empty = True
 
-    def changed(self, rows: Layout, texts: Iterable[torch.Tensor], adapters: Hashable, scale: float | None = None) -> tuple[str, ...]:
-        """What differs from before, in words: ``the prompts``, ``the adapters``, ``the guidance scale``.
+    def changed(
+        self, rows: Layout, texts: Iterable[torch.Tensor], adapters: Hashable, scale: float | None = None, whole: bool = False
+    ) -> tuple[str, ...]:
+        """What differs from before, in words: ``the prompts``, ``the adapters``, ``the number of pictures``, `SCALE`.
 
         rows: those of the call. texts: what steers it, tensors [rows, ...] (others are the same for all rows). adapters: see `adapters_of`.
         scale: of guidance, None where nobody tells. Where guidance ends (at 1 or less), what was kept of the other rows is still theirs.
+        whole: whether the call has rows of all pictures.
         Tensors are compared by identity, and by value only where that differs.
         """
         now = tuple((text, _version(text)) for text in texts)
@@ -43,8 +48,13 @@ class Conditions:
             self._rows[row.key] = (now, index)
         if not self._empty and adapters != self._adapters:
             told.append("the adapters")
+        # Of fewer pictures nobody knows which they are.
+        pictures = len({row.image for row in rows}) if rows.known else None
+        if whole and None not in (pictures, self._pictures) and pictures != self._pictures:
+            told.append("the number of pictures")
+        self._pictures = pictures if whole else self._pictures
         if scale is not None and self._scale is not None and scale != self._scale and scale > 1:
-            told.append("the guidance scale")
+            told.append(SCALE)
         self._adapters, self._scale, self._empty = adapters, scale, False
         return tuple(told)
 

@@ -197,6 +197,13 @@ def _is_edm(scheduler: Any) -> bool:
     return isinstance(getattr(config, "sigma_data", None), (int, float)) and hasattr(scheduler, "precondition_noise")
 
 
+def _is_continuous(scheduler: Any) -> bool:
+    """Whether the timesteps of a scheduler of diffusers are ln(sigma) / 4, and no places in a table."""
+    config = getattr(scheduler, "config", None)
+    kinds = getattr(config, "timestep_type", None), getattr(config, "prediction_type", None)
+    return kinds == ("continuous", "v_prediction")
+
+
 def _fine(tensor: torch.Tensor) -> torch.Tensor:
     """In float32, unless it is finer."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
@@ -223,6 +230,8 @@ class NoiseView:
             scheduler = getattr(model, "scheduler", None)
             if _is_edm(scheduler):
                 sigma = math.exp(4 * timestep) / scheduler.config.sigma_data
+            elif _is_continuous(scheduler):
+                sigma = math.exp(4 * timestep)
             elif self.mixed == "flow":
                 noise = timestep / getattr(getattr(scheduler, "config", None), "num_train_timesteps", 1000)
                 sigma = sigma_of_flow(noise) if 0 < noise <= 1 else None

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from ..core.sites import is_tracing
 from .instance_forward import InstanceForward
 
 
@@ -23,6 +24,8 @@ class CallForward(InstanceForward):
         self._serve: Callable[[tuple, dict], Any] | None = serve
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if is_tracing():
+            return self.original(*args, **kwargs)
         called = _called_from(sys._getframe(1))
         if called is not None and called is not self._module():
             # A replica (DataParallel) has a copy of what its original has.
@@ -35,10 +38,22 @@ class CallForward(InstanceForward):
         return self.original(*args, **kwargs) if output is None else output
 
     def is_on(self) -> bool:
-        """Whether a call that is about to run comes through here. Where somebody gave the forward back to the class, the next one does."""
-        if "forward" in self._module().__dict__:
-            return True
-        self.previous = None
+        """Whether a call that is about to run comes through here. Where somebody took ours away (accelerate's offloading puts its own anew
+        after every picture), the next one does again."""
+        module = self._module()
+        forward = module.__dict__.get("forward")
+        lies_below, seen = forward, set()
+        while lies_below is not None and id(lies_below) not in seen:
+            if lies_below is self:
+                return True
+            seen.add(id(lies_below))
+            if getattr(lies_below, "__func__", None) is type(module).forward:
+                break
+            lies_below = lies_below.previous if isinstance(lies_below, InstanceForward) else getattr(lies_below, "__wrapped__", None)
+        else:
+            if forward is not None:  # It does not say what it calls.
+                return True
+        self.previous = forward
         self.put()
         return False
 

@@ -65,13 +65,15 @@ class CallPlan:
 
 @dataclass
 class OpenCall:
-    """A U-Net call under way. nested: calls inside this one. answered: whether a method stood in for a stage of it."""
+    """A U-Net call under way. nested: calls inside this one. answered: whether a method stood in for a stage of it. served: whether it was
+    handed out without a run."""
 
     moment: Moment
     runners: list[Runner]
     plan: CallPlan
     nested: int = 0
     answered: bool = False
+    served: bool = False
 
     @property
     def rows(self) -> Layout:
@@ -86,6 +88,10 @@ class OpenCall:
     def prediction(self, like: torch.Tensor) -> torch.Tensor:
         """What a call predicts that runs nothing [rows, ...]; in the dtype of ``like``."""
         return stacked([self.plan.output[source].to(like) for source in self.plan.source])
+
+    def ran_in_whole(self) -> None:
+        """It was to be served, and the U-Net ran all the same: what that predicted is nearer than a forecast."""
+        self.plan = CallPlan(self.plan.count)
 
     def finish(self, output: Any, backend: Backend) -> Any:
         """The U-Net's output with all rows, shown to the methods."""

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ..backends.loops import calling_loop
-from ..core.conditions import Conditions, adapters_of
+from ..core.conditions import SCALE, Conditions, adapters_of
 from ..core.derivatives import why_derivatives
 from ..core.errors import in_words, strict
 from ..core.placeholder import Placeholder
@@ -170,8 +170,6 @@ class Calls:
         tally.rows_run += len(plan.keep)
         tally.rows_served += len(plan.output)
         if plan.runs_nothing:
-            if not self.attachment.is_outermost:
-                self._tell("forward_over_ours", "in served calls another forward ran all the same: it was put over ours")
             return None
         self._put_methods(active, sample)
         return given
@@ -211,9 +209,9 @@ class Calls:
             return
         unet = self._subject.unet
         scale = moment.scales and moment.scales[0]
-        changed = self._conditions.changed(moment.rows, self._subject.backend.texts_of(unet, args, kwargs), adapters_of(unet), scale)
-        if changed:
-            self._course.let_go()
+        texts = self._subject.backend.texts_of(unet, args, kwargs)
+        changed = self._conditions.changed(moment.rows, texts, adapters_of(unet), scale, whole=self._where.in_loop)
+        if changed and self._course.let_go(only_scale=changed == (SCALE,)):
             self._tell("conditions_changed", "what was kept was let go when {what} changed in mid-pass", what=" and ".join(changed))
 
     # -- a call ends -------------------------------------------------------------------------------------------------------
@@ -245,10 +243,23 @@ class Calls:
                 if runner.serves_stages:
                     runner.stop(not_served)
             output = unet.forward(*args, **kwargs)
+        if opened.plan.runs_nothing:
+            self._see_whether_served(opened)
         output = opened.finish(output, self._subject.backend)
         if self._where.ends_pass:
             self._end_pass()
         return output
+
+    def _see_whether_served(self, opened: OpenCall) -> None:
+        """Whoever put a forward over ours runs in calls that are served; whoever took ours away runs the U-Net."""
+        if opened.served:
+            if not self.attachment.is_outermost:
+                self._tell("forward_over_ours", "in served calls another forward ran all the same: it was put over ours")
+            return
+        tally = self.tally
+        tally.rows_run, tally.rows_served = tally.rows_run + opened.plan.count, tally.rows_served - len(opened.plan.output)
+        opened.ran_in_whole()
+        self._tell("forward_in_place_of_ours", "calls that were to be served ran: another forward took the place of Accel's")
 
     def _serve(self, args: tuple, kwargs: dict) -> Any:
         """The output of the call under way when all of its rows are served."""
@@ -260,6 +271,7 @@ class Calls:
             self._tell("other_rows", "a served call was run: another forward gave the U-Net other rows")
             return None
         self.tally.calls_served += 1
+        opened.served = True
         return backend.output_of(unet, args, kwargs, opened.prediction(sample))
 
     # -- a pass ends -------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..backends.loops import Loop, calling_loop
+from ..backends.loops import Loop, calling_loop, residuals_of
 from ..backends.pipeline import PipelineView
 from ..core.noise import Noise, NoiseView
 from ..core.rows import Layout, Row
@@ -133,5 +133,6 @@ class Whereabouts:
         evaluation = told.evaluation if self._clock.told or self._pipeline is None else self._pipeline.evaluation
         more = (told.settled, told.guided_because, told.dropped, evaluation, sigmas)
         moment = Moment(step, layout, place, told.guidance, self._noise.kind, noise, sample, *more)
-        more_told = {"state": told.state, "whole_because": told.whole_because, "mixed": self._noise.mixed}
+        state = told.state if self._clock.told else residuals_of(self._loop)
+        more_told = {"state": state, "whole_because": told.whole_because, "mixed": self._noise.mixed}
         return replace(moment, sampler=sampler, scales=scales, **more_told)

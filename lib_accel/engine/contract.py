@@ -69,6 +69,8 @@ class Runner:
     serves_stages = False
     # Whether what it keeps outlives a change of the prompts or adapters in mid-pass; otherwise `reset` comes then.
     outlives_prompts = False
+    # The same of a change of the guidance scale alone.
+    outlives_scale = False
     # Whether it adds something of its own to rows that it dropped; a host that drops rows itself has to ask for it (`direction`).
     changes_fill = False
 

@@ -64,13 +64,16 @@ class Course:
             with guarded([runner]):
                 runner.end_pass()
 
-    def let_go(self, everything: bool = False) -> None:
-        """What was kept is of other prompts, adapters or ControlNet units; everything: of another model. Before methods are told of a step,
-        who decide on what is left."""
-        for runner in self._runners:
-            if everything or not runner.outlives_prompts:
-                with guarded([runner]):
-                    runner.reset()
+    def let_go(self, everything: bool = False, only_scale: bool = False) -> bool:
+        """What was kept is of other prompts, adapters or ControlNet units; everything: of another model; only_scale: of another guidance
+        scale. Before methods are told of a step, who decide on what is left. Whether any method had to let go."""
+        reset = [
+            runner for runner in self._runners if everything or not (runner.outlives_prompts or (only_scale and runner.outlives_scale))
+        ]
+        for runner in reset:
+            with guarded([runner]):
+                runner.reset()
+        return bool(reset)
 
     def forget(self) -> None:
         """Whatever is open is over, and what was kept is freed."""

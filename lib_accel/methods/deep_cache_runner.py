@@ -27,6 +27,7 @@ class DeepCacheRunner(Runner):
     # Windows say where stages may be served; what went before is kept all the same.
     window = (0.0, 1.0)
     serves_stages = True
+    outlives_scale = True
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)

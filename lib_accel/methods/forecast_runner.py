@@ -33,6 +33,7 @@ class ForecastRunner(Runner):
     # Windows say where steps may be forecast; what went before is learnt from all the same.
     window = (0.0, 1.0)
     serves_calls = True
+    outlives_scale = True
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
@@ -41,8 +42,9 @@ class ForecastRunner(Runner):
     def reset(self) -> None:
         self._history = RowHistory(depth=2)
         self._pictures: dict[int, ErrorControl] = {}
-        # The step that the pass, or what is known of it, began with.
+        # The step that the pass, or what is known of it, began with; and whether any forecast was compared with what came.
         self._begin: int | None = None
+        self._compared = False
         self._sigma: float | None = None
         # The prompts of the step before, and of this one so far.
         self._prompts_before: frozenset[tuple] | None = None
@@ -82,8 +84,10 @@ class ForecastRunner(Runner):
         between = self._between(moment)
         self._may_serve = index in between and moment.step.within(self.config.window)
         if not between:
-            sentence = "a pass of {steps} steps is too short: its first {first} and last steps always run"
-            self.account.is_idle(Reason.of("too_short", sentence, steps=self._steps(moment), first=between.start))
+            sentence = "the last {steps} steps are too few" if self._begin else "a pass of {steps} steps is too short"
+            sentence += ": the first {first} and last of them always run"
+            steps, first = self._steps(moment) - self._begin, between.start - self._begin
+            self.account.is_idle(Reason.of("too_short", sentence, steps=steps, first=first))
 
     def end_step(self) -> None:
         for image in self._served:
@@ -93,7 +97,9 @@ class ForecastRunner(Runner):
         for image in self._ran.pictures - self._served:
             control = self._pictures.get(image)
             if control is not None:
-                control.ran(self._ran.step, self._ran.of(image))
+                error = self._ran.of(image)
+                self._compared |= error is not None
+                control.ran(self._ran.step, error)
         if self._uncut and self._ran.pictures:
             self.account.note(Reason.of("uncut", "pictures that could have been forecast were run with the others: {why}", why=self._uncut))
         prompts = frozenset(self._prompts)
@@ -105,7 +111,9 @@ class ForecastRunner(Runner):
         if self._beside and not len(self._history):
             self.account.note(_no_forecast(self._beside))
         elif not any(self.account.served_steps.values()) and not self.account.idle and not self.stopped:
-            self.account.is_idle(Reason.of("too_far_off", "forecasts were too far off in every step"))
+            ended = Reason.of("ended_early", "the pass, or the window, ended before a step could be forecast")
+            self.account.is_idle(Reason.of("too_far_off", "forecasts were too far off in every step") if self._compared else ended)
+        self._compared = False
         self._forget()
 
     # -- calls -------------------------------------------------------------------------------------------------------------
@@ -191,6 +199,8 @@ class ForecastRunner(Runner):
                 return NO_SIGMA
             if not moment.rows.known and moment.guidance is None:
                 return Reason.of("rows_unknown", "it is not known which picture each row belongs to")
+            if moment.scales is None and moment.guidance is None and len({row.role for row in moment.rows}) > 1:
+                return Reason.of("no_scale", "the guidance scale is not known")
         if moment.sigmas is not None and not 0 <= moment.step.index < len(moment.sigmas) - 1:
             return Reason.of("more_steps_than_levels", "the pass has more steps than known noise levels")
         if self._sigma_of(moment) is None:

@@ -38,6 +38,8 @@ class GuidanceSkipRunner(Runner):
     def __init__(self, config: GuidanceSkip) -> None:
         super().__init__(config)
         self._skipped = self._saw_guidance = False
+        # The direction that is kept is that between both predictions, whatever it is scaled by.
+        self.outlives_scale = config.reuse
         self.reset()
 
     def reset(self) -> None:
