@@ -18,13 +18,15 @@ class AutoChoice:
         """wanted: True for this machine's table, False for none, or a table. fused: the kind of attention kernel in force."""
         self._thresholds = wanted if isinstance(wanted, Thresholds) else None
         self._look_up = wanted is True
+        # The device whose table it is: a model may go to another one.
+        self._device: str | None = None
         self._fused = fused
         self.complaints: set[str] = set()
 
     def refusal(self, method: str, site: Site, sample: torch.Tensor) -> str | None:
         """Why ``method`` stands down at ``site`` for latents ``sample`` [rows, channels, h, w] (a clause), or None when it acts."""
-        if self._look_up:
-            self._look_up = False
+        if self._look_up and sample.device.type != self._device:
+            self._device = sample.device.type
             self._thresholds, complaint = thresholds_for(sample.device, self._fused)
             self.complaints |= {complaint} - {None}
         if self._thresholds is None:

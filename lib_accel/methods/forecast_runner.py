@@ -42,9 +42,9 @@ class ForecastRunner(Runner):
     def reset(self) -> None:
         self._history = RowHistory(depth=2)
         self._pictures: dict[int, ErrorControl] = {}
-        # The step that the pass, or what is known of it, began with; and whether any forecast was compared with what came.
+        # The step that the pass, or what is known of it, began with; and whether any step might have been forecast.
         self._begin: int | None = None
-        self._compared = False
+        self._could = False
         self._sigma: float | None = None
         # The prompts of the step before, and of this one so far.
         self._prompts_before: frozenset[tuple] | None = None
@@ -83,6 +83,7 @@ class ForecastRunner(Runner):
         self._sigma, self._learns = sigma, True
         between = self._between(moment)
         self._may_serve = index in between and moment.step.within(self.config.window)
+        self._could |= self._may_serve
         if not between:
             sentence = "the last {steps} steps are too few" if self._begin else "a pass of {steps} steps is too short"
             sentence += ": the first {first} and last of them always run"
@@ -97,9 +98,7 @@ class ForecastRunner(Runner):
         for image in self._ran.pictures - self._served:
             control = self._pictures.get(image)
             if control is not None:
-                error = self._ran.of(image)
-                self._compared |= error is not None
-                control.ran(self._ran.step, error)
+                control.ran(self._ran.step, self._ran.of(image))
         if self._uncut and self._ran.pictures:
             self.account.note(Reason.of("uncut", "pictures that could have been forecast were run with the others: {why}", why=self._uncut))
         prompts = frozenset(self._prompts)
@@ -112,8 +111,8 @@ class ForecastRunner(Runner):
             self.account.note(_no_forecast(self._beside))
         elif not any(self.account.served_steps.values()) and not self.account.idle and not self.stopped:
             ended = Reason.of("ended_early", "the pass, or the window, ended before a step could be forecast")
-            self.account.is_idle(Reason.of("too_far_off", "forecasts were too far off in every step") if self._compared else ended)
-        self._compared = False
+            self.account.is_idle(Reason.of("too_far_off", "forecasts were too far off in every step") if self._could else ended)
+        self._could = False
         self._forget()
 
     # -- calls -------------------------------------------------------------------------------------------------------------
