@@ -77,12 +77,10 @@ def _groups_of(methods: list[type[Method]], profile: Mapping[str, Any]) -> list[
     return [*groups, *(group for group in more if group.described)]
 
 
-GROUPS = (
-    Group("", "", "", _fields_of(JobFields)),
-    *_groups_of(METHODS[:PLACED], {"profile": PROFILE}),
-    # Each with what the hires pass and the token counts have of it behind it, so that none moves another.
-    *(group for method in METHODS[PLACED:] for group in _groups_of([method], {})),
-)
+_FIRST_GROUPS = (Group("", "", "", _fields_of(JobFields)), *_groups_of(METHODS[:PLACED], {"profile": PROFILE}))
+# Each with what the hires pass and the token counts have of it behind it, so that none moves another.
+_LATER_GROUPS = tuple(group for method in METHODS[PLACED:] for group in _groups_of([method], {}))
+GROUPS = (*_FIRST_GROUPS, *_LATER_GROUPS)
 METHOD_GROUPS = tuple(group.name for group in GROUPS if group.method)
 WINDOWED_GROUPS = tuple(group.name for group in GROUPS if group.windowed)
 
@@ -218,13 +216,17 @@ def _knobs_of(group: Group) -> list[Knob]:
     return knobs
 
 
-def _is_late(group: Group, knob: Knob) -> bool:
-    return group.method is not None and knob.name.partition(".")[2] in group.method.declaration.late
+def _knobs(groups: tuple[Group, ...], late: bool) -> list[Knob]:
+    def is_late(group: Group, knob: Knob) -> bool:
+        return group.method is not None and knob.name.partition(".")[2] in group.method.declaration.late
+
+    return [knob for group in groups for knob in _knobs_of(group) if is_late(group, knob) is late]
 
 
-_PLACED = [(_is_late(group, knob), knob) for group in GROUPS for knob in _knobs_of(group)]
-# In the order in which settings are given by position; late ones at the end.
-KNOBS: dict[str, Knob] = {knob.name: knob for late in (False, True) for is_late, knob in _PLACED if is_late is late}
+# In the order in which settings are given by position: those of version 0.1.0, then what its methods got later, then later methods.
+KNOBS: dict[str, Knob] = {
+    knob.name: knob for knobs in (_knobs(_FIRST_GROUPS, False), _knobs(_FIRST_GROUPS, True), _knobs(_LATER_GROUPS, False)) for knob in knobs
+}
 
 
 _NAMED = re.compile(rf"(^|(?<= and ))({'|'.join(sorted(map(re.escape, KNOBS), key=len, reverse=True))})(?= is )")

@@ -28,13 +28,13 @@ REFUSED = [
     ({**SWAP, "heat": "sky"}, {}, "the words a, red, cat"),
     ({**SWAP, "cross": "2"}, {}, "Cross window has '2'"),
     ({**SWAP, "cross": "0.8; lion 0.4"}, {}, "Cross window has 'lion'"),
-    ({**SWAP, "self": "0.8-0.2"}, {}, "the smaller first"),
+    ({**SWAP, "self": "0.8-0.2"}, {}, "a part of the steps from 0 to 1"),
     ({**SWAP, "self_layers": "left"}, {}, "Self-attention layers is 'left'"),
     ({**SWAP, "threshold": float("nan")}, {}, "Blend threshold is nan"),
     ({**SWAP, "x": "Colour"}, {}, "X axis is 'Colour'"),
     (SWAP, {"token_merging_ratio": 0.5}, "own token merging is on"),
     (SWAP, {"override_settings": {"token_merging_ratio": 0.5}}, "own token merging is on"),
-    (SWAP, {"firstpass_image": "a picture of the gallery"}, "cannot upscale a picture of the gallery"),
+    (SWAP, {"firstpass_image": "a picture of the gallery"}, "cannot upscale one from the gallery"),
 ]
 
 

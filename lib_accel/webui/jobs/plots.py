@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import weakref
 from functools import wraps
 from typing import Any
 
@@ -13,7 +12,7 @@ from . import job
 
 # Cells of the plot that is drawn now; None while there is none.
 _cells: list[str] | None = None
-# On the host's processing object of a cell: when it began, and whose that is.
+# On the host's processing object of a cell: when it began, and the object's id, which copies do not have. Others send it as JSON.
 BEGAN = "accel_began"
 # On the host's script, so that it is watched once.
 WATCHED = "accel_watches"
@@ -47,13 +46,13 @@ def watch(script: Any) -> None:
 
 def begins(p: Any) -> None:
     """A job begins, which may be a cell."""
-    setattr(p, BEGAN, (time.perf_counter(), weakref.ref(p)))
+    setattr(p, BEGAN, (time.perf_counter(), id(p)))
 
 
 def ends(p: Any) -> None:
     """A job is over. Jobs that others ran inside of a cell are told of as cells of their own; copies of one that never began are none."""
-    began, whose = getattr(p, BEGAN, None) or (0.0, lambda: None)
-    if _cells is None or whose() is not p:
+    began, whose = getattr(p, BEGAN, None) or (0.0, None)
+    if _cells is None or whose != id(p):
         return
     mine = job.job_of(p)
     gain = mine.account.times_as_fast if mine is not None and mine.accelerates else None
