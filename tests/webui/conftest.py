@@ -54,7 +54,9 @@ def browsed(tmp_path_factory):
     """A real WebUI for tests in a browser, which leave it as they found it."""
     import real_webui
 
-    server = real_webui.WebUI(tmp_path_factory.mktemp("browser"))
+    data = tmp_path_factory.mktemp("browser")
+    (data / "styles.csv").write_text('name,prompt,negative_prompt\nfilm,"film of {prompt}",\n', encoding="utf-8")
+    server = real_webui.WebUI(data)
     yield server
     server.stop()
 

@@ -93,6 +93,17 @@ def test_clicks_in_prompt_to_prompt_write_edits(page):
     page.until(lambda: "Generate draws" in page.text(chips), "how much will be drawn")
 
 
+def test_the_preview_of_edits_knows_the_styles_that_are_chosen(page):
+    page.prompt("a red star")
+    page.pick("#tab_txt2img #script_list", "Prompt-to-Prompt")
+    chips = "#script_txt2img_prompttoprompt_chips"
+    page.at.locator("#script_txt2img_prompttoprompt_edits textarea").fill("film*2")
+    page.until(lambda: "word is 'film'" in page.text(chips), "a word that the prompt has not")
+    page.at.locator("#txt2img_styles input").click()
+    page.at.locator("#txt2img_styles ul li", has_text="film").first.click()
+    page.until(lambda: "Generate draws" in page.text(chips), "the style's word")
+
+
 def test_generate_yields_a_picture_and_the_account_line(page):
     page.switch_on("Fast")
     page.prompt("a red star")
