@@ -11,6 +11,7 @@ import argparse
 import statistics
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="What a forecast saves on a batch in which one picture needs more calls.")
     parser.add_argument("--count", type=int, default=32, help="pictures to choose from (default 32)")
     parser.add_argument("--size", type=int, default=256, help="pixels a side, a multiple of 8 (default 256)")
+    parser.add_argument("--seed", type=int, default=100, help="of the prompts and of the first picture (default 100)")
     parser.add_argument("--level", default="middle", choices=("careful", "middle", "fast", "fastest"))
     parser.add_argument("--rounds", type=int, default=3, help="of both, by turns (default 3)")
     add_sampler_argument(parser)
@@ -41,20 +43,22 @@ def measure(pipeline: Any, args: argparse.Namespace) -> str:
     import torch
 
     from lib_accel import Forecast, accelerated
-    from lib_accel.sample import captions, scenes
+    from lib_accel.sample.captions import held_out_prompts
+
+    prompts = held_out_prompts(args.count, args.seed)
 
     def draw(indices: list[int], fast: bool) -> tuple[Any, float, dict[str, Any]]:
         given = {
-            "prompt": [captions.caption(scenes.held_out_scene(100, index)) for index in indices],
-            "generator": [torch.Generator().manual_seed(100 + index) for index in indices],
+            "prompt": [prompts[index] for index in indices],
+            "generator": [torch.Generator().manual_seed(args.seed + index) for index in indices],
         }
-        with accelerated(pipeline, *([Forecast(level=args.level)] if fast else [])) as accelerator:
+        with accelerated(pipeline, Forecast(level=args.level)) if fast else nullcontext() as accelerator:
             begin = time.perf_counter()
             pictures = pipeline(
                 **given, num_inference_steps=args.steps, guidance_scale=args.guidance, height=args.size, width=args.size, output_type="np"
             ).images
             seconds = time.perf_counter() - begin
-            return pictures, seconds, accelerator.report().as_dict()
+            return pictures, seconds, accelerator.report().as_dict() if fast else {}
 
     alone = {index: draw([index], True) for index in range(args.count)}
     calls = {index: report["calls_run"] for index, (_, _, report) in alone.items()}

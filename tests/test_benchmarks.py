@@ -224,3 +224,16 @@ def test_the_profile_of_a_call_by_kinds_of_operations(tmp_path, monkeypatch, cap
     assert "| sum |" in capsys.readouterr().out
     kinds = {"aten::addmm": "linear layers", "aten::add": "element by element", "aten::mm": "linear layers", "aten::what": "other"}
     assert {name: profile_call.kind_of(name) for name in kinds} == kinds
+
+
+def test_a_batch_in_which_one_picture_needs_more_calls(capsys):
+    import uneven_batch
+
+    assert (
+        uneven_batch.main(["--count", "4", "--steps", "9", "--size", "64", "--rounds", "1", "--level", "fastest", "--sampler", "Euler"])
+        == 0
+    )
+    told = capsys.readouterr().out
+    alone = [int(number) for number in told.split("calls alone: ")[1].split(" of ")[0].split(", ")]
+    ran = int(told.split("in one batch ")[1].split(" of ")[0])
+    assert len(alone) == 4 and max(alone) <= 9 and ran <= 2 * 9 * 4 and "x as fast" in told
