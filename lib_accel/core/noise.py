@@ -228,10 +228,8 @@ class NoiseView:
         if sigma is None and timestep is not None:
             model = self._model()
             scheduler = getattr(model, "scheduler", None)
-            if _is_edm(scheduler):
-                sigma = math.exp(4 * timestep) / scheduler.config.sigma_data
-            elif _is_continuous(scheduler):
-                sigma = math.exp(4 * timestep)
+            if _is_edm(scheduler) or _is_continuous(scheduler):
+                sigma = math.exp(4 * timestep) / (scheduler.config.sigma_data if _is_edm(scheduler) else 1.0)
             elif self.mixed == "flow":
                 noise = timestep / getattr(getattr(scheduler, "config", None), "num_train_timesteps", 1000)
                 sigma = sigma_of_flow(noise) if 0 < noise <= 1 else None

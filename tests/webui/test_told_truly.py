@@ -119,3 +119,10 @@ def test_a_sheet_is_not_saved_where_the_request_says_so(host, tmp_path):
     assert started.save_sheet(p, "t", Image.new("RGB", (8, 8)), "sheet", "info", "", 1) is None and not list(tmp_path.rglob("*.*"))
     p.do_not_save_grid = False
     assert started.save_sheet(p, "t", Image.new("RGB", (8, 8)), "sheet", "info", "", 1) is None
+
+
+def test_the_page_takes_a_lora_of_weight_0_for_none_as_the_job_does(host):
+    from lib_accel.webui.accordion import asked
+
+    size = {"width": 512, "height": 512, "steps": 20}
+    assert asked.read(json.dumps(size | {"loras": ["<lora:LCM_v2:0>", "<lora:other:1>"]})).loras == ("other",)

@@ -6,11 +6,12 @@ import weakref
 from typing import Any
 
 import torch
-from modules import errors, images, shared
+from modules import errors, images
 
 from ...core.errors import in_words
 from ...settings.infotext import ACCOUNT_KEY
 from ..host import facts
+from .stopped import was_stopped
 
 # On the host's processing object of such a job: a `Run`.
 RUN = "accel_run"
@@ -38,7 +39,7 @@ class Run:
     def sampled(self, p: Any) -> None:
         """A batch of ``p`` was sampled. Copies of a job take its run along; theirs is none of it."""
         if self._p() is p:
-            self.cut |= bool(shared.state.skipped or shared.state.interrupted)
+            self.cut |= was_stopped()
 
 
 def begin(p: Any, alike: bool = False) -> Run:
