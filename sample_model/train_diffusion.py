@@ -115,7 +115,7 @@ def started_from(folder: Path, device) -> dict:
 def parse_options(argv: list | None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--autoencoder", type=Path, required=True, help="folder of the trained autoencoder")
-    parser.add_argument("--start", type=Path, help="model folder to go on from: no lessons, and scenes as at the end of a training")
+    parser.add_argument("--go-on-from", dest="start", type=Path, help="model folder to go on from: no lessons, and scenes as at the end of a training")
     parser.add_argument("--teacher", type=Path, help="model folder whose answers on small scenes are most of what the U-Net learns")
     parser.add_argument("--shape", choices=UNETS, default="small", help="of the U-Net; sd15: Stable Diffusion 1.5's, a tenth as wide")
     parser.add_argument("--scenes", type=float, default=1.0, help="part of the scenes of every size to draw and encode")

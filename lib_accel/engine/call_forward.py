@@ -19,6 +19,8 @@ class CallForward(InstanceForward):
     serve: the whole output of the call that is under way, None to run it. It is asked with the call's (args, kwargs).
     """
 
+    __slots__ = ("_serve",)
+
     def __init__(self, unet: nn.Module, serve: Callable[[tuple, dict], Any]) -> None:
         super().__init__(unet)
         self._serve: Callable[[tuple, dict], Any] | None = serve

@@ -12,6 +12,9 @@ from torch import nn
 class InstanceForward:
     """An instance-level ``forward`` of ours. What was there before (somebody else's, or the class's) runs wherever nothing is replaced."""
 
+    # Without slots, whoever wraps it with functools.wraps takes a copy of all it holds, and keeps the accelerator alive.
+    __slots__ = ("previous", "_module", "__weakref__")
+
     def __init__(self, module: nn.Module) -> None:
         self.previous = module.__dict__.get("forward")
         self._module = weakref.ref(module)
@@ -45,12 +48,21 @@ class InstanceForward:
         module = self._module()
         return module is not None and module.__dict__.get("forward") is self
 
+    def __reduce_ex__(self, protocol: Any) -> tuple:
+        """Whoever keeps ours (accelerate's offloading, enabled while it was on) has what lies below it in a copy of the module."""
+        forward = below(self)
+        return _itself, (type(self._module()).forward.__get__(self._module()) if forward is None else forward,)
+
     def original(self, *args: Any, **kwargs: Any) -> Any:
         """The forward that the module had; its class's as it is now."""
         if self.previous is not None:
             return self.previous(*args, **kwargs)
         module = self._module()
         return type(module).forward(module, *args, **kwargs)
+
+
+def _itself(forward: Any) -> Any:
+    return forward
 
 
 def unwrap(module: nn.Module) -> None:

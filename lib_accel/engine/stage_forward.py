@@ -109,6 +109,8 @@ class StageRun:
 class StageForward(InstanceForward):
     """Instance-level ``forward`` of one module of a stage for one U-Net call."""
 
+    __slots__ = ("_run", "_first", "_last")
+
     def __init__(self, run: StageRun, module: nn.Module, first: bool, last: bool) -> None:
         super().__init__(module)
         self._run, self._first, self._last = run, first, last

@@ -168,6 +168,20 @@ def test_copies_come_out_plain(kind, how):
     assert torch.equal(models.call(copied), plain)
 
 
+def test_copies_of_an_offloaded_model_come_out_plain():
+    """accelerate keeps the forward that it found, which was ours."""
+    hooks = pytest.importorskip("accelerate.hooks")
+    unet = models.diffusers_unet()
+    plain = models.call(unet)
+    with accelerated(unet, ServeCalls()):
+        hooks.add_hook_to_module(unet, hooks.AlignDevicesHook("cpu"))
+        copied = copy.deepcopy(unet)
+        assert torch.equal(models.call(copied), plain)
+        assert hooks.remove_hook_from_module(copied).forward.__self__ is copied
+        shared = copy.copy(unet)
+        assert torch.equal(models.call(shared), plain)
+
+
 @both
 def test_hooks_of_others_see_a_served_call(kind):
     unet = models.UNETS[kind]()
