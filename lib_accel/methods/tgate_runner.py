@@ -53,6 +53,8 @@ class TGateRunner(Runner):
         self._where = BEFORE
         self._index = 0
         self._passed = self._ends_at_gate = False
+        # The step of the pass that kept first, also where that was let go.
+        self._first_kept: int | None = None
 
     def reset(self) -> None:
         self.end_pass()
@@ -65,10 +67,14 @@ class TGateRunner(Runner):
     def begin_step(self, moment: Moment) -> None:
         self.account.keeps(self._caches.nbytes)
         s = self.config
+        if moment.step.new_pass:
+            self._first_kept = None
         self._index, self._where = moment.step.index, self._place(moment)
+        if self._where == AT_GATE and self._first_kept is None:
+            self._first_kept = self._index
         total = moment.step.total
         self._ends_at_gate = total is not None and self._index == total - 1 and (s.gate_step == total if s.gate_step else s.gate >= 1)
-        self._passed |= self._where == AFTER
+        self._passed |= self._first_kept is not None and self._index > self._first_kept
         self.account.is_idle(None if self._passed else NO_GATE)
 
     def needs_full(self, moment: Moment) -> str | None:

@@ -229,3 +229,17 @@ def test_why_nothing_was_forecast_is_true():
     with accelerated(pipe, Forecast(tolerance=1e-9)) as accelerator:
         models.picture(pipe, 20, size=64)
     assert "too far off in every step" in str(accelerator.report())
+
+
+def test_the_gate_tells_no_untrue_reason_where_the_scale_changes_in_every_step():
+    def ramp(pipe, index, tensors):
+        pipe._guidance_scale = 5.0 + 0.1 * index
+
+    pipe = models.pipeline()
+    with accelerated(pipe, TGate(gate_step=3)) as accelerator:
+        models.picture(pipe, 8, size=64, **at_each(ramp))
+        text = str(accelerator.report())
+    assert "no step came after the gate" not in text and "the guidance scale changed" in text
+    with accelerated(pipe, TGate(gate_step=8)) as accelerator:
+        models.picture(pipe, 8, size=64)
+        assert "no step came after the gate" in str(accelerator.report())
