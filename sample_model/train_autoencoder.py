@@ -76,8 +76,8 @@ def measure(autoencoder, device, count: int = 24, seed: int = 999) -> dict:
 def main(argv: list | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=1, help="multiply the crops per step by this (for GPUs)")
-    parser.add_argument("--start", type=Path, help="folder of an autoencoder to begin with instead of fresh weights")
-    parser.add_argument("--decoder-only", action="store_true", help="leave the encoder, and so every latent, as it is in --start")
+    parser.add_argument("--begin-with", type=Path, help="folder of an autoencoder to begin with instead of fresh weights")
+    parser.add_argument("--decoder-only", action="store_true", help="leave the encoder, and so every latent, as it is in --begin-with")
     # A rate of 2e-3 diverges.
     options = training.parse(parser, argv, minutes=20.0, rate=7e-4, save_every=500, holds="checkpoint, log and result")
 
@@ -85,13 +85,13 @@ def main(argv: list | None = None) -> int:
 
     torch.manual_seed(options.seed)
     device = training.choose_device(options.device)
-    if options.decoder_only and options.start is None:
-        parser.error("--decoder-only needs --start: an encoder that was never trained is not worth keeping")
-    fresh = options.start is None
+    if options.decoder_only and options.begin_with is None:
+        parser.error("--decoder-only needs --begin-with: an encoder that was never trained is not worth keeping")
+    fresh = options.begin_with is None
     autoencoder = (
         AutoencoderKL(**AUTOENCODER)
         if fresh
-        else AutoencoderKL.from_pretrained(str(options.start), local_files_only=True, low_cpu_mem_usage=False)
+        else AutoencoderKL.from_pretrained(str(options.begin_with), local_files_only=True, low_cpu_mem_usage=False)
     )
     autoencoder.to(device)
     if options.decoder_only:

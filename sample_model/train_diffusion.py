@@ -115,7 +115,8 @@ def started_from(folder: Path, device) -> dict:
 def parse_options(argv: list | None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--autoencoder", type=Path, required=True, help="folder of the trained autoencoder")
-    parser.add_argument("--go-on-from", dest="start", type=Path, help="model folder to go on from: no lessons, and scenes as at the end of a training")
+    # No option here may begin two of torchrun's own, as --start would: it refuses them (findings/torchrun-refuses-the-scripts-options.sh).
+    parser.add_argument("--begin-with", type=Path, help="model folder to go on from: no lessons, and scenes as at the end of a training")
     parser.add_argument("--teacher", type=Path, help="model folder whose answers on small scenes are most of what the U-Net learns")
     parser.add_argument("--shape", choices=UNETS, default="small", help="of the U-Net; sd15: Stable Diffusion 1.5's, a tenth as wide")
     parser.add_argument("--scenes", type=float, default=1.0, help="part of the scenes of every size to draw and encode")
@@ -137,8 +138,8 @@ def main(argv: list | None = None) -> int:
     modules["reading"] = reading.ReadingHead()
     for module in modules.values():
         module.to(device)
-    if options.start is not None:
-        modules |= started_from(options.start, device)
+    if options.begin_with is not None:
+        modules |= started_from(options.begin_with, device)
     elif not options.resume:
         reading.pretrain(modules["text_encoder"], modules["reading"], tokenizer, options.reading_steps, options.seed, device)
     teacher = None if options.teacher is None else Teacher(options.teacher, device)
@@ -148,7 +149,7 @@ def main(argv: list | None = None) -> int:
         modules["unet"].set_attn_processor(TrainingAttention())
     parameters = [parameter for module in modules.values() for parameter in module.parameters()]
     matrices = [weight for name in ("unet", "text_encoder") for weight in optimizers.hidden_matrices(modules[name])]
-    run = training.Run(options, modules, parameters, 1e-2, 200 if options.start is None else 40, matrices)
+    run = training.Run(options, modules, parameters, 1e-2, 200 if options.begin_with is None else 40, matrices)
     budget, together = run.budget, run.together
     listener = labels.Listener(modules["unet"])
     drawn_scenes = batches.Scenes(options.out, autoencoder, options.seed, device, options.scenes)
@@ -157,13 +158,13 @@ def main(argv: list | None = None) -> int:
         # Everything random comes from seed and step, so a resumed run continues as if it had never stopped.
         rng = np.random.default_rng((options.seed, 11, budget.step))
         torch.manual_seed(options.seed * 1_000_003 + budget.step + 500_000_003 * together.rank)
-        kind, *batch = drawn_scenes.draw(rng, budget.progress if options.start is None else 1.0, options.rows)
+        kind, *batch = drawn_scenes.draw(rng, budget.progress if options.begin_with is None else 1.0, options.rows)
         drawn, clean, maps = (together.part(rows) for rows in batch)
         if together.rank:
             rng = np.random.default_rng((options.seed, 11, budget.step, together.rank))
         texts = batch_of_captions(drawn, rng)
         tokens, lengths = reading.tokens_of(tokenizer, texts, device)
-        lesson = 0.0 if options.start is not None else max(0.0, 1 - budget.progress / LESSONS_END)
+        lesson = 0.0 if options.begin_with is not None else max(0.0, 1 - budget.progress / LESSONS_END)
         with training.precision_for(device):
             context = modules["text_encoder"](tokens)[0]
             small = min(kind.sizes[0]) <= TEACHER_PIXELS

@@ -13,7 +13,7 @@ class InstanceForward:
     """An instance-level ``forward`` of ours. What was there before (somebody else's, or the class's) runs wherever nothing is replaced."""
 
     # Without slots, whoever wraps it with functools.wraps takes a copy of all it holds, and keeps the accelerator alive.
-    __slots__ = ("previous", "_module", "__weakref__")
+    __slots__ = ("__weakref__", "_module", "previous")
 
     def __init__(self, module: nn.Module) -> None:
         self.previous = module.__dict__.get("forward")

@@ -24,7 +24,7 @@ OTHER_TOKENS = Reason.of("other_tokens", "the layer was given other tokens than 
 class LayerForward(InstanceForward):
     """Instance-level ``forward`` of one layer for one U-Net call: serve > reduce (merge … unmerge) > compute."""
 
-    __slots__ = ("arming", "site", "part", "runners")
+    __slots__ = ("arming", "part", "runners", "site")
 
     def __init__(self, arming: Arming, site: Site, part: str, runners: list[Runner], layer: nn.Module) -> None:
         super().__init__(layer)

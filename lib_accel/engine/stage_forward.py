@@ -109,7 +109,7 @@ class StageRun:
 class StageForward(InstanceForward):
     """Instance-level ``forward`` of one module of a stage for one U-Net call."""
 
-    __slots__ = ("_run", "_first", "_last")
+    __slots__ = ("_first", "_last", "_run")
 
     def __init__(self, run: StageRun, module: nn.Module, first: bool, last: bool) -> None:
         super().__init__(module)

@@ -1,5 +1,6 @@
 """Several processes train one model: each has its rows, all have the mean of the slopes and the first one's numbers."""
 
+import argparse
 import multiprocessing
 import os
 import socket
@@ -7,6 +8,8 @@ import socket
 import pytest
 import torch
 
+from lib_accel.cli import main as cli
+from sample_model import evaluate, evaluate_edits, train_autoencoder, train_diffusion, train_flow
 from sample_model.together import Together
 
 
@@ -47,3 +50,31 @@ def test_one_process_does_everything_alone():
     assert together.part([1, 2]) == [1, 2]
     assert together.same_number(2.5) == 2.5
     assert together.first_before_others(lambda: "made") == "made"
+
+
+class CaughtError(Exception):
+    pass
+
+
+@pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no distributed package")
+@pytest.mark.parametrize("script", [train_diffusion, train_autoencoder, train_flow, evaluate, evaluate_edits, "quality"])
+def test_torchrun_takes_every_option(script, monkeypatch):
+    """It refuses options of the script that begin two of its own (findings/torchrun-refuses-the-scripts-options.sh)."""
+    from torch.distributed import run
+
+    if script == "quality":
+        used = cli.parser_of()[0]._subparsers._group_actions[0].choices["quality"]
+    else:
+
+        def caught(parser, *_):
+            raise CaughtError(parser)
+
+        with monkeypatch.context() as patch, pytest.raises(CaughtError) as found:
+            patch.setattr(argparse.ArgumentParser, "parse_args", caught)
+            script.main([])
+        (used,) = found.value.args
+    options = [option for option in used._option_string_actions if option.startswith("--")]
+    theirs = run.get_args_parser()
+    assert len(options) > 5
+    for option in options:
+        assert theirs.parse_args(["script.py", option]).training_script_args == [option]

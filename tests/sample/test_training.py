@@ -53,7 +53,7 @@ def test_sharpening_the_decoder_leaves_every_latent_as_it_was(tmp_path, monkeypa
     monkeypatch.setattr(train_autoencoder, "STAGES", ((0.0, 32, 1),))
     monkeypatch.setattr(train_autoencoder, "measure", lambda *_: {"grey_levels": 9.0, "latent_std": 2.0})
     networks.build_autoencoder().save_pretrained(str(tmp_path / "start"))
-    arguments = ["--start", str(tmp_path / "start"), "--decoder-only", "--steps", "2", "--device", "cpu", "--out", str(tmp_path)]
+    arguments = ["--begin-with", str(tmp_path / "start"), "--decoder-only", "--steps", "2", "--device", "cpu", "--out", str(tmp_path)]
     assert train_autoencoder.main(arguments) == 0
     before, after = (load_file(str(tmp_path / name / "diffusion_pytorch_model.safetensors")) for name in ("start", "vae"))
     changed = {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
@@ -129,7 +129,7 @@ def test_a_model_to_go_on_from_keeps_its_shape(tmp_path, unet_arguments):
 
     first, second = ([*unet_arguments, str(tmp_path / name), "--steps", "1"] for name in ("first", "second"))
     assert train_diffusion.main([*first, "--shape", "sd15"]) == 0
-    assert train_diffusion.main([*second, "--start", str(tmp_path / "first" / "model")]) == 0
+    assert train_diffusion.main([*second, "--begin-with", str(tmp_path / "first" / "model")]) == 0
     channels = load_pipeline(folder=tmp_path / "second" / "model").unet.config.block_out_channels
     assert tuple(channels) == (32, 64, 128, 128)
 
