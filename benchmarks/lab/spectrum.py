@@ -16,7 +16,8 @@ import torch
 from lib_accel.backends import backend_for
 from lib_accel.backends.noise_levels import levels_of
 from lib_accel.cli.errors import CommandError
-from lib_accel.core.noise import Noise, NoiseView
+from lib_accel.core.noise import Noise
+from lib_accel.core.noise_view import NoiseView
 from lib_accel.core.sites import find_unet
 
 WARM_UP = 6

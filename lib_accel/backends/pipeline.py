@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..core.noise import NoiseView
+from ..core.noise_view import NoiseView
 from ..core.reasons import Reason
 from ..core.rows import Layout
 from ..core.samplers import Sampler

@@ -15,11 +15,12 @@ from ..core.rows import Row, RowPlan
 from ..core.sites import PARTS, Site, held_second
 from .at_work import accelerator_of, begins, ends
 from .auto import AutoChoice
-from .calls import Calls, Shared
+from .calls import Calls
 from .contract import HostTraits
 from .dispatch import refuse_meetings, runner_of
 from .host_side import HostSide
 from .instance_forward import unwrap
+from .shared import Shared
 from .subject import Subject
 from .thresholds import Thresholds
 

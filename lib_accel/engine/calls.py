@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 import threading
-import weakref
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +10,7 @@ import torch
 from torch import nn
 
 from ..backends.loops import calling_loop
-from ..core.conditions import SCALE, Conditions, adapters_of
+from ..core.conditions import SCALE, adapters_of
 from ..core.derivatives import why_derivatives
 from ..core.errors import in_words, strict
 from ..core.placeholder import Placeholder
@@ -24,28 +22,14 @@ from .auto import AutoChoice
 from .call_plan import Means, OpenCall, plan_call
 from .contract import HostTraits, Moment, Runner, UNetCall
 from .dispatch import wanted_sites
+from .end_of_pass import EndOfPass
 from .guard import guarded
 from .hooks import Arming
 from .host_side import HostSide
 from .instance_forward import below
+from .shared import Shared
 from .stage_forward import stage_runs
-from .stopwatch import Stopwatch
 from .subject import COMPILED, Subject
-from .tally import Tally
-
-
-class Shared:
-    """What the calls of a pipeline's two models have in common. tally, watch: what was counted and timed. conditions: under which the calls
-    of the pass ran."""
-
-    def __init__(self) -> None:
-        self.tally, self.watch, self.conditions = Tally(), Stopwatch(), Conditions()
-        self._at_work: weakref.ref | None = None
-
-    def turns_to(self, unet: nn.Module) -> bool:
-        """Whether the call before was one of another model."""
-        before, self._at_work = self._at_work, weakref.ref(unet)
-        return before is not None and before() is not unet
 
 
 class Calls:
@@ -63,7 +47,7 @@ class Calls:
         # The thread of the last call; its pipeline may be at work still.
         self._owner: int | None = None
         self._entrance = threading.Lock()
-        self._last_sample: weakref.ref | None = None
+        self._end = EndOfPass(host.where, self._is_at_work, self._end_pass)
         self.tally, self.watch = shared.tally, shared.watch
         serves = any(runner.serves_calls for runner in runners)
         self.attachment = Attachment(subject.unet, self._enter, self._leave, self._serve if serves else None, self._before_copy)
@@ -148,7 +132,7 @@ class Calls:
             joins=lambda: backend.joins(subject.unet, args, kwargs),
         )
         self._compare_conditions(moment, args, kwargs)
-        self._watch_for_the_end(sample)
+        self._end.watch(sample)
         active = self._course.at(moment)
         tally = self.tally
         tally.steps.add(moment.pass_and_step)
@@ -276,27 +260,9 @@ class Calls:
 
     # -- a pass ends -------------------------------------------------------------------------------------------------------
 
-    def _watch_for_the_end(self, sample: torch.Tensor) -> None:
-        """A pipeline's loop may end before its schedule does (an interrupt, an error). It keeps the latents that it gave the U-Net until it
-        goes on or ends, so when those are gone it is asked for.
-        """
-        self._last_sample = None
-        if not self._where.in_loop:
-            return
-        mine, number = weakref.ref(self), self._where.passes
-
-        def gone(_: weakref.ref) -> None:
-            calls = mine()
-            if calls is not None and not sys.is_finalizing():
-                calls._is_gone(number)
-
-        self._last_sample = weakref.ref(sample, gone)
-
-    def _is_gone(self, number: int) -> None:
+    def _is_at_work(self) -> bool:
         unet = self._subject.unet
-        if unet is None or self._open is not None or self._where.passes != number or calling_loop(unet, self._owner) is not None:
-            return
-        self._end_pass()
+        return unet is None or self._open is not None or calling_loop(unet, self._owner) is not None
 
     def _end_pass(self) -> None:
         self._course.end_pass()

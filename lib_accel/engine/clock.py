@@ -10,7 +10,8 @@ import torch
 
 from ..backends.loops import Loop, calling_loop, residuals_of
 from ..backends.pipeline import PipelineView
-from ..core.noise import Noise, NoiseView
+from ..core.noise import Noise
+from ..core.noise_view import NoiseView
 from ..core.rows import Layout, Row
 from ..core.samplers import Sampler
 from ..core.schedule import Step, StepClock, timestep_value

@@ -14,13 +14,12 @@ from ..core.row_history import RowHistory
 from ..core.rows import Layout, Row
 from ..core.schedule import waiting_for_prompts
 from ..engine.contract import Moment, Runner
+from .forecast_passes import NO_SIGMA, sigma_of, steps_of, why_not
 from .forecast_units import as_continued, as_prediction
 from .guided_error import GuidedError, picture_of
 
 # The U-Net's whole output, as a place of `RowHistory`.
 OUTPUT = "output"
-NO_SAMPLER = Reason.of("no_sampler", "the sampler is not known")
-NO_SIGMA = Reason.of("no_level", "the noise levels are not known")
 
 
 def _no_forecast(why: str) -> Reason:
@@ -71,7 +70,7 @@ class ForecastRunner(Runner):
             self.account.note(_no_forecast(reason))
             self._forget()
             return
-        index, sigma = moment.step.index, self._sigma_of(moment)
+        index, sigma = moment.step.index, sigma_of(moment)
         if index < moment.settled:
             self.account.note(waiting_for_prompts("forecasting", moment.settled, moment.step.total))
             self._forget()
@@ -87,7 +86,7 @@ class ForecastRunner(Runner):
         if not between:
             sentence = "the last {steps} steps are too few" if self._begin else "a pass of {steps} steps is too short"
             sentence += ": the first {first} and last of them always run"
-            steps, first = self._steps(moment) - self._begin, between.start - self._begin
+            steps, first = steps_of(moment) - self._begin, between.start - self._begin
             self.account.is_idle(Reason.of("too_short", sentence, steps=steps, first=first))
 
     def end_step(self) -> None:
@@ -181,30 +180,7 @@ class ForecastRunner(Runner):
 
     def _why_not(self, moment: Moment) -> str | None:
         """Why nothing of this pass may be forecast (a clause), or None."""
-        sampler = moment.sampler
-        if sampler is None:
-            return NO_SAMPLER
-        if sampler.off:
-            return sampler.off
-        if self._steps(moment) is None:
-            return Reason.of("no_total", "the number of steps is not known")
-        if moment.mixed == "flow" and (why := self.config.why_not_on_flow(self._steps(moment), sampler)):
-            return why
-        if not self.config.is_fixed(sampler):
-            if self.config.every:
-                sentence = "run every has no effect with {sampler}: a fixed plan is for Euler, Euler a and DDIM only"
-                self.account.note(Reason.of("no_fixed_plan", sentence, sampler=sampler.name))
-            if moment.sigmas is None:
-                return NO_SIGMA
-            if not moment.rows.known and moment.guidance is None:
-                return Reason.of("rows_unknown", "it is not known which picture each row belongs to")
-            if moment.scales is None and moment.guidance is None and len({row.role for row in moment.rows}) > 1:
-                return Reason.of("no_scale", "the guidance scale is not known")
-        if moment.sigmas is not None and not 0 <= moment.step.index < len(moment.sigmas) - 1:
-            return Reason.of("more_steps_than_levels", "the pass has more steps than known noise levels")
-        if self._sigma_of(moment) is None:
-            return NO_SIGMA
-        return None
+        return why_not(moment, self.config, self.account)
 
     def _serves(self, moment: Moment, row: Row) -> bool:
         """Whether ``row`` is served: its picture needs no call, and it ran whenever its picture did last."""
@@ -251,22 +227,15 @@ class ForecastRunner(Runner):
         self._pictures.clear()
         self._begin = self._sigma = self._prompts_before = None
 
-    def _steps(self, moment: Moment) -> int | None:
-        return moment.step.total if moment.sigmas is None else len(moment.sigmas) - 1
-
     def _between(self, moment: Moment) -> range:
         """The steps that need not always run. What began late in the pass warms up anew."""
         begin = self._begin or 0
         left = None if moment.sigmas is None else moment.sigmas[begin:]
-        between = self.config.steps_between(moment.sampler, self._steps(moment) - begin, left)
+        between = self.config.steps_between(moment.sampler, steps_of(moment) - begin, left)
         return range(between.start + begin, between.stop + begin)
 
     def _order(self, moment: Moment) -> float:
         return self.config.order_of(moment.sampler)
-
-    def _sigma_of(self, moment: Moment) -> float | None:
-        """The noise level of the step, from the list that the sampler goes through."""
-        return moment.noise().sigma if moment.sigmas is None else moment.sigmas[moment.step.index]
 
     def _level(self, moment: Moment) -> float | None:
         """What predictions are continued along."""
@@ -275,7 +244,7 @@ class ForecastRunner(Runner):
     # -- what is kept ------------------------------------------------------------------------------------------------------
 
     def _noise(self, moment: Moment) -> Noise:
-        return Noise(moment.predicts, self._sigma_of(moment), moment.mixed)
+        return Noise(moment.predicts, sigma_of(moment), moment.mixed)
 
 
 def _is_beside(moment: Moment) -> bool:

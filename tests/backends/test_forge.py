@@ -13,7 +13,7 @@ from lib_accel import DeepCache, GuidanceSkip, TGate, TokenMerging, accelerated
 from lib_accel.backends import backend_for
 from lib_accel.backends.forge import ForgeBackend
 from lib_accel.core.method import TOKENS, Declaration, Method
-from lib_accel.core.noise import NoiseView
+from lib_accel.core.noise_view import NoiseView
 from lib_accel.core.rows import Layout, Row
 from lib_accel.engine.contract import Runner
 

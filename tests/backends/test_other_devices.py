@@ -8,7 +8,7 @@ from other_device import Elsewhere, moved, on_device
 
 from lib_accel import Forecast, accelerated
 from lib_accel.backends.noise_levels import levels_of
-from lib_accel.core.noise import NoiseView
+from lib_accel.core.noise_view import NoiseView
 
 FREE = Forecast(tolerance=1000, largest_gap=1, last=1)
 PICTURE = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))

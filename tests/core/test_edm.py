@@ -4,7 +4,7 @@ import diffusers
 import pytest
 import torch
 
-from lib_accel.core.noise import NoiseView
+from lib_accel.core.noise_view import NoiseView
 
 
 class Holder:

@@ -6,7 +6,8 @@ import math
 import pytest
 import torch
 
-from lib_accel.core.noise import Noise, NoiseView, sigma_of_flow
+from lib_accel.core.noise import Noise, sigma_of_flow
+from lib_accel.core.noise_view import NoiseView
 from lib_accel.core.row_history import RowHistory
 from lib_accel.core.rows import Row
 

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from guided import COND, PAIR, UNCOND, account
 
 from lib_accel import Forecast, GuidanceSkip, Row, SettingError, TGate, accelerated
-from lib_accel.core.noise import Noise, NoiseView
+from lib_accel.core.noise import Noise
+from lib_accel.core.noise_view import NoiseView
 
 both = pytest.mark.parametrize("kind", models.BOTH)
 TWO = (Row("cond", 0), Row("cond", 1), Row("uncond", 0), Row("uncond", 1))

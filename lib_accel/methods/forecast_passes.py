@@ -1,0 +1,53 @@
+"""Which passes may be forecast, and what is known of their steps and noise levels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..core.reasons import Reason
+from ..engine.contract import Moment
+
+if TYPE_CHECKING:
+    from ..core.report import MethodAccount
+    from .forecast import Forecast
+
+NO_SAMPLER = Reason.of("no_sampler", "the sampler is not known")
+NO_SIGMA = Reason.of("no_level", "the noise levels are not known")
+
+
+def steps_of(moment: Moment) -> int | None:
+    """How many steps the pass has; None when nobody tells."""
+    return moment.step.total if moment.sigmas is None else len(moment.sigmas) - 1
+
+
+def sigma_of(moment: Moment) -> float | None:
+    """The noise level of the step, from the list that the sampler goes through."""
+    return moment.noise().sigma if moment.sigmas is None else moment.sigmas[moment.step.index]
+
+
+def why_not(moment: Moment, config: Forecast, account: MethodAccount) -> str | None:
+    """Why nothing of the pass of ``moment`` may be forecast (a clause), or None. account: is told which setting has no effect in it."""
+    sampler = moment.sampler
+    if sampler is None:
+        return NO_SAMPLER
+    if sampler.off:
+        return sampler.off
+    if steps_of(moment) is None:
+        return Reason.of("no_total", "the number of steps is not known")
+    if moment.mixed == "flow" and (why := config.why_not_on_flow(steps_of(moment), sampler)):
+        return why
+    if not config.is_fixed(sampler):
+        if config.every:
+            sentence = "run every has no effect with {sampler}: a fixed plan is for Euler, Euler a and DDIM only"
+            account.note(Reason.of("no_fixed_plan", sentence, sampler=sampler.name))
+        if moment.sigmas is None:
+            return NO_SIGMA
+        if not moment.rows.known and moment.guidance is None:
+            return Reason.of("rows_unknown", "it is not known which picture each row belongs to")
+        if moment.scales is None and moment.guidance is None and len({row.role for row in moment.rows}) > 1:
+            return Reason.of("no_scale", "the guidance scale is not known")
+    if moment.sigmas is not None and not 0 <= moment.step.index < len(moment.sigmas) - 1:
+        return Reason.of("more_steps_than_levels", "the pass has more steps than known noise levels")
+    if sigma_of(moment) is None:
+        return NO_SIGMA
+    return None
