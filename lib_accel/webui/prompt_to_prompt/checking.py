@@ -85,9 +85,9 @@ def prepared(p: Any, args: tuple) -> tuple[Edits, Plan]:
         raise SettingError(f"{TITLE} has no edit; write one per line, such as {EXAMPLES.replace('; ', ' | ')}.")
     with facts.overridden(p):
         _check_job(p)
-    styles, seeds = getattr(p, "styles", None), max(1, int(p.n_iter)) * max(1, int(p.batch_size))
-    edits, plan = checked_form(settings, lines, p.prompt, seeds, lambda prompt: stream_of(p.sd_model, prompt, styles), styles)
-    host_text.padded([stream.text for stream in edits.streams], p.sd_model)
+        styles, seeds = getattr(p, "styles", None), max(1, int(p.n_iter)) * max(1, int(p.batch_size))
+        edits, plan = checked_form(settings, lines, p.prompt, seeds, lambda prompt: stream_of(p.sd_model, prompt, styles), styles)
+        host_text.padded([stream.text for stream in edits.streams], p.sd_model)
     return edits, plan
 
 
@@ -104,7 +104,7 @@ def checked_form(
     values.window(f"{TITLE}: {controls.SELF}", settings["self"])
     source = host_text.without_comments(prompt)
     prompts = tuple(prompt_of(line, source) for line in lines)
-    full_source, *full_prompts = (host_text.without_comments(host_text.with_styles(text, styles)) for text in (source, *prompts))
+    full_source, *full_prompts = (host_text.as_drawn(text, styles) for text in (source, *prompts))
     edits = Edits(settings, source, tuple(lines), prompts, full_source, tuple(full_prompts))
     plan = grid.plan(settings, lines, seeds)
     return replace(edits, streams=_check_words(stream, edits, plan)), plan
@@ -112,7 +112,7 @@ def checked_form(
 
 def stream_of(sd_model: Any, prompt: str, styles: Any = None) -> PromptTokens:
     """The tokens of a prompt as it is given to the host. SettingError where it cannot be edited."""
-    styled = host_text.with_styles(prompt, styles)
+    styled = host_text.as_drawn(prompt, styles)
     refusal = host_text.refused(styled)
     if refusal:
         raise SettingError(f"{styled[:200]!r}: {refusal}.")
@@ -144,8 +144,8 @@ def _check_job(p: Any) -> None:
 
 
 def prompt_of(line: Line, source: str) -> str:
-    """The edited prompt of ``line``, with the source's tags where it has none: one batch has one set of LoRAs."""
-    prompt = line.applied(source)
+    """The edited prompt of ``line``, without comments, with the source's tags where it has none: one batch has one set of LoRAs."""
+    prompt = host_text.without_comments(line.applied(source))
     own, tags = host_text.tags_of(prompt), host_text.tags_of(source)
     if sorted(own) == sorted(tags):
         return prompt
