@@ -35,16 +35,17 @@ class Inverted:
 class Predictor:
     """What a pipeline's U-Net predicts, and its steps by that, inside `ddim`.
 
-    given: as `text.embeddings`, of one prompt. size: (height, width) in pixels.
+    given: as `text.embeddings`, of one prompt. size: (height, width) in pixels. attention: `cross_attention_kwargs` of the pipeline's
+    call, which the edits are drawn with.
     """
 
-    def __init__(self, pipe: Any, given: dict[str, torch.Tensor], size: tuple[int, int]) -> None:
-        self.pipe, self.given = pipe, given
+    def __init__(self, pipe: Any, given: dict[str, torch.Tensor], size: tuple[int, int], attention: dict[str, Any] | None = None) -> None:
+        self.pipe, self.given, self._attention = pipe, given, attention
         self._times = torch.tensor([[*size, 0, 0, *size]], dtype=pipe.unet.dtype, device=execution_device(pipe))
 
     def __call__(self, latents: torch.Tensor, timestep: int, text: torch.Tensor, negative: bool = False) -> torch.Tensor:
         """[1, channels, h, w] for latents of that shape and ``text`` [1, K, width]. negative: with the negative prompt's pooled text."""
-        more = {}
+        more: dict[str, Any] = {"cross_attention_kwargs": dict(self._attention)} if self._attention else {}
         if "pooled_prompt_embeds" in self.given:
             pooled = self.given["negative_pooled_prompt_embeds" if negative else "pooled_prompt_embeds"][:1]
             more["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": self._times}
@@ -56,11 +57,14 @@ class Predictor:
 
 
 @contextmanager
-def ddim(pipe: Any) -> Iterator[None]:
-    """The pipeline with the deterministic scheduler that inversions go back along; its own afterwards."""
+def ddim(pipe: Any, how: str = "ddim") -> Iterator[None]:
+    """The pipeline with the deterministic scheduler that inversions go back along; its own afterwards. SettingError where its own has
+    noise levels that this one does not know. how: the inversion, for the sentence."""
     from diffusers import DDIMScheduler
 
     own = pipe.scheduler
+    if "beta_schedule" not in own.config:
+        raise SettingError(f"inversion is {how!r}; the pipeline's scheduler must have betas for it, as {type(own).__name__} has not.")
     # Null-text inversion takes gradients through its steps.
     with torch.inference_mode(False):
         pipe.scheduler = DDIMScheduler.from_config(own.config, clip_sample=False, set_alpha_to_one=False, timestep_spacing="leading")
@@ -71,13 +75,20 @@ def ddim(pipe: Any) -> Iterator[None]:
 
 
 def invert(
-    pipe: Any, how: str, latents: torch.Tensor, given: dict[str, torch.Tensor], steps: int, guidance: float, size: tuple[int, int]
+    pipe: Any,
+    how: str,
+    latents: torch.Tensor,
+    given: dict[str, torch.Tensor],
+    steps: int,
+    guidance: float,
+    size: tuple[int, int],
+    attention: dict[str, Any] | None = None,
 ) -> Inverted:
     """``latents`` [1, channels, h, w] of a picture back to noise, inside `ddim`. SettingError for an unknown ``how`` (`INVERSIONS`)
     and for a U-Net that predicts pictures.
 
-    given: embeddings of the source prompt; see `text.embeddings`. guidance: the scale of the edits to come (null-text fits it). size:
-    (height, width) in pixels. ``null_text`` needs gradients through the U-Net: several times the memory, minutes.
+    given: embeddings of the source prompt; see `text.embeddings`. guidance: the scale of the edits to come (null-text fits it). size,
+    attention: see `Predictor`. ``null_text`` needs gradients through the U-Net: several times the memory, minutes.
     """
     if how not in INVERSIONS:
         raise SettingError(f"inversion is {how!r}; it must be one of {', '.join(map(repr, INVERSIONS))}, or None.")
@@ -87,7 +98,7 @@ def invert(
     if how == "null_text" and any(weight.is_inference() for weight in pipe.unet.parameters()):
         raise SettingError("inversion is 'null_text'; it needs gradients through the U-Net, whose weights came to be under inference_mode.")
     pipe.scheduler.set_timesteps(steps, device=execution_device(pipe))
-    predictor = Predictor(pipe, given, size)
+    predictor = Predictor(pipe, given, size, attention)
     text, negative = given["prompt_embeds"][:1], given["negative_prompt_embeds"][:1]
     trajectory = back_to_noise(predictor, latents, text)
     if how == "ddim":
@@ -96,7 +107,7 @@ def invert(
         return Inverted(trajectory[-1], [text])
     with torch.inference_mode(False):
         # What was computed under inference mode cannot be differentiated; copies can.
-        predictor = Predictor(pipe, {name: value.clone() for name, value in given.items()}, size)
+        predictor = Predictor(pipe, {name: value.clone() for name, value in given.items()}, size, attention)
         trajectory = [latents.clone() for latents in trajectory]
         return Inverted(trajectory[-1], null_texts(predictor, trajectory, text.clone(), negative.clone(), guidance))
 
