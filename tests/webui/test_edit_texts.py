@@ -65,3 +65,12 @@ def test_nothing_is_a_source_that_pastes_back(host):
     values = pasted(host.runners["txt2img"].infotext_fields, done.infotexts[2])
     again = draw(host, [values.get(control, control.value) for control in script.controls], prompt=params["Prompt"], steps=2)
     assert np.array_equal(pixels(again)[2], pixels(done)[2])
+
+
+@pytest.mark.parametrize("swap", ["cat -> (dog:1.2)", "(cat) -> dog", "cat -> [dog]"])
+def test_emphasis_in_a_swap_hides_no_word_from_the_blend(host, swap):
+    """Blend words that were swapped stand for those they were swapped for."""
+    edits = {"edits": f"{swap}\nred -> blue", "blend": "cat", "start": 0}
+    done = draw(host, edits, prompt="a red (cat)" if "(cat)" in swap else SOURCE, steps=2)
+    assert "local blend" in done.comments
+    assert told(done.infotexts[2])["P2P blend words"] == "cat"

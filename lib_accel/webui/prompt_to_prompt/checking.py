@@ -70,7 +70,8 @@ class Edits:
         if source and not edited:
             # Words that were swapped stand for those they were swapped for.
             whole = {word.casefold() for word in source}
-            edited = source + tuple(new for line in lines for old, new in line.swaps if new and old.casefold() in whole)
+            swaps = [tuple(map(host_text.unmarked, swap)) for line in lines for swap in line.swaps]
+            edited = source + tuple(new for old, new in swaps if new and old.casefold() in whole)
         return source, edited
 
     def heat_words(self) -> tuple[str, ...]:

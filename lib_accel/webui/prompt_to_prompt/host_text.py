@@ -69,6 +69,12 @@ def without_tags(prompt: str) -> str:
     return extra_networks.parse_prompt(prompt)[0]
 
 
+def unmarked(words: str) -> str:
+    """Some words of a prompt without tags, and without the marks and numbers of emphasis."""
+    parts = prompt_parser.parse_prompt_attention(without_tags(words))
+    return "".join(text for text, weight in parts if (text, weight) != ("BREAK", -1)).strip()
+
+
 def refused(prompt: str) -> str | None:
     """Why ``prompt`` (with styles) cannot be edited or be an edit, a clause; None where it can."""
     if _AND.search(prompt):
