@@ -112,12 +112,12 @@ class _EditingRun:
     def _check_texts(self) -> None:
         """What the pipeline does not do to texts that are encoded here."""
         o = self.options
-        if not o.pipeline.get("clip_skip"):
+        given = [name for name in ("clip_skip", "negative_prompt_2") if o.pipeline.get(name)]
+        if not given:
             return
         streams = [self.source_stream, *self.streams, *tokens_for(self.pipe, o.negative_prompt)]
-        own = o.inversion is not None or any(stream.chunks > 1 for stream in streams)
-        if own:
-            raise SettingError(f"clip_skip is {o.pipeline['clip_skip']!r}; it goes with prompts of one chunk, and with no inversion.")
+        if o.inversion is not None or any(stream.chunks > 1 for stream in streams):
+            raise SettingError(f"{given[0]} is {o.pipeline[given[0]]!r}; it goes with prompts of one chunk, and with no inversion.")
 
     def _check_words(self) -> None:
         """Every word with a window of its own, in a local blend or with a heat map must be in some prompt."""
@@ -161,8 +161,7 @@ class _EditingRun:
         if o.inversion is None:
             return None
         given, latents = self._embeddings([self.source]), encode_picture(self.pipe, o.image)
-        attention = o.pipeline.get("cross_attention_kwargs")
-        return invert(self.pipe, o.inversion, latents, given, o.steps, o.guidance, self.size[::-1], attention)
+        return invert(self.pipe, o.inversion, latents, given, o.steps, o.guidance, self.size[::-1], o.pipeline)
 
     def _embeddings(self, prompts: list[str]) -> dict[str, torch.Tensor]:
         scale = (self.options.pipeline.get("cross_attention_kwargs") or {}).get("scale")
