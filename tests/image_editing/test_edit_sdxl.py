@@ -99,7 +99,7 @@ def test_an_inversion_is_told_of_the_sizes_that_the_call_tells(pipe, monkeypatch
 
 
 def test_texts_of_the_second_encoder_alone_are_a_sentence(pipe):
-    with pytest.raises(SettingError, match="none of prompt, .*, prompt_2,"):
+    with pytest.raises(SettingError, match=r"none of prompt, .*, prompt_2,"):
         draw_edits(pipe, SOURCE, EDITED, 3, pipeline={"prompt_2": "blue"})
     with pytest.raises(SettingError, match="negative_prompt_2 is 'blue'; it goes with prompts of one chunk"):
         draw_edits(pipe, SOURCE, EDITED + " and a circle" * 40, 3, pipeline={"negative_prompt_2": "blue"})

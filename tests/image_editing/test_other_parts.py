@@ -38,7 +38,7 @@ def test_a_tiny_autoencoder_says_latents_and_no_distribution(pipe, picture, monk
 
 def test_a_scheduler_without_betas_is_not_inverted(pipe, picture, monkeypatch):
     monkeypatch.setattr(pipe, "scheduler", diffusers.EDMEulerScheduler())
-    with pytest.raises(SettingError, match="inversion is 'ddim'; .*EDMEulerScheduler"):
+    with pytest.raises(SettingError, match=r"inversion is 'ddim'; .*EDMEulerScheduler"):
         draw_edits(pipe, SOURCE, [SQUARE], 1, image=picture, inversion="ddim", **SMALL)
     assert isinstance(pipe.scheduler, diffusers.EDMEulerScheduler)
 

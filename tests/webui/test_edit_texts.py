@@ -28,9 +28,9 @@ def comments(host, monkeypatch):
 
 def test_comments_in_edits_and_styles_are_no_words(comments, jobs):
     comments.shared.prompt_styles.styles = {"oil": ("oil # of a master", "")}
-    with pytest.raises(SettingError, match="Line 1: .*'fluffy'"):
+    with pytest.raises(SettingError, match=r"Line 1: .*'fluffy'"):
         draw(comments, {"edits": "cat -> dog # a fluffy one; fluffy*2"})
-    with pytest.raises(SettingError, match="Line 1 .* changes nothing"):
+    with pytest.raises(SettingError, match=r"Line 1 .* changes nothing"):
         draw(comments, {"edits": "= a red cat # as before"})
     with pytest.raises(SettingError, match="'master'"):
         draw(comments, {"edits": "cat -> dog; master*2"}, styles=["oil"])

@@ -154,3 +154,17 @@ def test_prompts_that_another_extension_made_equal_are_told(host, monkeypatch):
     done = draw(host, SWAP, steps=2)
     assert "nothing edited, because another extension changed the prompts after the edits were prepared" in done.comments
     assert "layers for" not in done.comments
+
+
+def test_a_threshold_of_an_axis_is_that_of_the_slider_for_words_left_out_too(host):
+    """So its picture, whose PNG info has the one threshold, pastes back."""
+    from lib_accel.webui.prompt_to_prompt import checking
+
+    given = {**SWAP, "blend": "cat", "subtract": "red", "start": 0}
+    blends = []
+    for more in ({"y": "Blend threshold", "y_values": "0.9", "threshold": 0.1}, {"threshold": 0.9}):
+        edits, plan = checking.prepared(host.p(prompt=SOURCE), ({**given, **more},))
+        blends.append(edits.local_blend(plan.cells()[0].threshold))
+    assert blends[0] == blends[1]
+    axis, slider = (draw(host, {**given, **more}, steps=3) for more in ({"y": "Blend threshold", "y_values": "0.9"}, {"threshold": 0.9}))
+    assert close(axis.images[2], slider.images[2])

@@ -58,12 +58,12 @@ class Edits:
         return Edit(None, self.settings["kind"], cell.weights_on(self.lines[cell.line].weights))
 
     def local_blend(self, threshold: float) -> LocalBlend | None:
-        """The local blend, if words for it are set."""
+        """The local blend, if words for it are set. threshold: of the words that may change and of those that must not."""
         s = self.settings
         source, edited = self._blend_words(self.lines)
         if not source:
             return None
-        return LocalBlend(source, edited, values.words(s["subtract"]), threshold, s["threshold"], s["start"])
+        return LocalBlend(source, edited, values.words(s["subtract"]), threshold, threshold, s["start"])
 
     def _blend_words(self, lines: Sequence[Line]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         source, edited = values.blend_words(f"{TITLE}: Blend words", self.settings["blend"])
