@@ -21,7 +21,8 @@ EXAMPLES = "a whole new prompt; cat -> dog; + a red hat; smiling*1.8"
 @dataclass(frozen=True)
 class Edits:
     """What is edited. source: the prompt. prompts: the edited one of every line, as the host is given it. full_source, full_prompts: the
-    same with the job's styles. streams: the tokens of the source and of every line's prompt."""
+    same with the job's styles. streams: the tokens of the source and of every line's prompt. padding: what makes each of them as long as
+    the longest, see `host_text.padded`."""
 
     settings: FormValues
     source: str
@@ -30,6 +31,7 @@ class Edits:
     full_source: str = ""
     full_prompts: tuple[str, ...] = ()
     streams: tuple[PromptTokens, ...] = ()
+    padding: tuple[str, ...] = ()
 
     @property
     def unstyled(self) -> bool:
@@ -37,15 +39,18 @@ class Edits:
         made = (_prompt_or_none(line, self.full_source) for line in self.lines)
         return all(prompt == full for prompt, full in zip(made, self.full_prompts))
 
-    def told(self, place: int, weights: Mapping[str, float]) -> str:
-        """The line in that place with other weights, as it makes the prompt that was drawn of the full source."""
+    def told(self, place: int, weights: Mapping[str, float], alone: bool = False) -> str:
+        """The line in that place with other weights, as it makes the prompt that was drawn of the full source. alone: without the other
+        lines, of which a longer one may have had both padded."""
         line, full = self.lines[place], self.full_prompts[place]
+        if alone and self.padding and self.padding[0] and self.padding[1 + place]:
+            return line.literally(full + self.padding[1 + place], weights)
         return line.weighing(weights) if _prompt_or_none(line, self.full_source) == full else line.literally(full, weights)
 
     def told_blend(self, place: int | None = None) -> str:
         """The blend words for all lines or for one alone, with those of swaps that are not told of there."""
         places = range(len(self.lines)) if place is None else [place]
-        alone = parse_lines("\n".join(self.told(at, self.lines[at].weights) for at in places))
+        alone = parse_lines("\n".join(self.told(at, self.lines[at].weights, place is not None) for at in places))
         streams = [self.streams[1 + at] for at in places]
         whole, left = ({word for word in self._blend_words(lines)[1] if any(s.has(word) for s in streams)} for lines in (self.lines, alone))
         if whole == left:
@@ -88,8 +93,9 @@ def prepared(p: Any, args: tuple) -> tuple[Edits, Plan]:
         _check_job(p)
         styles, seeds = getattr(p, "styles", None), max(1, int(p.n_iter)) * max(1, int(p.batch_size))
         edits, plan = checked_form(settings, lines, p.prompt, seeds, lambda prompt: stream_of(p.sd_model, prompt, styles), styles)
-        host_text.padded([stream.text for stream in edits.streams], p.sd_model)
-    return edits, plan
+        texts = [stream.text for stream in edits.streams]
+        padding = tuple(whole[len(text) :] for text, whole in zip(texts, host_text.padded(texts, p.sd_model)))
+    return replace(edits, padding=padding), plan
 
 
 def checked_form(
