@@ -102,7 +102,7 @@ class _EditingRun:
         drawn = part(self.batches)
         if not drawn:
             return made
-        with stood_aside(self.pipe), ddim(self.pipe) if self.options.inversion else nullcontext():
+        with stood_aside(self.pipe), ddim(self.pipe, self.options.inversion) if self.options.inversion else nullcontext():
             inverted = self._invert()
             for batch in drawn:
                 self._draw(batch, self.methods[self.batches.index(batch)], inverted, made)
@@ -112,12 +112,12 @@ class _EditingRun:
     def _check_texts(self) -> None:
         """What the pipeline does not do to texts that are encoded here."""
         o = self.options
-        if not o.pipeline.get("clip_skip"):
+        given = [name for name in ("clip_skip", "negative_prompt_2") if o.pipeline.get(name)]
+        if not given:
             return
         streams = [self.source_stream, *self.streams, *tokens_for(self.pipe, o.negative_prompt)]
-        own = o.inversion is not None or any(stream.chunks > 1 for stream in streams)
-        if own:
-            raise SettingError(f"clip_skip is {o.pipeline['clip_skip']!r}; it goes with prompts of one chunk, and with no inversion.")
+        if o.inversion is not None or any(stream.chunks > 1 for stream in streams):
+            raise SettingError(f"{given[0]} is {o.pipeline[given[0]]!r}; it goes with prompts of one chunk, and with no inversion.")
 
     def _check_words(self) -> None:
         """Every word with a window of its own, in a local blend or with a heat map must be in some prompt."""
@@ -160,8 +160,12 @@ class _EditingRun:
         o = self.options
         if o.inversion is None:
             return None
-        given = embeddings(self.pipe, [self.source], o.negative_prompt)
-        return invert(self.pipe, o.inversion, encode_picture(self.pipe, o.image), given, o.steps, o.guidance, self.size[::-1])
+        given, latents = self._embeddings([self.source]), encode_picture(self.pipe, o.image)
+        return invert(self.pipe, o.inversion, latents, given, o.steps, o.guidance, self.size[::-1], o.pipeline)
+
+    def _embeddings(self, prompts: list[str]) -> dict[str, torch.Tensor]:
+        scale = (self.options.pipeline.get("cross_attention_kwargs") or {}).get("scale")
+        return embeddings(self.pipe, prompts, self.options.negative_prompt, scale)
 
     def _draw(self, batch: Batch, method: PromptToPrompt, inverted: Inverted | None, made: EditedPictures) -> None:
         o = self.options
@@ -231,7 +235,7 @@ class _EditingRun:
         if not own_negative and all(stream.chunks == 1 for stream in [*self._streams(batch), *tokens_for(self.pipe, o.negative_prompt)]):
             # Without one SDXL takes zeros for it, which an empty text is not.
             return {"prompt": prompts, "negative_prompt": [o.negative_prompt] * len(prompts) if o.negative_prompt else None}
-        given = embeddings(self.pipe, prompts, o.negative_prompt)
+        given = self._embeddings(prompts)
         if own_negative:
             given["negative_prompt_embeds"] = inverted.negative[0].expand(len(prompts), -1, -1)
         return given

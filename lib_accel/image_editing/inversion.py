@@ -6,7 +6,7 @@ Diffusion Models (Mokady et al., arXiv 2211.09794); Negative-prompt Inversion (M
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -35,19 +35,30 @@ class Inverted:
 class Predictor:
     """What a pipeline's U-Net predicts, and its steps by that, inside `ddim`.
 
-    given: as `text.embeddings`, of one prompt. size: (height, width) in pixels.
+    given: as `text.embeddings`, of one prompt. size: (height, width) in pixels. call: further arguments of the pipeline's call that draws
+    the edits; what the U-Net is told by them it is told here.
     """
 
-    def __init__(self, pipe: Any, given: dict[str, torch.Tensor], size: tuple[int, int]) -> None:
-        self.pipe, self.given = pipe, given
-        self._times = torch.tensor([[*size, 0, 0, *size]], dtype=pipe.unet.dtype, device=execution_device(pipe))
+    def __init__(self, pipe: Any, given: dict[str, torch.Tensor], size: tuple[int, int], call: Mapping[str, Any] | None = None) -> None:
+        call = call or {}
+        self.pipe, self.given, self._attention = pipe, given, call.get("cross_attention_kwargs")
+        own = [call.get("original_size") or size, call.get("crops_coords_top_left") or (0, 0), call.get("target_size") or size]
+        others = [
+            call.get("negative_original_size"),
+            call.get("negative_crops_coords_top_left") or (0, 0),
+            call.get("negative_target_size"),
+        ]
+        # SDXL's pipelines ask for both sizes, else the negative prompt's are the prompt's.
+        sizes = {False: own, True: own if None in others else others}
+        like = {"dtype": pipe.unet.dtype, "device": execution_device(pipe)}
+        self._times = {negative: torch.tensor([[side for pair in pairs for side in pair]], **like) for negative, pairs in sizes.items()}
 
     def __call__(self, latents: torch.Tensor, timestep: int, text: torch.Tensor, negative: bool = False) -> torch.Tensor:
-        """[1, channels, h, w] for latents of that shape and ``text`` [1, K, width]. negative: with the negative prompt's pooled text."""
-        more = {}
+        """[1, channels, h, w] for latents of that shape and ``text`` [1, K, width]. negative: as for the negative prompt."""
+        more: dict[str, Any] = {"cross_attention_kwargs": dict(self._attention)} if self._attention else {}
         if "pooled_prompt_embeds" in self.given:
             pooled = self.given["negative_pooled_prompt_embeds" if negative else "pooled_prompt_embeds"][:1]
-            more["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": self._times}
+            more["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": self._times[negative]}
         return self.pipe.unet(latents, timestep, text, return_dict=False, **more)[0]
 
     def step(self, latents: torch.Tensor, predicted: torch.Tensor, timestep: int, scheduler: Any = None) -> torch.Tensor:
@@ -56,11 +67,14 @@ class Predictor:
 
 
 @contextmanager
-def ddim(pipe: Any) -> Iterator[None]:
-    """The pipeline with the deterministic scheduler that inversions go back along; its own afterwards."""
+def ddim(pipe: Any, how: str = "ddim") -> Iterator[None]:
+    """The pipeline with the deterministic scheduler that inversions go back along; its own afterwards. SettingError where its own has
+    noise levels that this one does not know. how: the inversion, for the sentence."""
     from diffusers import DDIMScheduler
 
     own = pipe.scheduler
+    if "beta_schedule" not in own.config:
+        raise SettingError(f"inversion is {how!r}; the pipeline's scheduler must have betas for it, as {type(own).__name__} has not.")
     # Null-text inversion takes gradients through its steps.
     with torch.inference_mode(False):
         pipe.scheduler = DDIMScheduler.from_config(own.config, clip_sample=False, set_alpha_to_one=False, timestep_spacing="leading")
@@ -71,13 +85,20 @@ def ddim(pipe: Any) -> Iterator[None]:
 
 
 def invert(
-    pipe: Any, how: str, latents: torch.Tensor, given: dict[str, torch.Tensor], steps: int, guidance: float, size: tuple[int, int]
+    pipe: Any,
+    how: str,
+    latents: torch.Tensor,
+    given: dict[str, torch.Tensor],
+    steps: int,
+    guidance: float,
+    size: tuple[int, int],
+    call: Mapping[str, Any] | None = None,
 ) -> Inverted:
     """``latents`` [1, channels, h, w] of a picture back to noise, inside `ddim`. SettingError for an unknown ``how`` (`INVERSIONS`)
     and for a U-Net that predicts pictures.
 
-    given: embeddings of the source prompt; see `text.embeddings`. guidance: the scale of the edits to come (null-text fits it). size:
-    (height, width) in pixels. ``null_text`` needs gradients through the U-Net: several times the memory, minutes.
+    given: embeddings of the source prompt; see `text.embeddings`. guidance: the scale of the edits to come (null-text fits it). size,
+    call: see `Predictor`. ``null_text`` needs gradients through the U-Net: several times the memory, minutes.
     """
     if how not in INVERSIONS:
         raise SettingError(f"inversion is {how!r}; it must be one of {', '.join(map(repr, INVERSIONS))}, or None.")
@@ -87,7 +108,7 @@ def invert(
     if how == "null_text" and any(weight.is_inference() for weight in pipe.unet.parameters()):
         raise SettingError("inversion is 'null_text'; it needs gradients through the U-Net, whose weights came to be under inference_mode.")
     pipe.scheduler.set_timesteps(steps, device=execution_device(pipe))
-    predictor = Predictor(pipe, given, size)
+    predictor = Predictor(pipe, given, size, call)
     text, negative = given["prompt_embeds"][:1], given["negative_prompt_embeds"][:1]
     trajectory = back_to_noise(predictor, latents, text)
     if how == "ddim":
@@ -96,7 +117,7 @@ def invert(
         return Inverted(trajectory[-1], [text])
     with torch.inference_mode(False):
         # What was computed under inference mode cannot be differentiated; copies can.
-        predictor = Predictor(pipe, {name: value.clone() for name, value in given.items()}, size)
+        predictor = Predictor(pipe, {name: value.clone() for name, value in given.items()}, size, call)
         trajectory = [latents.clone() for latents in trajectory]
         return Inverted(trajectory[-1], null_texts(predictor, trajectory, text.clone(), negative.clone(), guidance))
 

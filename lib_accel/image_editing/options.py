@@ -16,7 +16,7 @@ VARIANTS = ("accel", "published", "bloc97")
 # Arguments of a pipeline's call that `edit_images` gives itself.
 OWN = (
     *("prompt", "negative_prompt", "prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds"),
-    *("num_inference_steps", "guidance_scale", "strength", "latents", "generator", "width", "height", "num_images_per_prompt"),
+    *("prompt_2", "num_inference_steps", "guidance_scale", "strength", "latents", "generator", "width", "height", "num_images_per_prompt"),
     *("callback_on_step_end", "callback_on_step_end_tensor_inputs", "output_type", "return_dict"),
 )
 

@@ -65,8 +65,15 @@ def encode_picture(pipe: Any, image: Any) -> torch.Tensor:
         if upcast:
             torch.nn.Module.to(vae, torch.float32)
         with torch.no_grad():
-            latents = vae.encode(pixels.to(execution_device(pipe), vae.dtype)).latent_dist.mean
+            encoded = vae.encode(pixels.to(execution_device(pipe), vae.dtype))
+            # Tiny autoencoders tell the latents themselves.
+            latents = encoded.latent_dist.mean if hasattr(encoded, "latent_dist") else encoded.latents
     finally:
         if upcast:
             torch.nn.Module.to(vae, half)
+    mean, std = (getattr(vae.config, name, None) for name in ("latents_mean", "latents_std"))
+    if hasattr(pipe, "text_encoder_2") and None not in (mean, std):
+        # SDXL's pipelines put them back where they decode.
+        mean, std = (torch.tensor(values).view(1, -1, 1, 1).to(latents) for values in (mean, std))
+        latents = (latents - mean) / std
     return (latents * vae.config.scaling_factor).to(pipe.unet.dtype)

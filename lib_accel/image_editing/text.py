@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,10 +19,16 @@ def tokens_for(pipe: Any, prompts: str | Sequence[str]) -> list[PromptTokens]:
     return [_stream(pipe, tokenizer, prompt) for prompt in ([prompts] if isinstance(prompts, str) else prompts)]
 
 
-def embeddings(pipe: Any, prompts: Sequence[str], negative: str) -> dict[str, torch.Tensor]:
+def embeddings(pipe: Any, prompts: Sequence[str], negative: str, lora_scale: float | None = None) -> dict[str, torch.Tensor]:
     """What a pipeline is called with in place of ``prompts`` and a negative prompt for each: prompt_embeds, negative_prompt_embeds, and
     for SDXL the pooled ones. Every chunk of 77 goes through the text encoder alone, shorter texts are padded by the empty prompt's.
+    lora_scale: of LoRAs in the text encoders, as a pipeline has it from its call; None: as they are.
     """
+    with _scaled([encoder for _, encoder in _encoders(pipe)], lora_scale):
+        return _embeddings(pipe, prompts, negative)
+
+
+def _embeddings(pipe: Any, prompts: Sequence[str], negative: str) -> dict[str, torch.Tensor]:
     count = len(prompts)
     found: list[torch.Tensor] = []
     pooled = None
@@ -41,6 +48,21 @@ def embeddings(pipe: Any, prompts: Sequence[str], negative: str) -> dict[str, to
         if not negative and getattr(pipe.config, "force_zeros_for_empty_prompt", False):
             given |= {name: torch.zeros_like(value) for name, value in given.items() if name.startswith("negative")}
     return given
+
+
+@contextmanager
+def _scaled(encoders: Sequence[Any], scale: float | None) -> Iterator[None]:
+    """What a pipeline does around its own encoding; it is undone as there."""
+    from diffusers.utils import USE_PEFT_BACKEND, scale_lora_layers, unscale_lora_layers
+
+    scaled = encoders if scale is not None and USE_PEFT_BACKEND else ()
+    for encoder in scaled:
+        scale_lora_layers(encoder, scale)
+    try:
+        yield
+    finally:
+        for encoder in scaled:
+            unscale_lora_layers(encoder, scale)
 
 
 def _encoders(pipe: Any) -> list[tuple[Any, Any]]:

@@ -29,7 +29,9 @@ KEYS: dict[str, str] = {knob.infotext: name for name, knob in KNOBS.items() if n
 _FIRST_DIRECTION = {"guidance.decay": 0.9, "guidance.order": 0}
 
 _SIGNS = {sign: f"%{ord(sign):02X}" for sign in '%,:"\n\r'}
-_WRITTEN = re.compile("%(?:" + "|".join([*(code[1:] for code in _SIGNS.values()), "78"]) + ")")
+# Stands for no letter: hosts drop a value that is empty, and the blanks around one.
+_NOTHING = "%00"
+_WRITTEN = re.compile("%(?:" + "|".join([*(code[1:] for code in _SIGNS.values()), "78", _NOTHING[1:]]) + ")")
 # Hosts take such a value for a width and a height.
 _TWO_NUMBERS = re.compile(r"(\d+)x(\d+)")
 
@@ -37,12 +39,15 @@ _TWO_NUMBERS = re.compile(r"(\d+)x(\d+)")
 def written(text: Any) -> str:
     """``text`` as a value of PNG info, which `read_back` reads: ``%2C`` for a comma, as in addresses."""
     text = "".join(_SIGNS.get(sign, sign) for sign in str(text))
-    return _TWO_NUMBERS.sub(r"\1%78\2", text) if _TWO_NUMBERS.fullmatch(text) else text
+    text = _TWO_NUMBERS.sub(r"\1%78\2", text) if _TWO_NUMBERS.fullmatch(text) else text
+    if not text or text[0].isspace():
+        text = _NOTHING + text
+    return text + _NOTHING if text[-1].isspace() else text
 
 
 def read_back(value: Any) -> Any:
     """What `written` wrote; values that are no text as they are."""
-    return _WRITTEN.sub(lambda code: chr(int(code[0][1:], 16)), value) if isinstance(value, str) else value
+    return _WRITTEN.sub(lambda code: "" if code[0] == _NOTHING else chr(int(code[0][1:], 16)), value) if isinstance(value, str) else value
 
 
 def unquoted(sentences: str) -> str:

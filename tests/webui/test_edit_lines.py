@@ -111,9 +111,18 @@ def test_windows_as_typed():
 def test_seeds_as_typed():
     assert values.seeds("s", "7, 1-3") == [7, 1, 2, 3]
     assert values.seeds("s", "-1, -1")[0] >= 0
-    for bad in ("a", "3-1", "1-99999", "1.5"):
+    # Generators take no larger one, and Python reads no number of thousands of digits.
+    assert values.seeds("s", "18446744073709551615") == [2**64 - 1]
+    for bad in ("a", "3-1", "1-99999", "1.5", "18446744073709551616", "18446744073709551600-18446744073709551620", "9" * 5000):
         with pytest.raises(SettingError, match="s has"):
             values.seeds("s", bad)
+
+
+def test_numbers_of_requests_keep_their_digits():
+    plan = planned(x="Seed", x_values=12345678)
+    assert plan.seeds == (12345678,)
+    settings = controls.read(({"edits": "cat -> dog", "x_values": 2**63 + 1, "cross": 0.123456789, "self": 1.0, "y_values": 0.00001},))
+    assert [settings[name] for name in ("x_values", "cross", "self", "y_values")] == [str(2**63 + 1), "0.123456789", "1", "0.00001"]
 
 
 def planned(seeds=1, **given):
@@ -178,6 +187,7 @@ def test_weights_of_an_axis():
     [
         ({"y": "Edit"}, "must differ"),
         ({"x_values": "3"}, "from 1 to 2"),
+        ({"x_values": "9" * 5000}, "from 1 to 2"),
         ({"y": "Cross window"}, "Y values is empty"),
         ({"y": "Cross window", "y_values": "2"}, "it must be a part"),
         ({"y": "Blend threshold", "y_values": "0.3"}, "needs Blend words"),

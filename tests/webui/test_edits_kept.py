@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from editing import SOURCE, SWAP, close, draw, told
+from editing import SOURCE, SWAP, close, draw, parsed, told
 from harness import pixels
 from PIL import Image
 
@@ -154,3 +154,36 @@ def test_prompts_that_another_extension_made_equal_are_told(host, monkeypatch):
     done = draw(host, SWAP, steps=2)
     assert "nothing edited, because another extension changed the prompts after the edits were prepared" in done.comments
     assert "layers for" not in done.comments
+
+
+def test_a_threshold_of_an_axis_is_that_of_the_slider_for_words_left_out_too(host):
+    """So its picture, whose PNG info has the one threshold, pastes back."""
+    from lib_accel.webui.prompt_to_prompt import checking
+
+    given = {**SWAP, "blend": "cat", "subtract": "red", "start": 0}
+    blends = []
+    for more in ({"y": "Blend threshold", "y_values": "0.9", "threshold": 0.1}, {"threshold": 0.9}):
+        edits, plan = checking.prepared(host.p(prompt=SOURCE), ({**given, **more},))
+        blends.append(edits.local_blend(plan.cells()[0].threshold))
+    assert blends[0] == blends[1]
+    axis, slider = (draw(host, {**given, **more}, steps=3) for more in ({"y": "Blend threshold", "y_values": "0.9"}, {"threshold": 0.9}))
+    assert close(axis.images[2], slider.images[2])
+
+
+@pytest.mark.parametrize("edits", ["cat -> dog*1.5", "a red dog; red*2", "dog*2; = a red dog", "red*2"])
+@pytest.mark.parametrize("fields", [{}, {"prompt": f"{SOURCE} <lora:x:1>"}, {"styles": ["oil"]}])
+def test_a_picture_beside_a_longer_one_pastes_back(host, edits, fields):
+    """Its prompt was drawn as long as that of the other line."""
+    from modules.infotext_utils import pasted
+
+    host.shared.prompt_styles.styles = {"oil": ("oil", "")}
+    given = {"edits": f"{edits}\n+ of a very very very long tail", "blend": "cat : dog" if "a red dog" in edits else "cat", "start": 0}
+    done = draw(host, given, steps=2, **fields)
+    params = parsed(done.infotexts[2])
+    host.callbacks.dispatch("infotext_pasted", done.infotexts[2], params)
+    script = host.script("txt2img", "Prompt-to-Prompt")
+    values = pasted(host.runners["txt2img"].infotext_fields, done.infotexts[2])
+    args = [values.get(control, control.value) for control in script.controls]
+    again = draw(host, args, prompt=params["Prompt"], styles=params.get("Styles array", []), steps=2)
+    assert close(again.images[2], done.images[2]) and close(again.images[1], done.images[1])
+    assert "All prompts were made as long as the longest, " in done.comments

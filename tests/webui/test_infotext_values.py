@@ -25,7 +25,7 @@ def test_texts_come_back(text):
     assert not FORBIDDEN.search(written(text)) and read_back(written(text)) == text
 
 
-@pytest.mark.parametrize("text", ["512x512", "100%", "50%2C", '"a, b": c\nd', "猫 -> 狗", "100% wool, 16:9"])
+@pytest.mark.parametrize("text", ["512x512", "100%", "50%2C", "", " ", " a cat\u3000", '"a, b": c\nd', "猫 -> 狗", "100% wool, 16:9"])
 def test_texts_come_back_through_the_hosts_parser(host, text):
     assert read_back(parsed(f"a cat\nSteps: 5, Seed: 1, Size: 8x8, P2P edits: {written(text)}")["P2P edits"]) == text
 

@@ -66,7 +66,8 @@ class EditedBatch:
 
     def _are_edited(self, prompts: Sequence[str]) -> bool:
         """Whether the prompts differ from the source's where the edits do."""
-        asked = [self.edits.prompts[cell.line] != self.edits.source for cell in self.cells]
+        texts = [f"{stream.text}{padding}".split() for stream, padding in zip(self.edits.streams, self.edits.padding)]
+        asked = [texts[1 + cell.line] != texts[0] for cell in self.cells]
         return all(prompt != prompts[0] for prompt, differs in zip(prompts[1:], asked) if differs)
 
     def _method(self, streams: Sequence[PromptTokens], place: str) -> tuple[tuple[Any, ...], str | None]:

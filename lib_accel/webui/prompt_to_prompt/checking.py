@@ -21,7 +21,8 @@ EXAMPLES = "a whole new prompt; cat -> dog; + a red hat; smiling*1.8"
 @dataclass(frozen=True)
 class Edits:
     """What is edited. source: the prompt. prompts: the edited one of every line, as the host is given it. full_source, full_prompts: the
-    same with the job's styles. streams: the tokens of the source and of every line's prompt."""
+    same with the job's styles. streams: the tokens of the source and of every line's prompt. padding: what makes each of them as long as
+    the longest, see `host_text.padded`."""
 
     settings: FormValues
     source: str
@@ -30,6 +31,7 @@ class Edits:
     full_source: str = ""
     full_prompts: tuple[str, ...] = ()
     streams: tuple[PromptTokens, ...] = ()
+    padding: tuple[str, ...] = ()
 
     @property
     def unstyled(self) -> bool:
@@ -37,15 +39,18 @@ class Edits:
         made = (_prompt_or_none(line, self.full_source) for line in self.lines)
         return all(prompt == full for prompt, full in zip(made, self.full_prompts))
 
-    def told(self, place: int, weights: Mapping[str, float]) -> str:
-        """The line in that place with other weights, as it makes the prompt that was drawn of the full source."""
+    def told(self, place: int, weights: Mapping[str, float], alone: bool = False) -> str:
+        """The line in that place with other weights, as it makes the prompt that was drawn of the full source. alone: without the other
+        lines, of which a longer one may have had both padded."""
         line, full = self.lines[place], self.full_prompts[place]
+        if alone and self.padding and self.padding[0] and self.padding[1 + place]:
+            return line.literally(full + self.padding[1 + place], weights)
         return line.weighing(weights) if _prompt_or_none(line, self.full_source) == full else line.literally(full, weights)
 
     def told_blend(self, place: int | None = None) -> str:
         """The blend words for all lines or for one alone, with those of swaps that are not told of there."""
         places = range(len(self.lines)) if place is None else [place]
-        alone = parse_lines("\n".join(self.told(at, self.lines[at].weights) for at in places))
+        alone = parse_lines("\n".join(self.told(at, self.lines[at].weights, place is not None) for at in places))
         streams = [self.streams[1 + at] for at in places]
         whole, left = ({word for word in self._blend_words(lines)[1] if any(s.has(word) for s in streams)} for lines in (self.lines, alone))
         if whole == left:
@@ -58,19 +63,20 @@ class Edits:
         return Edit(None, self.settings["kind"], cell.weights_on(self.lines[cell.line].weights))
 
     def local_blend(self, threshold: float) -> LocalBlend | None:
-        """The local blend, if words for it are set."""
+        """The local blend, if words for it are set. threshold: of the words that may change and of those that must not."""
         s = self.settings
         source, edited = self._blend_words(self.lines)
         if not source:
             return None
-        return LocalBlend(source, edited, values.words(s["subtract"]), threshold, s["threshold"], s["start"])
+        return LocalBlend(source, edited, values.words(s["subtract"]), threshold, threshold, s["start"])
 
     def _blend_words(self, lines: Sequence[Line]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         source, edited = values.blend_words(f"{TITLE}: Blend words", self.settings["blend"])
         if source and not edited:
             # Words that were swapped stand for those they were swapped for.
             whole = {word.casefold() for word in source}
-            edited = source + tuple(new for line in lines for old, new in line.swaps if new and old.casefold() in whole)
+            swaps = [tuple(map(host_text.unmarked, swap)) for line in lines for swap in line.swaps]
+            edited = source + tuple(new for old, new in swaps if new and old.casefold() in whole)
         return source, edited
 
     def heat_words(self) -> tuple[str, ...]:
@@ -85,10 +91,11 @@ def prepared(p: Any, args: tuple) -> tuple[Edits, Plan]:
         raise SettingError(f"{TITLE} has no edit; write one per line, such as {EXAMPLES.replace('; ', ' | ')}.")
     with facts.overridden(p):
         _check_job(p)
-    styles, seeds = getattr(p, "styles", None), max(1, int(p.n_iter)) * max(1, int(p.batch_size))
-    edits, plan = checked_form(settings, lines, p.prompt, seeds, lambda prompt: stream_of(p.sd_model, prompt, styles), styles)
-    host_text.padded([stream.text for stream in edits.streams], p.sd_model)
-    return edits, plan
+        styles, seeds = getattr(p, "styles", None), max(1, int(p.n_iter)) * max(1, int(p.batch_size))
+        edits, plan = checked_form(settings, lines, p.prompt, seeds, lambda prompt: stream_of(p.sd_model, prompt, styles), styles)
+        texts = [stream.text for stream in edits.streams]
+        padding = tuple(whole[len(text) :] for text, whole in zip(texts, host_text.padded(texts, p.sd_model)))
+    return replace(edits, padding=padding), plan
 
 
 def checked_form(
@@ -104,7 +111,7 @@ def checked_form(
     values.window(f"{TITLE}: {controls.SELF}", settings["self"])
     source = host_text.without_comments(prompt)
     prompts = tuple(prompt_of(line, source) for line in lines)
-    full_source, *full_prompts = (host_text.without_comments(host_text.with_styles(text, styles)) for text in (source, *prompts))
+    full_source, *full_prompts = (host_text.as_drawn(text, styles) for text in (source, *prompts))
     edits = Edits(settings, source, tuple(lines), prompts, full_source, tuple(full_prompts))
     plan = grid.plan(settings, lines, seeds)
     return replace(edits, streams=_check_words(stream, edits, plan)), plan
@@ -112,7 +119,7 @@ def checked_form(
 
 def stream_of(sd_model: Any, prompt: str, styles: Any = None) -> PromptTokens:
     """The tokens of a prompt as it is given to the host. SettingError where it cannot be edited."""
-    styled = host_text.with_styles(prompt, styles)
+    styled = host_text.as_drawn(prompt, styles)
     refusal = host_text.refused(styled)
     if refusal:
         raise SettingError(f"{styled[:200]!r}: {refusal}.")
@@ -144,8 +151,8 @@ def _check_job(p: Any) -> None:
 
 
 def prompt_of(line: Line, source: str) -> str:
-    """The edited prompt of ``line``, with the source's tags where it has none: one batch has one set of LoRAs."""
-    prompt = line.applied(source)
+    """The edited prompt of ``line``, without comments, with the source's tags where it has none: one batch has one set of LoRAs."""
+    prompt = host_text.without_comments(line.applied(source))
     own, tags = host_text.tags_of(prompt), host_text.tags_of(source)
     if sorted(own) == sorted(tags):
         return prompt

@@ -115,7 +115,7 @@ def _of_line(line: Line, source: str, kind: str, stream: Callable[[str], PromptT
 
 
 def _stream(prompt: str, styles: Sequence[str] = ()) -> PromptTokens:
-    styled = host_text.with_styles(prompt, styles)
+    styled = host_text.as_drawn(prompt, styles)
     refusal = host_text.refused(styled)
     if refusal:
         raise SettingError(f"{refusal[0].upper()}{refusal[1:]}.")

@@ -11,6 +11,7 @@ from typing import Any
 from ...core.fields import SettingError, checked
 from ...settings.infotext import read_back, written
 from ..host.requests import by_name
+from .lines import digits
 
 TITLE = "Prompt-to-Prompt"
 NONE, EDIT, CROSS, SELF, WEIGHT, THRESHOLD, SEED = "None", "Edit", "Cross window", "Self window", "Word weight", "Blend threshold", "Seed"
@@ -43,7 +44,7 @@ class FormControl:
             return self.default
         if self.kind in ("text", "lines"):
             if isinstance(value, (int, float)) and not isinstance(value, bool):
-                value = f"{value:g}"
+                value = digits(value)
             return checked(name, value, {"kind": "text"}).strip()
         if self.kind == "flag" and str(value) in ("True", "False"):
             value = str(value) == "True"

@@ -161,7 +161,7 @@ def _chosen(where: str, text: str, count: int) -> list[int]:
     """Places in the list of edits: those with these numbers, or all."""
     parts = values.split(text)
     for part in parts:
-        if not (part.isdecimal() and 1 <= int(part) <= count):
+        if not values.whole_number(part, count):
             raise SettingError(f"{where} has {part!r}; for edits it must be their numbers from 1 to {count}, or nothing for all.")
     return [int(part) - 1 for part in parts] or list(range(count))
 

@@ -45,6 +45,11 @@ def with_styles(prompt: str, styles: Any) -> str:
     return shared.prompt_styles.apply_styles_to_prompt(prompt, styles) if styles else prompt
 
 
+def as_drawn(prompt: str, styles: Any = None) -> str:
+    """The prompt as the host draws it: with the job's styles, whose comments it takes out, too. Tags are still in it."""
+    return without_comments(with_styles(prompt, styles))
+
+
 def taken_apart(prompt: str, negative: Any, styles: Any) -> str | None:
     """The negative prompt with the job's styles, if the host takes styles out of it where the picture of both prompts is pasted."""
     take = getattr(shared.prompt_styles, "extract_styles_from_prompt", None)
@@ -62,6 +67,12 @@ def tags_of(prompt: str) -> list[str]:
 def without_tags(prompt: str) -> str:
     """What is left of a prompt when the host has taken those tags."""
     return extra_networks.parse_prompt(prompt)[0]
+
+
+def unmarked(words: str) -> str:
+    """Some words of a prompt without tags, and without the marks and numbers of emphasis."""
+    parts = prompt_parser.parse_prompt_attention(without_tags(words))
+    return "".join(text for text, weight in parts if (text, weight) != ("BREAK", -1)).strip()
 
 
 def refused(prompt: str) -> str | None:
@@ -99,11 +110,18 @@ def tokens_of(sd_model: Any, prompt: str) -> PromptTokens:
 def padded(prompts: Sequence[str], sd_model: Any) -> list[str]:
     """The prompts with empty chunks behind the shorter ones, so that all are encoded to the same length. SettingError."""
     model = text_model(sd_model)
-    chunks = [len(model.tokenize_line(prompt)[0]) for prompt in prompts]
+
+    def chunks_of(prompt: str) -> int:
+        return len(model.tokenize_line(prompt)[0])
+
+    chunks = [chunks_of(prompt) for prompt in prompts]
     most = max(chunks)
-    # The first BREAK ends the last chunk, each further one is an empty chunk.
-    longer = [prompt + " BREAK" * (most - count + 1) if count < most else prompt for prompt, count in zip(prompts, chunks)]
-    if any(len(model.tokenize_line(prompt)[0]) != most for prompt in longer):
+    longer = []
+    for prompt, count in zip(prompts, chunks):
+        # The first BREAK ends the last chunk, unless the prompt ends with one; each further one is an empty chunk.
+        tried = (prompt + " BREAK" * (most - count + more) for more in (1, 0)) if count < most else (prompt,)
+        longer += [text for text in tried if chunks_of(text) == most][:1]
+    if len(longer) < len(prompts):
         raise SettingError(
             f"The prompts are {min(chunks)} to {most} chunks of tokens long and could not be padded to the same length "
             "(the option 'Emphasis mode: None' or an open bracket does that); make them about as long."

@@ -144,13 +144,12 @@ def _product(several: Iterable[Mapping[str, float]]) -> dict[str, float]:
 
 
 def _weighing(weights: Mapping[str, float]) -> list[str]:
-    return [f"{word}*{_written(weight)}" for word, weight in weights.items()]
+    return [f"{word}*{digits(weight)}" for word, weight in weights.items()]
 
 
-def _written(weight: float) -> str:
+def digits(number: float) -> str:
     """All of its digits, in a form that `NUMBER` takes."""
-    text = f"{Decimal(repr(float(weight))):f}"
-    return text.removesuffix(".0")
+    return f"{Decimal(repr(number)):f}".removesuffix(".0")
 
 
 def _is_special(part: str) -> bool:

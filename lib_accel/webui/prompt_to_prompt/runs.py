@@ -53,6 +53,9 @@ class Drawn:
 def draw(p: Any, edits: Edits, plan: Plan) -> Drawn:
     """Run all batches of ``plan``. ``p``'s seed is fixed, and it stays as it is. Raises only when no picture was made."""
     drawn = Drawn()
+    if edits.padding[0]:
+        chunks = max(stream.chunks for stream in edits.streams)
+        drawn.notes.append(f"All prompts were made as long as the longest, {chunks} chunks: alone, the source draws another picture.")
     batches = plan.batches(edits.settings["at_once"])
     shared.state.job_count = len(batches)
     # Sources that are drawn again start alike; what comes later finds what one job would have left.
@@ -124,7 +127,7 @@ def _told(p: Any, edits: Edits, cell: Cell) -> dict[str, Any]:
 def settings_of(edits: Edits, cell: Cell) -> controls.FormValues:
     """The settings with which the script draws this cell alone."""
     line = edits.lines[cell.line]
-    own = {"edits": edits.told(cell.line, cell.weights_on(line.weights)), "cross": cell.cross}
+    own = {"edits": edits.told(cell.line, cell.weights_on(line.weights), alone=True), "cross": cell.cross}
     own |= {"self": cell.self_, "threshold": cell.threshold, "blend": edits.settings["blend"]}
     if edits.streams:
         # Words of other lines are in no prompt of this one, and would be refused.

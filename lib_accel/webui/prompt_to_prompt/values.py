@@ -18,6 +18,8 @@ _BY_WORD = re.compile(rf"(.*?\S)\s*[:\s]\s*({_FRACTION}(?:\s*-\s*{_FRACTION})?)"
 _SEEDS = re.compile(r"(\d+)\s*-\s*(\d+)")
 # More is a slip of the finger.
 MOST_SEEDS = 1000
+# Generators take no larger one.
+LARGEST_SEED = 2**64 - 1
 HOW = "a part of the steps from 0 to 1, such as 0.4, or a range, such as 0.1-0.8"
 
 
@@ -81,18 +83,22 @@ def seeds(name: str, text: str) -> list[int]:
     found: list[int] = []
     for part in split(text):
         span = _SEEDS.fullmatch(part)
-        if span:
-            first, last = int(span[1]), int(span[2])
-            if not first <= last < first + MOST_SEEDS:
-                raise SettingError(f"{name} has {part!r}; a range must go up and have at most {MOST_SEEDS} seeds.")
-            found += range(first, last + 1)
-        elif part == "-1":
+        first, last = (whole_number(one, LARGEST_SEED) for one in (span.groups() if span else (part, part)))
+        if part == "-1":
             found.append(random.randrange(4294967294))
-        elif part.isdecimal():
-            found.append(int(part))
+        elif first is None or last is None:
+            raise SettingError(f"{name} has {part!r}; it must be whole numbers up to {LARGEST_SEED}, ranges such as 5-8, or -1.")
+        elif not first <= last < first + MOST_SEEDS:
+            raise SettingError(f"{name} has {part!r}; a range must go up and have at most {MOST_SEEDS} seeds.")
         else:
-            raise SettingError(f"{name} has {part!r}; it must be whole numbers, ranges such as 5-8, or -1.")
+            found += range(first, last + 1)
     return found
+
+
+def whole_number(text: str, most: int) -> int | None:
+    """A number from 0 to ``most`` in digits; None for anything else. Python reads no number of thousands of digits."""
+    value = int(text) if text.isdecimal() and len(text) <= 100 else None
+    return value if value is not None and value <= most else None
 
 
 def words(text: Any) -> tuple[str, ...]:

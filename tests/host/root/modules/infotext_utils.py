@@ -42,6 +42,9 @@ def parse_generation_parameters(text, skip_fields=None):
     whole, _, negative = "\n".join(prompt).partition("Negative prompt: ")
     found = {"Prompt": whole.strip(), "Negative prompt": negative.strip()}
     for key, raw in PARAMETER.findall(last):
+        if not raw:
+            # The host looks at the first letter of each, and drops a value without one.
+            continue
         value = unquote(raw)
         sides = TWO_NUMBERS.fullmatch(value) if isinstance(value, str) else None
         if sides:
