@@ -22,6 +22,8 @@ from ...core.fields import SettingError
 from ...prompt_to_prompt import blankless, split_words
 
 _ARROW = re.compile(r"\s*(?:->|→)\s*")
+# Also as Chinese and Japanese keyboards write it.
+_SEMICOLON = re.compile("[;；]")
 NUMBER = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)"
 _WEIGHT = re.compile(rf"([^*]+?)\s*\*\s*({NUMBER})(?=[\s,]|$)[\s,]*")
 # Tags of LoRAs and the like, which words are not looked for in.
@@ -81,7 +83,7 @@ def parse_line(number: int, text: str) -> Line:
         if not prompt:
             raise SettingError(f"Line {number} is {text!r}; a prompt must follow the =.")
         return Line(number, text, prompt, weights=_product(_weights(number, part) for part in before))
-    parts = [part.strip() for part in text.split(";") if part.strip()]
+    parts = [part.strip() for part in _SEMICOLON.split(text) if part.strip()]
     if not any(_is_special(part) for part in parts):
         return Line(number, text, prompt=text)
     prompt, swaps, additions, weights = None, [], [], {}
@@ -127,9 +129,10 @@ def _literal(text: str) -> tuple[list[str], str] | None:
     before: list[str] = []
     rest = text.strip()
     while not rest.startswith("="):
-        part, semicolon, rest = (piece.strip() for piece in rest.partition(";"))
-        if not semicolon or (part and not _is_weight(part)):
+        part, *behind = (piece.strip() for piece in _SEMICOLON.split(rest, maxsplit=1))
+        if not behind or (part and not _is_weight(part)):
             return None
+        (rest,) = behind
         before += [part] if part else []
     return before, rest[1:].strip()
 
@@ -162,7 +165,7 @@ def _is_weight(part: str) -> bool:
 
 def _is_plain(prompt: str) -> bool:
     """Whether a whole prompt is one without an = in front."""
-    return not _is_special(prompt) and ";" not in prompt and not prompt.startswith(("=", "#"))
+    return not _is_special(prompt) and not _SEMICOLON.search(prompt) and not prompt.startswith(("=", "#"))
 
 
 def _weights(number: int, part: str) -> dict[str, float]:
