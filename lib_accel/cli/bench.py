@@ -43,7 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--whole", action="store_true", help="time whole generations (all U-Net calls and the sampler) instead of single U-Net calls"
     )
     parser.add_argument(
-        "--compose", action="store_true", help="with --whole: time a step of every kind and add them up, for sizes that take too long"
+        "--compose",
+        action="store_true",
+        help="with --whole: time a step of every kind and add them up, for sizes that take too long; not where steps are forecast",
     )
     parser.add_argument("--steps", type=int, default=20, help="with --whole: steps of a generation")
     parser.add_argument("--guidance", type=float, default=5.0, help="with --whole: CFG scale; 1 or less: no guidance")

@@ -49,7 +49,8 @@ def measure(
 
     Every other turn goes backwards: whoever goes first may find the processor cool or the caches cold. memory: a device whose peak is
     taken in one more, uncounted, run of each variant; None takes none. spend: (variant, accelerator) -> seconds, instead of timing
-    ``work``. Ratios are the first variant's time over this one's. A peer that does not run has ``not_run``, the reason, and no numbers.
+    ``work``. Ratios are the first variant's time over this one's. A peer that does not run, or what cannot be timed so (CommandError), has
+    ``not_run``, the reason, and no numbers.
     """
     seconds: dict[str, list[float]] = {variant.name: [] for variant in variants}
     accounts: dict[str, str] = {}
@@ -62,7 +63,8 @@ def measure(
             with variant.on(model) as accelerator:
                 result = run(accelerator)
         except Exception as error:
-            if getattr(variant, "peer", None) is None or variant is variants[0]:
+            expected = isinstance(error, CommandError) or getattr(variant, "peer", None) is not None
+            if not expected or variant is variants[0]:
                 raise
             not_run[variant.name] = reason(error)
             print(f"  {label}: {variant.name} not run: {not_run[variant.name]}", flush=True)

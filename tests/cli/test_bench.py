@@ -8,7 +8,7 @@ import models
 import pytest
 import torch
 
-from lib_accel import sample
+from lib_accel import Forecast, sample
 from lib_accel.cli import measuring, workloads
 from lib_accel.cli.architectures import ARCHITECTURES, Architecture, build_unet
 from lib_accel.cli.inputs import UNetInputs
@@ -68,6 +68,17 @@ def test_whole_generations(backend, tmp_path, capsys):
     assert "4 steps, 4 U-Net calls" in rows[1]["account"]
     assert "agents on 5, merging on 5 of 6 layers for 2 of 4 steps" in rows[2]["account"]
     assert "generations of 4 steps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("guidance", ["5", "1"])
+def test_steps_of_a_generation_are_forecast_as_in_a_pipeline(guidance, tmp_path):
+    """Its sampler has a name, so presets do what they do for users."""
+    words = f"--arch tiny --size 64 --whole --steps 12 --guidance {guidance} --macs --variants plain forecast:every=2"
+    plain, forecast = bench(tmp_path, words)
+    served = sum(map(bool, Forecast(every=2).schedule(12, sampler=workloads.SAMPLER).kinds))
+    assert served and f"{12 - served} of 12 U-Net calls run" in forecast["account"]
+    # Which steps run is decided by values, and there are none where multiply-adds are counted.
+    assert (plain["macs"], forecast["macs"]) == (1.0, None)
 
 
 def test_a_generation_is_finite_and_guided():
