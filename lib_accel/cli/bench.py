@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
                 ]
     given = {key: value for key, value in vars(args).items() if key != "json"}
     settings = {key: [str(v) for v in value] if isinstance(value, list) else str(value) for key, value in given.items()}
-    result = {"what": what, "called": noun(find_unet(model)), "settings": settings, "machine": machine(), "rows": rows}
+    result = {"what": what, "called": noun(find_unet(model)), "settings": settings, "machine": machine(args.device), "rows": rows}
     print(table(result))
     if args.json:
         args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     methods = {"plain": ()} | {name.lower(): preset(name, family) for name in args.preset}
     print(f"Model: {what}. Presets for {family}.")
     drawings = draw(pipeline, methods, args, args.size or (512 if args.model is None else None))
-    result = {"model": what, "prompt": args.prompt, "seed": args.seed, "steps": args.steps, "machine": machine()}
+    result = {"model": what, "prompt": args.prompt, "seed": args.seed, "steps": args.steps, "machine": machine(args.device)}
     result["pictures"] = _write(drawings, args.out)
     _write_grid(drawings, result, args.out)
     for entry in result["pictures"]:

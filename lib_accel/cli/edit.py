@@ -223,7 +223,7 @@ def _write(
         cell = cells[first]
         labels.append(f"self {_label(cell.self_attention)}: {cell.prompt or ' '.join(args.weight)}")
         rows.append([None if first else made.pictures[0], *made.pictures[1 + first : 1 + first + len(across)]])
-    m = machine()
+    m = machine(args.device)
     footer = [
         f"{args.source!r}, seed {args.seed}, {args.steps} steps. {what}.",
         *accounts,

@@ -11,6 +11,7 @@ from types import ModuleType
 
 from ..core.fields import SettingError
 from ..core.sites import UnsupportedModelError
+from .devices import use_device
 from .errors import CommandError
 from .processes import is_first, quiet_but_first
 
@@ -78,6 +79,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(command: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
     try:
+        if hasattr(args, "device"):
+            use_device(args.device)
         return command(args)
     except (CommandError, SettingError, UnsupportedModelError) as error:
         print(f"{args.command}: {error}", file=sys.stderr)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from ..core.errors import in_words
+from .devices import name_of, wait
 from .errors import CommandError
 from .variants import Variant
 
@@ -26,12 +27,10 @@ Work = Callable[[Any], Any]
 
 def timed(work: Callable[[], Any]) -> float:
     """Seconds of ``work``, to the end of what it started on a GPU."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    wait()
     begin = time.perf_counter()
     work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    wait()
     return time.perf_counter() - begin
 
 
@@ -143,12 +142,11 @@ def peak_bytes(work: Callable[[], Any], device: str) -> int:
     return peak
 
 
-def machine() -> dict[str, str]:
-    """What the numbers were measured on."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
+def machine(device: str) -> dict[str, str]:
+    """What the numbers were measured on: ``device`` of this machine."""
     return {
         "date": datetime.date.today().isoformat(),
-        "device": device,
+        "device": name_of(device),
         "threads": str(torch.get_num_threads()),
         "torch": torch.__version__,
         "python": platform.python_version(),

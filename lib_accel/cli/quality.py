@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     keys = ("steps", "guidance", "sampler", "seed", "size", "auto")
     result: dict[str, Any] = {
         "model": what,
-        "machine": machine(),
+        "machine": machine(args.device),
         "settings": {key: getattr(args, key) for key in keys} | {"processes": processes.as_dict()},
         "prompts": prompts,
     }
