@@ -18,6 +18,7 @@ from ..settings.model_families import family_of
 from ..settings.presets import PRESETS, preset
 from .drawing import add_drawing_arguments, check_pass, open_for_drawing
 from .measuring import machine, timed
+from .outputs import prepare_folder
 from .progress import progress
 
 
@@ -35,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
         preset(name)
     check_pass(args, () if args.size is None else (args.size,), repeats=100)
     pipeline, what = open_for_drawing(args)
+    prepare_folder("--out", args.out)
     family = family_of(find_unet(pipeline), args.steps)
     methods = {"plain": ()} | {name.lower(): preset(name, family) for name in args.preset}
     print(f"Model: {what}. Presets for {family}.")
@@ -82,7 +84,6 @@ def _write(drawings: dict[str, dict[str, Any]], out: Path) -> list[dict[str, Any
     """Save the pictures; returns what is known of each, ready for JSON."""
     from ..images.metrics import distance
 
-    out.mkdir(parents=True, exist_ok=True)
     plain = drawings["plain"]
     entries = []
     for name, drawing in drawings.items():
@@ -119,4 +120,4 @@ def _write_grid(drawings: dict[str, dict[str, Any]], result: dict[str, Any], out
         "Times: the least of several, against PyTorch's own attention.",
     ]
     side_by_side(cells, footer).save(out / "comparison.png")
-    (out / "demo.json").write_text(json.dumps(result, indent=1) + "\n")
+    (out / "demo.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

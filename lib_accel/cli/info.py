@@ -26,6 +26,7 @@ from .composing import costs_of, edges_of, kinds_of
 from .errors import CommandError
 from .inputs import UNetInputs, knows
 from .models import open_pipeline
+from .outputs import prepare_file
 from .variants import Variant, parse_variant
 from .workloads import SAMPLER
 
@@ -54,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
     for name, most in (("batch", 1024), ("steps", 1000)):
         if not 1 <= getattr(args, name) <= most:
             raise CommandError(f"--{name} is {getattr(args, name)}; it must be a whole number from 1 to {most}.")
+    prepare_file("--json", args.json)
     unet, what = _open(args)
     if not knows(unet):
         raise CommandError(f"the model is a {type(unet).__name__}; info counts what is in U-Nets, take bench --whole or quality.")
@@ -64,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
             raise CommandError(f"variant is {variant.name!r}; info takes presets ({', '.join(PRESETS)}) and methods, for a whole pass.")
     result: dict[str, Any] = {"model": what, "family": family, "batch": args.batch, "steps": args.steps, "sizes": {}}
     print(f"{what}; family {family}; {args.batch} rows to a U-Net call. Passes of {args.steps} steps of {SAMPLER}.")
-    for size in args.size:
+    for size in dict.fromkeys(args.size):
         inputs = UNetInputs(unet, size, args.batch, torch.float32, "meta")
         plain = count_macs(unet, partial(inputs, unet))
         passes = {variant.name: whole_pass(unet, inputs, variant, args.steps) for variant in variants}

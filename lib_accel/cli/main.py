@@ -64,7 +64,7 @@ def parser_of(program: str = PROGRAM) -> tuple[argparse.ArgumentParser, dict[str
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command. Returns the exit status: 0, 1 when a check failed, 2 for bad input."""
+    """Run one command. Returns the exit status: 0, 1 when a check failed, 2 for bad input, 130 when somebody stopped it."""
     program = "accel" if Path(sys.argv[0]).stem == "accel" else PROGRAM
     if not (sys.argv[1:] if argv is None else argv):
         print(short_help(program), end="")
@@ -82,6 +82,9 @@ def _run(command: Callable[[argparse.Namespace], int], args: argparse.Namespace)
         if hasattr(args, "device"):
             use_device(args.device)
         return command(args)
+    except KeyboardInterrupt:
+        print(f"{args.command}: stopped.", file=sys.stderr)
+        return 130
     except (CommandError, SettingError, UnsupportedModelError) as error:
         print(f"{args.command}: {error}", file=sys.stderr)
         return 2

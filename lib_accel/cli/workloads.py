@@ -53,8 +53,9 @@ def as_hosts_run_it(unet: nn.Module, device: str, dtype: torch.dtype) -> Iterato
     with ExitStack() as stack:
         if hasattr(unet, "input_blocks"):
             stack.enter_context(class_level_sdpa())
+            # What it casts its input to; another dtype may have been run before.
+            unet.dtype = dtype
             if dtype != torch.float32:
-                unet.dtype = dtype
                 for module in unet.modules():
                     if isinstance(module, nn.GroupNorm):
                         module.float()
