@@ -76,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
     model, what = _open(args, DTYPES[dtypes[0]])
     variants = _variants(args, find_unet(model))
     rows: list[dict[str, Any]] = []
+    finished = False
     try:
         for dtype in dict.fromkeys(dtypes):
             _cast(model, DTYPES[dtype])
@@ -83,18 +84,20 @@ def run(args: argparse.Namespace) -> int:
                 for size, batch in product(dict.fromkeys(args.size), dict.fromkeys(args.batch)):
                     measured = _measure(args, model, variants, size, batch, DTYPES[dtype])
                     rows += [{"size": size, "batch": batch, "dtype": dtype} | row for row in measured]
+        finished = True
     finally:
         # What was measured stays, whatever stops the rest (a size that takes too much memory, somebody).
         if rows:
-            _tell(args, model, what, rows)
+            _tell(args, model, what, rows, finished)
     return 0
 
 
-def _tell(args: argparse.Namespace, model: Any, what: str, rows: list[dict[str, Any]]) -> None:
+def _tell(args: argparse.Namespace, model: Any, what: str, rows: list[dict[str, Any]], finished: bool) -> None:
     """Print the table, and write what is to be written."""
     given = {key: value for key, value in vars(args).items() if key != "json"}
     settings = {key: [str(v) for v in value] if isinstance(value, list) else str(value) for key, value in given.items()}
     result = {"what": what, "called": noun(find_unet(model)), "settings": settings, "machine": machine(args.device), "rows": rows}
+    result |= {} if finished else {"stopped": True}
     print(table(result))
     if args.json:
         args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -208,4 +211,6 @@ def table(result: dict[str, Any]) -> str:
             cells += ["-" if row.get("macs") is None else f"{row['macs']:.1%}"] if macs else []
             cells += ["-" if row["peak_mib"] is None else f"{row['peak_mib']:.0f}"] if memory else []
         lines.append(f"| {' | '.join(cells)} |")
+    if result.get("stopped"):
+        lines += ["", "Stopped: what comes after these rows was not measured."]
     return "\n".join(lines)
