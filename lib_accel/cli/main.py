@@ -27,6 +27,9 @@ COMMANDS = {
     "quality": "measure what each method changes in pictures: distance, tone, detail, content, time",
 }
 
+# What the packages of the extra "demo" are imported as.
+OF_THE_EXTRA = ("diffusers", "transformers", "safetensors", "numpy", "PIL", "skimage", "tqdm", "accelerate")
+
 # Under a launcher of several processes these share the work; the others run in the first process alone.
 SHARED = ("edit", "quality")
 
@@ -91,5 +94,6 @@ def _run(command: Callable[[argparse.Namespace], int], args: argparse.Namespace)
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] == __package__.split(".")[0]:
             raise
-        print(f"{args.command}: the package {error.name!r} is missing; install the extra: pip install '.[demo]'", file=sys.stderr)
+        mend = "; install the extra: pip install '.[demo]'" if (error.name or "").split(".")[0] in OF_THE_EXTRA else ""
+        print(f"{args.command}: the package {error.name!r} is missing{mend}", file=sys.stderr)
         return 2
