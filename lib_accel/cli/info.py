@@ -65,7 +65,8 @@ def run(args: argparse.Namespace) -> int:
         if not variant.methods or variant.at is not None:
             raise CommandError(f"variant is {variant.name!r}; info takes presets ({', '.join(PRESETS)}) and methods, for a whole pass.")
     result: dict[str, Any] = {"model": what, "family": family, "batch": args.batch, "steps": args.steps, "sizes": {}}
-    print(f"{what}; family {family}; {args.batch} rows to a U-Net call. Passes of {args.steps} steps of {SAMPLER}; methods act at any size.")
+    told = f"Passes of {args.steps} steps of {SAMPLER}; methods act at any size."
+    print(f"{what}; family {family}; {args.batch} rows to a U-Net call. {told}")
     for size in dict.fromkeys(args.size):
         inputs = UNetInputs(unet, size, args.batch, torch.float32, "meta")
         plain = count_macs(unet, partial(inputs, unet))
