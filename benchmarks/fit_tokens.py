@@ -11,14 +11,18 @@ import json
 from pathlib import Path
 
 import numpy as np
+import plots
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Fit time over tokens from the JSON that `python -m lib_accel bench` writes.")
     parser.add_argument("results", type=Path, nargs="+", help="JSON files of one machine and one shape, together at least three sizes")
     parser.add_argument("--plot", type=Path, help="also draw the points and curves into this PNG")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     times = read(args.results)
+    few = [variant for variant, points in times.items() if len(points) < 3]
+    if few:
+        parser.error(f"{few[0]} has {len(times[few[0]])} sizes; a curve takes at least three.")
     fits = {variant: fit(points) for variant, points in times.items()}
     print("| variant | a, s | b, ms per 1000 tokens | c, ms per million pairs of tokens | largest error |")
     print("| --- | --- | --- | --- | --- |")
@@ -29,16 +33,13 @@ def main() -> None:
 
 
 def read(paths: list[Path]) -> dict[str, dict[int, float]]:
-    """variant -> {tokens at full latent resolution: least seconds}."""
-    times: dict[str, dict[int, float]] = {}
-    for path in paths:
-        for row in json.loads(path.read_text())["rows"]:
-            times.setdefault(row["variant"], {})[(row["size"] // 8) ** 2] = row["min"]
-    return times
+    """variant -> {tokens at full latent resolution: least seconds}, of those that ran; batches and dtypes apart."""
+    lines = plots.lines_of([json.loads(path.read_text(encoding="utf-8")) for path in paths], "min")
+    return {name: {(size // 8) ** 2: least for size, least in points} for name, points in lines.items()}
 
 
 def fit(points: dict[int, float]) -> tuple[float, float, float, float]:
-    """(a, b, c) of least squares in relative error, none negative in c, and the largest relative error."""
+    """(a, b, c) of least squares in relative error, and the largest relative error."""
     n, t = np.array(sorted(points)), np.array([points[k] for k in sorted(points)])
     terms = np.stack([np.ones_like(n, dtype=float), n, n.astype(float) ** 2], 1)
     solution = np.linalg.lstsq(terms / t[:, None], np.ones_like(t), rcond=None)[0]

@@ -123,10 +123,14 @@ def _of(results: Sequence[dict[str, Any]]) -> str:
 
 def machine_of(result: dict[str, Any]) -> str:
     """Device, threads, torch and date of a result."""
-    m, workers = result["machine"], result.get("settings", {}).get("workers", 1)
+    m, settings = result["machine"], result.get("settings", {})
     threads = f"{m['threads']} thread{'s' * (str(m['threads']) != '1')}"
+    workers, processes = settings.get("workers", 1), settings.get("processes", {}).get("count", 1)
+    # Of version 0.1.0, whose processes shared the threads.
     if workers > 1:
         threads += f" shared by {workers} processes"
+    if processes > 1:
+        threads += f" in each of {processes} processes"
     return f"{m['device']}, {threads}, torch {m['torch']}, {m['date']}"
 
 

@@ -72,7 +72,8 @@ def profile(args: argparse.Namespace) -> dict[str, Any]:
             for event in profiler.key_averages():
                 spent[kind_of(event.key)] += event.self_cpu_time_total / 1000
             times[text] = dict(spent)
-    return {"what": f"{args.arch} ({args.backend})", "size": args.size, "batch": args.batch, "machine": machine(), "milliseconds": times}
+    given = {"what": f"{args.arch} ({args.backend})", "size": args.size, "batch": args.batch}
+    return given | {"machine": machine("cpu"), "milliseconds": times}
 
 
 def kind_of(operation: str) -> str:

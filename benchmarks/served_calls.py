@@ -69,7 +69,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         run += [value for step, value in by_step.items() if step and step not in steps]
         served += [by_step[step] for step in sorted(steps)]
     return {
-        "machine": machine(),
+        "machine": machine(args.device),
         "parameters": sum(parameter.numel() for parameter in pipe.transformer.parameters()),
         "settings": {"size": args.size, "steps": args.steps, "every": args.every, "dtype": args.dtype, "rounds": args.rounds},
         "calls": report["unet_calls"],

@@ -190,6 +190,32 @@ def test_lines_of_a_plot_are_named_by_what_differs():
     assert set(plots.lines_of([first, second], "min")) == {"sd15, plain, batch 2", "sd15, merging, batch 2", "sdxl, plain, batch 8"}
 
 
+def test_results_of_several_processes_say_so():
+    m = {"device": "a CPU", "threads": "1", "torch": "2", "date": "2026-01-01"}
+    told = [plots.machine_of({"machine": m, "settings": one}) for one in ({}, {"workers": 2}, {"processes": {"count": 2}})]
+    assert told[0] == "a CPU, 1 thread, torch 2, 2026-01-01"
+    assert "1 thread shared by 2 processes" in told[1] and "1 thread in each of 2 processes" in told[2]
+
+
+def test_a_curve_over_tokens_is_fitted_to_what_ran(tmp_path, capsys):
+    import fit_tokens
+
+    def timed_at(size, batch=2):
+        tokens = (size // 8) ** 2
+        return timed("plain", 1, size, batch=batch) | {"min": 0.5 + 1e-4 * tokens + 1e-8 * tokens**2}
+
+    path = tmp_path / "r.json"
+    rows = [timed_at(size) for size in (256, 512, 768, 1024)] + [timed("tomesd", 1, 512, not_run="why")]
+    path.write_text(json.dumps(result(rows)))
+    fit_tokens.main([str(path)])
+    assert capsys.readouterr().out.splitlines()[2:] == ["| plain | 0.50 | 100 | 10.00 | 0% |"]
+    path.write_text(json.dumps(result([*rows[:2], timed_at(256, 8)])))
+    assert set(fit_tokens.read([path])) == {"plain, batch 2", "plain, batch 8"}
+    with pytest.raises(SystemExit):
+        fit_tokens.main([str(path)])
+    assert "plain, batch 2 has 2 sizes; a curve takes at least three." in capsys.readouterr().err
+
+
 def test_the_pareto_front_keeps_what_nothing_beats():
     points = {"plain": [(1, 1)], "good": [(1.5, 0.9)], "worse": [(1.4, 0.8)], "as fast": [(1.5, 0.7)], "fastest": [(2, 0.5)]}
     assert plots.pareto_front(points) == [(1, 1), (1.5, 0.9), (2, 0.5)]

@@ -21,6 +21,7 @@ from .errors import CommandError
 from .lab import MISSING, PEERS
 from .measuring import machine, measure
 from .models import add_device_argument, open_pipeline
+from .outputs import prepare_file
 from .passes import noun
 from .random_pipeline import pipeline_around
 from .variants import METHODS, Variant, parse_variant
@@ -43,7 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--whole", action="store_true", help="time whole generations (all U-Net calls and the sampler) instead of single U-Net calls"
     )
     parser.add_argument(
-        "--compose", action="store_true", help="with --whole: time a step of every kind and add them up, for sizes that take too long"
+        "--compose",
+        action="store_true",
+        help="with --whole: time a step of every kind and add them up, for sizes that take too long; not where steps are forecast",
     )
     parser.add_argument("--steps", type=int, default=20, help="with --whole: steps of a generation")
     parser.add_argument("--guidance", type=float, default=5.0, help="with --whole: CFG scale; 1 or less: no guidance")
@@ -72,24 +75,34 @@ def run(args: argparse.Namespace) -> int:
     dtypes = args.dtype or ["float16" if args.device.startswith("cuda") else "float32"]
     model, what = _open(args, DTYPES[dtypes[0]])
     variants = _variants(args, find_unet(model))
-    rows = []
-    for dtype in dtypes:
-        _cast(model, DTYPES[dtype])
-        with as_hosts_run_it(find_unet(model), args.device, DTYPES[dtype]):
-            for size, batch in product(args.size, args.batch):
-                rows += [
-                    {"size": size, "batch": batch, "dtype": dtype} | row
-                    for row in _measure(args, model, variants, size, batch, DTYPES[dtype])
-                ]
+    rows: list[dict[str, Any]] = []
+    finished = False
+    try:
+        for dtype in dict.fromkeys(dtypes):
+            _cast(model, DTYPES[dtype])
+            with as_hosts_run_it(find_unet(model), args.device, DTYPES[dtype]):
+                for size, batch in product(dict.fromkeys(args.size), dict.fromkeys(args.batch)):
+                    measured = _measure(args, model, variants, size, batch, DTYPES[dtype])
+                    rows += [{"size": size, "batch": batch, "dtype": dtype} | row for row in measured]
+        finished = True
+    finally:
+        # What was measured stays, whatever stops the rest (a size that takes too much memory, somebody).
+        if rows:
+            _tell(args, model, what, rows, finished)
+    return 0
+
+
+def _tell(args: argparse.Namespace, model: Any, what: str, rows: list[dict[str, Any]], finished: bool) -> None:
+    """Print the table, and write what is to be written."""
     given = {key: value for key, value in vars(args).items() if key != "json"}
     settings = {key: [str(v) for v in value] if isinstance(value, list) else str(value) for key, value in given.items()}
-    result = {"what": what, "called": noun(find_unet(model)), "settings": settings, "machine": machine(), "rows": rows}
+    result = {"what": what, "called": noun(find_unet(model)), "settings": settings, "machine": machine(args.device), "rows": rows}
+    result |= {} if finished else {"stopped": True}
     print(table(result))
     if args.json:
         args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     if args.markdown:
         args.markdown.write_text(table(result) + "\n", encoding="utf-8")
-    return 0
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -114,6 +127,8 @@ def _check(args: argparse.Namespace) -> None:
             raise CommandError(f"--{name} is {value}; it must be a whole number from 1 to {most}.")
     if not 0 <= args.guidance <= 100:
         raise CommandError(f"--guidance is {args.guidance}; it must be a number from 0 to 100.")
+    for option in ("json", "markdown"):
+        prepare_file(f"--{option}", getattr(args, option))
     for text in args.variants:
         parse_variant(text)  # What is wrong is told before a model is opened.
     odd = next((batch for batch in args.batch if batch % 2), None)
@@ -196,4 +211,6 @@ def table(result: dict[str, Any]) -> str:
             cells += ["-" if row.get("macs") is None else f"{row['macs']:.1%}"] if macs else []
             cells += ["-" if row["peak_mib"] is None else f"{row['peak_mib']:.0f}"] if memory else []
         lines.append(f"| {' | '.join(cells)} |")
+    if result.get("stopped"):
+        lines += ["", "Stopped: what comes after these rows was not measured."]
     return "\n".join(lines)

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 
 from ..api import accelerated
-from ..engine.thresholds import NEVER, device_name, write_own
+from ..engine.thresholds import NEVER, device_name, own_path, write_own
 from ..methods.registry import with_least
 from .architectures import ARCHITECTURES, Architecture, build_unet
 from .errors import CommandError
@@ -40,7 +40,11 @@ def run(args: argparse.Namespace) -> int:
     for method, tokens in table.items():
         print(f"{method}: " + ("never pays up to this size" if tokens >= NEVER else f"pays from {tokens} tokens on"))
     if not args.dry_run:
-        print(f"Kept for {device_name(device)} in {write_own(device, table)}.")
+        try:
+            print(f"Kept for {device_name(device)} in {write_own(device, table)}.")
+        except OSError as error:
+            why = f"the table could not be kept in {own_path()}: {error.strerror}; ACCEL_DATA names another folder."
+            raise CommandError(why) from error
     return 0
 
 

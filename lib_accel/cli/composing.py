@@ -1,7 +1,8 @@
 """Whole generations composed from timed steps: each kind of step of a pass is run and timed, and counts as often as it occurs.
 
 For sizes at which a pass takes too long to be run many times. Nothing is left out: what is timed is a step of the sampler with all that
-belongs to it. What is assumed is that two steps of a kind take the same time.
+belongs to it. What is assumed is that two steps of a kind take the same time. Where steps are forecast there are no such kinds: which ones
+run is decided by those before them, so such passes have to be run.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ from torch import nn
 
 from ..core.method import Method
 from ..core.rows import Layout
+from ..core.samplers import sampler_named
 from ..cost.macs import count_macs
 from ..engine.thresholds import thresholds_for
+from .errors import CommandError
 from .inputs import UNetInputs
 from .lab import PEERS
 from .measuring import timed
 from .variants import Variant
-from .workloads import Sampling
+from .workloads import SAMPLER, Sampling
 
 # Of the noise schedules that these models were trained with.
 LAST_TIMESTEP = 999.0
@@ -76,6 +79,11 @@ def _candidates(members: Sequence[int], steps: int) -> list[int]:
     return list(dict.fromkeys([members[0], *at_border]))[:MOST_CANDIDATES]
 
 
+def is_forecast(methods: Sequence[Method], steps: int) -> bool:
+    """Whether ``methods`` may forecast steps of a pass of ``steps`` of `Sampling`."""
+    return any(method.forecasts(steps, sampler_named(SAMPLER)) for method in methods)
+
+
 def edges_of(methods: Sequence[Method], steps: int) -> list[int]:
     """The steps in which something begins or ends, 0 and ``steps`` among them."""
     edges = {0, steps}.union(*(method.schedule(steps).all_edges for method in methods))
@@ -90,7 +98,9 @@ class Composer:
         self.seconds_by_step: dict[str, list[dict[str, Any]]] = {}
 
     def seconds(self, variant: Variant, accelerator: Any) -> float:
-        """Seconds of a whole pass under ``variant``, composed."""
+        """Seconds of a whole pass under ``variant``, composed. CommandError where it forecasts steps."""
+        if is_forecast(variant.methods, self._sampling.steps):
+            raise CommandError("steps are forecast from those before them, so none can be timed alone; take --whole without --compose")
         kinds = kinds_of(variant, self._sampling.steps)
         kept = self.seconds_by_step.setdefault(variant.name, [{"step": kind.step, "count": kind.count, "seconds": []} for kind in kinds])
         total = 0.0
@@ -108,6 +118,8 @@ def macs_of_pass(unet: nn.Module, size: int, batch: int, variant: Variant, steps
     unet: on the meta device, where nothing is computed; what ``auto`` decides, it decides for ``device``. None for what cannot be counted
     there (what a step costs depends on values).
     """
+    if is_forecast(variant.methods, steps):
+        return None
     if variant.auto:
         variant = replace(variant, auto=thresholds_for(torch.device(device))[0])
     inputs = UNetInputs(unet, size, batch, torch.float32, "meta")

@@ -18,6 +18,7 @@ from ..settings.model_families import family_of
 from ..settings.presets import PRESETS, preset
 from .drawing import add_drawing_arguments, check_pass, open_for_drawing
 from .measuring import machine, timed
+from .outputs import prepare_folder
 from .progress import progress
 
 
@@ -35,13 +36,14 @@ def run(args: argparse.Namespace) -> int:
         preset(name)
     check_pass(args, () if args.size is None else (args.size,), repeats=100)
     pipeline, what = open_for_drawing(args)
+    prepare_folder("--out", args.out)
     family = family_of(find_unet(pipeline), args.steps)
     methods = {"plain": ()} | {name.lower(): preset(name, family) for name in args.preset}
     print(f"Model: {what}. Presets for {family}.")
     drawings = draw(pipeline, methods, args, args.size or (512 if args.model is None else None))
-    result = {"model": what, "prompt": args.prompt, "seed": args.seed, "steps": args.steps, "machine": machine()}
+    result = {"model": what, "prompt": args.prompt, "seed": args.seed, "steps": args.steps, "machine": machine(args.device)}
     result["pictures"] = _write(drawings, args.out)
-    _write_grid(drawings, result, args.out)
+    _write_grid(drawings, result, args)
     for entry in result["pictures"]:
         print(f"{entry['name']:>10}: {entry['seconds']:.2f} s, {entry['ratio']:.2f}x. {entry['to_plain']}. {entry['account']}")
     print(f"Look at {args.out / 'comparison.png'}")
@@ -82,7 +84,6 @@ def _write(drawings: dict[str, dict[str, Any]], out: Path) -> list[dict[str, Any
     """Save the pictures; returns what is known of each, ready for JSON."""
     from ..images.metrics import distance
 
-    out.mkdir(parents=True, exist_ok=True)
     plain = drawings["plain"]
     entries = []
     for name, drawing in drawings.items():
@@ -105,18 +106,17 @@ def _write(drawings: dict[str, dict[str, Any]], out: Path) -> list[dict[str, Any
     return entries
 
 
-def _write_grid(drawings: dict[str, dict[str, Any]], result: dict[str, Any], out: Path) -> None:
+def _write_grid(drawings: dict[str, dict[str, Any]], result: dict[str, Any], args: argparse.Namespace) -> None:
     from ..images.grid import side_by_side
 
     cells = []
     for entry in result["pictures"]:
         lines = [f"{entry['name']}: {entry['seconds']:.2f} s, {entry['ratio']:.2f}x", entry["to_plain"], entry["account"]]
         cells.append((drawings[entry["name"]]["image"], lines if entry["name"] != "plain" else lines[:1]))
-    m = result["machine"]
+    m, of = result["machine"], "of one run" if args.repeats == 1 else f"the least of {args.repeats}"
     footer = [
         f"{result['prompt']!r}, seed {result['seed']}, {result['steps']} steps. {result['model']}.",
-        f"{m['device']}, {m['threads']} threads, torch {m['torch']}, {m['date']}. "
-        "Times: the least of several, against PyTorch's own attention.",
+        f"{m['device']}, {m['threads']} threads, torch {m['torch']}, {m['date']}. Times: {of}, against PyTorch's own attention.",
     ]
-    side_by_side(cells, footer).save(out / "comparison.png")
-    (out / "demo.json").write_text(json.dumps(result, indent=1) + "\n")
+    side_by_side(cells, footer).save(args.out / "comparison.png")
+    (args.out / "demo.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

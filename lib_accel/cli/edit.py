@@ -16,6 +16,7 @@ from ..prompt_to_prompt import KINDS, Edit, LocalBlend
 from .drawing import add_drawing_arguments, open_for_drawing
 from .errors import CommandError
 from .measuring import machine
+from .outputs import prepare_folder
 from .processes import Processes, is_first
 
 
@@ -91,6 +92,8 @@ def run(args: argparse.Namespace) -> int:
     options, processes = _options(args), Processes(args.device)
     args.device = processes.device
     pipeline, what = open_for_drawing(args)
+    if is_first():
+        prepare_folder("--out", args.out)
     made = _draw(pipeline, args, edits, options, processes)
     if not is_first():
         return 0
@@ -208,22 +211,22 @@ def _write(
     """The pictures, the grid and edit.json; returns what is in the last."""
     from ..images.grid import PAPER, grid
 
-    args.out.mkdir(parents=True, exist_ok=True)
     made.pictures[0].save(args.out / "source.png")
     entries = []
     for number, (cell, picture, kind, mask) in enumerate(zip(cells, made.pictures[1:], made.kinds[1:], made.masks[1:]), 1):
         name = f"edit-{number}.png"
         picture.save(args.out / name)
-        label = f"cross {_label(cell.cross)}, self {_label(cell.self_attention)}: {cell.prompt or args.source}"
+        label = f"cross {_label(cell.cross)}, self {_label(cell.self_attention)}: {args.source if cell.prompt is None else cell.prompt}"
         entry = {"file": name, "kind": kind, "label": label} | asdict(cell)
         entries.append(entry | {"mask": None if mask is None else float(mask.mean())})
     across = list(dict.fromkeys(_label(cell.cross) for cell in cells))
     rows, labels = [], []
     for first in range(0, len(cells), len(across)):
         cell = cells[first]
-        labels.append(f"self {_label(cell.self_attention)}: {cell.prompt or ' '.join(args.weight)}")
+        said = " ".join(args.weight) if cell.prompt is None else cell.prompt
+        labels.append(f"self {_label(cell.self_attention)}: {said}")
         rows.append([None if first else made.pictures[0], *made.pictures[1 + first : 1 + first + len(across)]])
-    m = machine()
+    m = machine(args.device)
     footer = [
         f"{args.source!r}, seed {args.seed}, {args.steps} steps. {what}.",
         *accounts,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import dataclass
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -14,17 +15,20 @@ import torch
 from torch import nn
 
 from ..api import accelerated
+from ..core.method import CALL
 from ..core.rows import Layout
 from ..core.sites import find_unet
 from ..cost.macs import KINDS, Count, count_macs
 from ..settings.model_families import family_of
 from ..settings.presets import PRESETS
 from .architectures import ARCHITECTURES, build_unet
-from .composing import costs_of, edges_of
+from .composing import costs_of, edges_of, kinds_of
 from .errors import CommandError
 from .inputs import UNetInputs, knows
 from .models import open_pipeline
+from .outputs import prepare_file
 from .variants import Variant, parse_variant
+from .workloads import SAMPLER
 
 GIGA = 1e9
 
@@ -39,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, help="with a checkpoint: a diffusers folder of the same kind of model")
     parser.add_argument("--size", type=int, nargs="+", default=[512], help="pixels a side, multiples of 8")
     parser.add_argument("--batch", type=int, default=2, help="rows of a U-Net call (2: one guided picture)")
-    parser.add_argument("--steps", type=int, default=25, help="sampling steps over which the work is averaged")
+    parser.add_argument("--steps", type=int, default=25, help="sampling steps, of Euler, over which the work is averaged")
     parser.add_argument("--variants", nargs="+", default=list(PRESETS), metavar="VARIANT", help="presets and methods, as for bench")
     parser.add_argument("--json", type=Path, help="also write the numbers there")
 
@@ -51,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
     for name, most in (("batch", 1024), ("steps", 1000)):
         if not 1 <= getattr(args, name) <= most:
             raise CommandError(f"--{name} is {getattr(args, name)}; it must be a whole number from 1 to {most}.")
+    prepare_file("--json", args.json)
     unet, what = _open(args)
     if not knows(unet):
         raise CommandError(f"the model is a {type(unet).__name__}; info counts what is in U-Nets, take bench --whole or quality.")
@@ -60,8 +65,9 @@ def run(args: argparse.Namespace) -> int:
         if not variant.methods or variant.at is not None:
             raise CommandError(f"variant is {variant.name!r}; info takes presets ({', '.join(PRESETS)}) and methods, for a whole pass.")
     result: dict[str, Any] = {"model": what, "family": family, "batch": args.batch, "steps": args.steps, "sizes": {}}
-    print(f"{what}; family {family}; {args.batch} rows to a U-Net call.")
-    for size in args.size:
+    told = f"Passes of {args.steps} steps of {SAMPLER}; methods act at any size."
+    print(f"{what}; family {family}; {args.batch} rows to a U-Net call. {told}")
+    for size in dict.fromkeys(args.size):
         inputs = UNetInputs(unet, size, args.batch, torch.float32, "meta")
         plain = count_macs(unet, partial(inputs, unet))
         passes = {variant.name: whole_pass(unet, inputs, variant, args.steps) for variant in variants}
@@ -85,11 +91,15 @@ def _open(args: argparse.Namespace) -> tuple[nn.Module, str]:
 
 @dataclass(frozen=True)
 class Phase:
-    """Steps ``first`` to ``last`` of a pass, from 0, in which the same methods act; counts of each of its steps that was counted."""
+    """Steps ``first`` to ``last`` of a pass, from 0, in which the same methods act, and what each multiplies where it runs.
+
+    served: in about how many of them the whole call is left out.
+    """
 
     first: int
     last: int
     counts: list[Count]
+    served: int = 0
 
     @property
     def steps(self) -> int:
@@ -103,19 +113,23 @@ class Phase:
 def whole_pass(unet: nn.Module, inputs: UNetInputs, variant: Variant, steps: int) -> list[Phase]:
     """The phases of a pass of ``steps`` under ``variant``, counted.
 
-    Every step of a phase costs the same, unless plans are kept for some: then each is counted. Two rows are a guided picture.
+    A step of each kind is counted; each step where they are not known to cost the same (plans are kept for some). Two rows are a guided
+    picture. Whole calls that are forecast are those of a usual picture with the sampler `SAMPLER`; no value is computed that could decide.
     """
-    edges, costs = edges_of(variant.methods, steps), costs_of(variant.methods, steps)
+    acting = [method for method in variant.methods if not method.stands_aside(variant.methods, steps, SAMPLER)]
+    of_calls = [method.schedule(steps, sampler=SAMPLER).kinds for method in acting if method.declaration.acts_on == CALL]
+    served = [any(kinds[step] for kinds in of_calls) for step in range(steps)]
+    inside = [method for method in acting if method.declaration.acts_on != CALL]
+    edges, costs = edges_of(inside, steps), costs_of(inside, steps)
     rows = Layout.guided(inputs.batch) if inputs.batch % 2 == 0 else None
-    phases = []
-    with accelerated(unet, *variant.methods, auto=False) as accelerator:
-        for first, end in pairwise(edges):
-            counts = []
-            alike = costs is not None and len(set(costs[first:end])) == 1
-            for step in range(first, first + 1 if alike else end):
-                accelerator.step(step, steps, rows)
-                counts.append(count_macs(unet, partial(inputs, unet)))
-            phases.append(Phase(first, end - 1, counts))
+    by_cost: dict[Hashable, Count] = {}
+    with accelerated(unet, *inside, auto=False) as accelerator:
+        # Not the first step of each phase: what a step does may depend on those that ran before it.
+        for kind in kinds_of(replace(variant, methods=tuple(inside)), steps):
+            accelerator.step(kind.step, steps, rows)
+            by_cost[costs[kind.step] if costs else kind.step] = count_macs(unet, partial(inputs, unet))
+    counts = [by_cost[costs[step] if costs else step] for step in range(steps)]
+    phases = [Phase(first, end - 1, counts[first:end], sum(served[first:end])) for first, end in pairwise(edges)]
     report = accelerator.report().as_dict()
     failed = next((method["failed"] for method in report["methods"] if method["failed"]), None)
     if failed:
@@ -124,8 +138,8 @@ def whole_pass(unet: nn.Module, inputs: UNetInputs, variant: Variant, steps: int
 
 
 def average(phases: list[Phase]) -> float:
-    """Multiply-adds of one U-Net call, averaged over the pass."""
-    return sum(phase.mean() * phase.steps for phase in phases) / sum(phase.steps for phase in phases)
+    """Multiply-adds of a step, averaged over the pass; a step whose call is left out has none."""
+    return sum(phase.mean() * (phase.steps - phase.served) for phase in phases) / sum(phase.steps for phase in phases)
 
 
 def levels_table(count: Count) -> str:
@@ -151,7 +165,9 @@ def passes_table(plain: Count, passes: dict[str, list[Phase]]) -> str:
                 f"| {name} | {phase.first + 1} to {phase.last + 1} | {phase.mean() / GIGA:.1f} | {phase.mean() / plain.total:.1%} "
                 f"| {phase.mean('matching') / plain.total:.1%} |"
             )
-        lines.append(f"| {name} | average | {average(phases) / GIGA:.1f} | {average(phases) / plain.total:.1%} | |")
+        steps, served = (sum(getattr(phase, what) for phase in phases) for what in ("steps", "served"))
+        told = f"average, about {steps - served} of {steps} run" if served else "average"
+        lines.append(f"| {name} | {told} | {average(phases) / GIGA:.1f} | {average(phases) / plain.total:.1%} | |")
     return "\n".join(lines)
 
 
@@ -162,7 +178,8 @@ def _as_data(plain: Count, passes: dict[str, list[Phase]]) -> dict[str, Any]:
         "variants": {
             name: {
                 "phases": [
-                    {"first": phase.first, "last": phase.last, "total": phase.mean()} | {kind: phase.mean(kind) for kind in KINDS}
+                    {"first": phase.first, "last": phase.last, "served": phase.served, "total": phase.mean()}
+                    | {kind: phase.mean(kind) for kind in KINDS}
                     for phase in phases
                 ],
                 "average": average(phases),

@@ -11,6 +11,7 @@ from types import ModuleType
 
 from ..core.fields import SettingError
 from ..core.sites import UnsupportedModelError
+from .devices import use_device
 from .errors import CommandError
 from .processes import is_first, quiet_but_first
 
@@ -25,6 +26,9 @@ COMMANDS = {
     "maps": "draw where the model sees words of the prompt in a picture (cross-attention)",
     "quality": "measure what each method changes in pictures: distance, tone, detail, content, time",
 }
+
+# What the packages of the extra "demo" are imported as.
+OF_THE_EXTRA = ("diffusers", "transformers", "safetensors", "numpy", "PIL", "skimage", "tqdm", "accelerate")
 
 # Under a launcher of several processes these share the work; the others run in the first process alone.
 SHARED = ("edit", "quality")
@@ -63,7 +67,7 @@ def parser_of(program: str = PROGRAM) -> tuple[argparse.ArgumentParser, dict[str
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command. Returns the exit status: 0, 1 when a check failed, 2 for bad input."""
+    """Run one command. Returns the exit status: 0, 1 when a check failed, 2 for bad input, 130 when somebody stopped it."""
     program = "accel" if Path(sys.argv[0]).stem == "accel" else PROGRAM
     if not (sys.argv[1:] if argv is None else argv):
         print(short_help(program), end="")
@@ -78,12 +82,18 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(command: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
     try:
+        if hasattr(args, "device"):
+            use_device(args.device)
         return command(args)
+    except KeyboardInterrupt:
+        print(f"{args.command}: stopped.", file=sys.stderr)
+        return 130
     except (CommandError, SettingError, UnsupportedModelError) as error:
         print(f"{args.command}: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] == __package__.split(".")[0]:
             raise
-        print(f"{args.command}: the package {error.name!r} is missing; install the extra: pip install '.[demo]'", file=sys.stderr)
+        mend = "; install the extra: pip install '.[demo]'" if (error.name or "").split(".")[0] in OF_THE_EXTRA else ""
+        print(f"{args.command}: the package {error.name!r} is missing{mend}", file=sys.stderr)
         return 2

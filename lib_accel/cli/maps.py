@@ -14,7 +14,8 @@ from ..image_editing.starting import checked_seed, checked_size
 from ..image_editing.text import embeddings, tokens_for
 from ..methods import HeatMaps
 from ..prompt_to_prompt.maps import combine, heat_picture
-from .drawing import add_drawing_arguments, open_for_drawing
+from .drawing import add_drawing_arguments, check_pass, open_for_drawing
+from .outputs import prepare_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from ..images.grid import side_by_side
 
+    check_pass(args, ())
     pipeline, what = open_for_drawing(args)
     tokens = tokens_for(pipeline, args.prompt)
     words = [int(word) if re.fullmatch(r"\d+", word) and not tokens[0].has(word) else word for word in args.words]
@@ -38,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
     text: dict[str, Any] = {"prompt": args.prompt, "negative_prompt": args.negative_prompt}
     if tokens[0].chunks > 1:
         text = embeddings(pipeline, [args.prompt], args.negative_prompt)
+    prepare_folder("--out", args.out)
     with accelerated(pipeline, method) as accelerator:
         picture = pipeline(
             **text,
@@ -48,7 +51,6 @@ def run(args: argparse.Namespace) -> int:
             generator=torch.Generator().manual_seed(checked_seed(args.seed)),
         ).images[0]
     maps = accelerator.heat_maps(words)
-    args.out.mkdir(parents=True, exist_ok=True)
     picture.save(args.out / "picture.png")
     cells, entries = [(picture, [args.prompt])], []
     for number, (word, heat) in enumerate(maps.items(), 1):

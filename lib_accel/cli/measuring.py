@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from ..core.errors import in_words
+from .devices import name_of, wait
 from .errors import CommandError
 from .variants import Variant
 
@@ -26,12 +27,10 @@ Work = Callable[[Any], Any]
 
 def timed(work: Callable[[], Any]) -> float:
     """Seconds of ``work``, to the end of what it started on a GPU."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    wait()
     begin = time.perf_counter()
     work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    wait()
     return time.perf_counter() - begin
 
 
@@ -49,7 +48,8 @@ def measure(
 
     Every other turn goes backwards: whoever goes first may find the processor cool or the caches cold. memory: a device whose peak is
     taken in one more, uncounted, run of each variant; None takes none. spend: (variant, accelerator) -> seconds, instead of timing
-    ``work``. Ratios are the first variant's time over this one's. A peer that does not run has ``not_run``, the reason, and no numbers.
+    ``work``. Ratios are the first variant's time over this one's. A peer that does not run, or what cannot be timed so (CommandError), has
+    ``not_run``, the reason, and no numbers.
     """
     seconds: dict[str, list[float]] = {variant.name: [] for variant in variants}
     accounts: dict[str, str] = {}
@@ -62,7 +62,8 @@ def measure(
             with variant.on(model) as accelerator:
                 result = run(accelerator)
         except Exception as error:
-            if getattr(variant, "peer", None) is None or variant is variants[0]:
+            expected = isinstance(error, CommandError) or getattr(variant, "peer", None) is not None
+            if not expected or variant is variants[0]:
                 raise
             not_run[variant.name] = reason(error)
             print(f"  {label}: {variant.name} not run: {not_run[variant.name]}", flush=True)
@@ -141,12 +142,11 @@ def peak_bytes(work: Callable[[], Any], device: str) -> int:
     return peak
 
 
-def machine() -> dict[str, str]:
-    """What the numbers were measured on."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
+def machine(device: str) -> dict[str, str]:
+    """What the numbers were measured on: ``device`` of this machine."""
     return {
         "date": datetime.date.today().isoformat(),
-        "device": device,
+        "device": name_of(device),
         "threads": str(torch.get_num_threads()),
         "torch": torch.__version__,
         "python": platform.python_version(),

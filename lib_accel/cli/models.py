@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from .. import sample
+from ..core.errors import in_words
 from .errors import CommandError
 
 
@@ -38,7 +39,7 @@ def open_pipeline(model: Path | None, config: Path | None, device: str, dtype: t
     except CommandError:
         raise
     except Exception as error:
-        raise CommandError(f"{model} could not be opened: {type(error).__name__}: {str(error).splitlines()[0][:300]}") from error
+        raise CommandError(f"{model} could not be opened: {in_words(error)}") from error
 
 
 def _open(model: Path, config: Path | None, dtype: torch.dtype) -> Any:

@@ -12,6 +12,7 @@ from torch import nn
 
 from ..backends import backend_for
 from ..core.sites import find_unet
+from ..image_editing.starting import checked_seed
 from .errors import CommandError
 
 
@@ -44,7 +45,7 @@ def asked(
         given |= {"true_cfg_scale": guidance, "negative_prompt": " "}
     if _is_longer(takes.get("max_sequence_length"), most := _longest_text(pipeline)):
         given["max_sequence_length"] = most
-    given["generator"] = torch.Generator().manual_seed(seed)
+    given["generator"] = torch.Generator().manual_seed(checked_seed(seed))
     if latents:
         given["output_type"] = "latent"
     return {name: value for name, value in given.items() if name in takes}

@@ -13,6 +13,7 @@ from PIL import Image
 
 from .. import sample
 from ..core.sites import find_unet
+from ..image_editing.starting import checked_seed
 from ..methods.registry import with_settings
 from ..settings.model_families import FAMILIES, family_of
 from ..settings.presets import PRESETS, preset
@@ -21,6 +22,7 @@ from .drawing import add_pass_arguments, add_sampler_argument, check_pass, open_
 from .errors import CommandError
 from .lab import MISSING, PEERS
 from .measuring import machine
+from .outputs import prepare_folder
 from .passes import noun
 from .processes import Processes, is_first
 from .quality_table import grid, table
@@ -82,16 +84,17 @@ def run(args: argparse.Namespace) -> int:
     print(f"Presets for {family}.", flush=True)
     if processes.count > 1:
         print(f"{processes.count} processes, on {', '.join(processes.devices)}.", flush=True)
-    args.out.mkdir(parents=True, exist_ok=True)
+    if is_first():
+        prepare_folder("--out", args.out)
     keys = ("steps", "guidance", "sampler", "seed", "size", "auto")
     result: dict[str, Any] = {
         "model": what,
-        "machine": machine(),
+        "machine": machine(args.device),
         "settings": {key: getattr(args, key) for key in keys} | {"processes": processes.as_dict()},
         "prompts": prompts,
     }
     result["sizes"] = {}
-    for size in args.size:
+    for size in dict.fromkeys(args.size):
         drawings, not_run = draw(pipeline, variants, prompts, size, args, processes)
         if not is_first():
             continue
@@ -102,9 +105,8 @@ def run(args: argparse.Namespace) -> int:
         result["sizes"][str(size)] = shown
         print(f"\n{size}x{size}\n\n{table(shown, noun(find_unet(pipeline)))}", flush=True)
         grid(drawings, rows).save(args.out / f"grid-{size}.png")
-    if not is_first():
-        return 0
-    (args.out / "quality.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        # After each size: whoever stops the next one keeps this.
+        (args.out / "quality.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(f"\nTimes: medians of one picture, variants by turns. Wrote {args.out / 'quality.json'} and the grids beside it.")
     return 0
 
@@ -113,7 +115,7 @@ def sample_prompts(count: int, seed: int) -> list[str]:
     """Prompts for the sample model: every object in them is a combination that its training never saw."""
     from ..sample.captions import held_out_prompts
 
-    return held_out_prompts(count, seed)
+    return held_out_prompts(count, checked_seed(seed))
 
 
 def _is_of_its_world(prompt: str) -> bool:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..backends import backend_for
-from ..core.rows import Layout
+from ..core.rows import Layout, Row
 from ..core.sites import find_unet, is_transformer
 from .inputs import UNetInputs, knows
 from .measuring import Work
@@ -19,6 +19,8 @@ from .passes import asked, first_of, one_call
 from .random_pipeline import embeddings_for
 
 PROMPT = "a photo of a lighthouse on a rocky coast at dusk"
+# Of the passes that `Sampling` makes, by the name that methods know it by.
+SAMPLER = "Euler"
 
 
 def sdpa_forward(self, x, context=None, mask=None, **kwargs):
@@ -51,8 +53,9 @@ def as_hosts_run_it(unet: nn.Module, device: str, dtype: torch.dtype) -> Iterato
     with ExitStack() as stack:
         if hasattr(unet, "input_blocks"):
             stack.enter_context(class_level_sdpa())
+            # What it casts its input to; another dtype may have been run before.
+            unet.dtype = dtype
             if dtype != torch.float32:
-                unet.dtype = dtype
                 for module in unet.modules():
                     if isinstance(module, nn.GroupNorm):
                         module.float()
@@ -90,7 +93,9 @@ class Sampling:
         """The latents after step ``index``."""
         guided, timestep = self.guidance > 1, self._scheduler.timesteps[index]
         if accelerator is not None:
-            accelerator.step(index, self.steps, Layout.guided(self._batch) if guided else None)
+            rows = Layout.guided(self._batch) if guided else [Row("cond", image) for image in range(self._batch)]
+            sigmas = self._scheduler.sigmas.tolist()
+            accelerator.step(index, self.steps, rows, self.guidance, sigmas[index], sampler=SAMPLER, sigmas=sigmas)
         given = self._scheduler.scale_model_input(torch.cat([latents] * 2) if guided else latents, timestep)
         predicted = self._inputs(self._unet, given, timestep)[:, : latents.shape[1]]
         if guided:

@@ -96,7 +96,8 @@ def count_macs(unet: nn.Module, call: Callable[[], Any]) -> Count:
     finally:
         for handle in handles:
             handle.remove()
-    return Count(counting.macs, [Level(level, blocks[level], places[level], widths[level]) for level in sorted(places)])
+    # Where stages are left out, a level's blocks may not have run.
+    return Count(counting.macs, [Level(level, blocks[level], places[level], widths[level]) for level in sorted(places.keys() & widths)])
 
 
 def _first(args: tuple, kwargs: dict) -> torch.Tensor:

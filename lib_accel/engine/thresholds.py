@@ -100,7 +100,7 @@ def read_own(device: torch.device) -> tuple[dict[str, int] | None, str | None]:
     except OSError as error:
         return None, f"the calibration {path} was ignored: {error.strerror}"
     try:
-        data = json.loads(text.decode("utf-8"))
+        data = json.loads(text.decode("utf-8-sig"))
         version = data["version"]
         table = data["devices"].get(device_name(device))
         if version != VERSION:
@@ -121,7 +121,7 @@ def write_own(device: torch.device, table: Mapping[str, int]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     devices: dict[str, Any] = {}
     try:
-        before = json.loads(path.read_bytes().decode("utf-8"))
+        before = json.loads(path.read_bytes().decode("utf-8-sig"))
         if before.get("version") == VERSION:
             devices = dict(before["devices"])
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):

@@ -48,7 +48,9 @@ def tone_shift(picture: np.ndarray, reference: np.ndarray) -> tuple[float, float
 
 def detail_ratio(picture: np.ndarray, reference: np.ndarray) -> float:
     """High-frequency energy (squared Laplacian of the luminance) relative to the reference's; 1 is as sharp, below is smoother."""
-    return float(_detail(picture) / max(_detail(reference), 1e-12))
+    own, whole = _detail(picture), _detail(reference)
+    # Two flat pictures (black ones of an overflow, say) are as sharp as each other.
+    return float(own / max(whole, 1e-12)) if own or whole else 1.0
 
 
 def paired_interval(before: Sequence[bool], after: Sequence[bool]) -> tuple[float, float, float]:

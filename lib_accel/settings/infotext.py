@@ -93,7 +93,7 @@ def from_infotext(params: Mapping[str, Any], own: OwnPresets | None = None) -> S
                 given[name] = KNOBS[name].read(read_back(params[key]))
             except SettingError as error:
                 raise SettingError(f"PNG info: {error}") from None
-    if given.get("guidance.reuse"):
+    if given.get("guidance.on") and given.get("guidance.reuse"):
         given = {**_FIRST_DIRECTION, **given}
     settings = Settings(given)
     return settings.replaced({"preset": matching_preset(settings, read_back(str(params[PRESET_KEY])).strip(), own)})

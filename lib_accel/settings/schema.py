@@ -164,7 +164,8 @@ class Knob:
             return next((c for c in self.rule["choices"] if self.text(c).lower() == words.lower()), words)
         if self.kind in ("number", "integer") and len(words) <= 40:
             try:
-                return float(words)
+                # Whole numbers as they are: a float has 53 bits.
+                return int(words) if self.kind == "integer" and words.isdecimal() else float(words)
             except ValueError:
                 return words
         return words

@@ -8,7 +8,7 @@ import models
 import pytest
 import torch
 
-from lib_accel import sample
+from lib_accel import Forecast, sample
 from lib_accel.cli import measuring, workloads
 from lib_accel.cli.architectures import ARCHITECTURES, Architecture, build_unet
 from lib_accel.cli.inputs import UNetInputs
@@ -53,10 +53,10 @@ def test_a_row_per_size_and_variant(backend, tmp_path, capsys):
 
 @pytest.mark.parametrize("backend", ["ldm", "diffusers"])
 def test_batches_and_dtypes(backend, tmp_path):
-    """LDM in half precision runs as its hosts run it."""
-    command = f"--arch tiny --backend {backend} --size 64 --batch 1 2 --dtype float32 bfloat16 --variants plain merging"
+    """LDM in half precision runs as its hosts run it, and in full precision afterwards."""
+    command = f"--arch tiny --backend {backend} --size 64 --batch 1 2 --dtype bfloat16 float32 --variants plain merging"
     rows = bench(tmp_path, command)
-    expected = [(d, b, v) for d in ("float32", "bfloat16") for b in (1, 2) for v in ("plain", "merging")]
+    expected = [(d, b, v) for d in ("bfloat16", "float32") for b in (1, 2) for v in ("plain", "merging")]
     assert [(r["dtype"], r["batch"], r["variant"]) for r in rows] == expected
     assert all("0 of" not in r["account"] and "failed" not in r["account"] for r in rows)
 
@@ -68,6 +68,17 @@ def test_whole_generations(backend, tmp_path, capsys):
     assert "4 steps, 4 U-Net calls" in rows[1]["account"]
     assert "agents on 5, merging on 5 of 6 layers for 2 of 4 steps" in rows[2]["account"]
     assert "generations of 4 steps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("guidance", ["5", "1"])
+def test_steps_of_a_generation_are_forecast_as_in_a_pipeline(guidance, tmp_path):
+    """Its sampler has a name, so presets do what they do for users."""
+    words = f"--arch tiny --size 64 --whole --steps 12 --guidance {guidance} --macs --variants plain forecast:every=2"
+    plain, forecast = bench(tmp_path, words)
+    served = sum(map(bool, Forecast(every=2).schedule(12, sampler=workloads.SAMPLER).kinds))
+    assert served and f"{12 - served} of 12 U-Net calls run" in forecast["account"]
+    # Which steps run is decided by values, and there are none where multiply-adds are counted.
+    assert (plain["macs"], forecast["macs"]) == (1.0, None)
 
 
 def test_a_generation_is_finite_and_guided():

@@ -128,6 +128,16 @@ def test_the_command_composes_and_says_so(tmp_path, capsys):
     assert "composed (each kind of step timed, times how often it occurs)" in capsys.readouterr().out
 
 
+def test_forecast_steps_cannot_be_timed_alone_and_the_table_says_so(tmp_path, capsys):
+    path = tmp_path / "composed.json"
+    words = f"bench --arch tiny --size 64 --runs 1 --whole --compose --steps 12 --json {path} --variants"
+    assert main([*words.split(), "plain", "quality", "merging"]) == 0
+    plain, quality, merging = json.loads(path.read_text())["rows"]
+    assert plain["min"] and merging["min"] and quality["min"] is None
+    assert "steps are forecast from those before them" in quality["not_run"] and quality["not_run"] in capsys.readouterr().out
+    assert main([*words.split(), "quality"]) == 2, "without a first variant there is no ratio"
+
+
 @pytest.mark.parametrize("more", [["--compose"], ["--compose", "--whole", "--model", "here"]])
 def test_what_cannot_be_composed_gets_a_sentence(more, capsys):
     assert main(["bench", *more]) == 2

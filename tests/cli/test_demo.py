@@ -68,12 +68,23 @@ def test_bad_input_gets_one_sentence(arguments, words, tmp_path, capsys):
 
 
 def test_a_missing_package_is_named(monkeypatch, capsys, tmp_path):
-    def missing(*_):
-        raise ModuleNotFoundError("No module named 'diffusers'", name="diffusers")
+    for name, mend in (("diffusers", "; install the extra: pip install '.[demo]'"), ("ldm.modules", "")):
 
-    monkeypatch.setattr("lib_accel.cli.drawing.open_pipeline", missing)
-    assert main(["demo", *QUICK, "--out", str(tmp_path)]) == 2
-    assert "'diffusers' is missing" in capsys.readouterr().err
+        def missing(*_, name=name):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+        monkeypatch.setattr("lib_accel.cli.drawing.open_pipeline", missing)
+        assert main(["demo", *QUICK, "--out", str(tmp_path)]) == 2
+        assert capsys.readouterr().err == f"demo: the package {name!r} is missing{mend}\n"
+
+
+def test_a_model_that_fails_without_a_word_gets_a_sentence(monkeypatch, capsys, tmp_path):
+    def fails(*_):
+        raise EOFError
+
+    monkeypatch.setattr(models, "_open", fails)
+    assert main(["demo", *QUICK, "--model", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err == f"demo: {tmp_path} could not be opened: EOFError\n"
 
 
 def test_opening_a_folder_and_what_is_no_model(tmp_path):

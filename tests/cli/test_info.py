@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from lib_accel import AgentAttention, TokenDownsampling, TokenMerging, accelerated, sample
+from lib_accel import AgentAttention, DeepCache, TokenDownsampling, TokenMerging, accelerated, sample
 from lib_accel.cli import info
 from lib_accel.cli.architectures import ARCHITECTURES, Architecture, build_unet
 from lib_accel.cli.inputs import UNetInputs
@@ -157,6 +157,28 @@ def test_phases_of_a_gated_pass():
         assert 2 * after.counts[0].macs[kind] == before.counts[0].macs[kind]
 
 
+def test_stages_are_left_out_of_the_steps_of_which_the_method_says_so():
+    """What a step runs depends on those before it, though only a step of each kind is counted."""
+    unet, inputs = on_meta(models.diffusers_unet(), 64, batch=2)
+    (plain,) = info.whole_pass(unet, inputs, Variant("plain"), 25)
+    phases = info.whole_pass(unet, inputs, parse_variant("deepcache"), 25)
+    whole = [count.total == plain.counts[0].total for phase in phases for count in phase.counts]
+    assert whole == [not kinds for kinds in DeepCache().schedule(25).kinds] and whole.count(False) == 8
+
+
+def test_presets_are_counted_as_they_act_with_a_sampler_that_can_be_forecast():
+    """Whole calls are left out, and guidance is not skipped where steps are forecast."""
+    unet, inputs = on_meta(models.diffusers_unet(), 64, batch=2)
+    (plain,) = info.whole_pass(unet, inputs, Variant("plain"), 25)
+    (quality,) = info.whole_pass(unet, inputs, parse_variant("quality"), 25)
+    assert quality.mean() == plain.mean() and 8 < quality.served < 14
+    assert info.average([quality]) == pytest.approx(plain.mean() * (25 - quality.served) / 25)
+    before, after = info.whole_pass(unet, inputs, parse_variant("balanced"), 25)
+    assert plain.mean() == before.mean() > after.mean() > 0.6 * plain.mean()
+    table = info.passes_table(plain.counts[0], {"quality": [quality]})
+    assert f"| quality | average, about {25 - quality.served} of 25 run |" in table
+
+
 def test_a_method_that_cannot_be_counted_is_no_number(monkeypatch):
     monkeypatch.setenv("ACCEL_STRICT", "0")
     unet, inputs = on_meta(models.diffusers_unet(), 128)
@@ -173,13 +195,14 @@ def test_the_command_on_the_sample_model(tmp_path, capsys):
     assert "| 1/1 of the latent | 3 | 64x64 | 4096 | 64 |" in out and "| merging | 1 to 12 |" in out
     numbers = result["sizes"]["512"]
     assert numbers["variants"]["merging"]["average"] < numbers["plain"]["total"]
-    assert len(numbers["variants"]["fast"]["phases"]) == 2
+    (phase,) = numbers["variants"]["fast"]["phases"]
+    assert phase["served"] and numbers["variants"]["fast"]["average"] == pytest.approx(phase["total"] * (12 - phase["served"]) / 12)
 
 
 def test_a_model_from_disk(tmp_path, capsys):
     sample.load_pipeline(random=True).save_pretrained(tmp_path / "model")
     assert main(["info", str(tmp_path / "model"), "--size", "128", "--variants", "quality"]) == 0
-    assert "| quality | average |" in capsys.readouterr().out
+    assert "| quality | average, about " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,8 @@ def test_tone_and_detail():
     smooth = np.asarray(Image.fromarray(reference).resize((16, 16), Image.BOX).resize((32, 32), Image.BILINEAR))
     assert metrics.detail_ratio(reference, reference) == 1
     assert metrics.detail_ratio(smooth, reference) < 0.2
+    black = np.zeros_like(reference)
+    assert metrics.detail_ratio(black, black) == 1 and metrics.detail_ratio(black, reference) == 0
 
 
 def test_the_paired_interval():

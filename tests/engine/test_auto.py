@@ -84,6 +84,12 @@ def test_a_calibration_is_kept_per_device_and_used():
     assert sorted(p.name for p in path.parent.iterdir()) == ["thresholds.json"]
 
 
+def test_a_calibration_that_was_edited_on_windows_is_read():
+    path = write_own(CPU, {"TokenMerging": 10})
+    path.write_text(path.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    assert read_own(CPU) == ({"TokenMerging": 10}, None)
+
+
 @pytest.mark.parametrize(
     ("content", "word"),
     [

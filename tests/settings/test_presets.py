@@ -133,5 +133,8 @@ def test_png_info_of_the_first_version_keeps_a_direction_as_that_version_did():
         "Accel guidance skip order of the direction": "by sampler",
     }
     assert dict(from_infotext(told)) == dict(today)
+    # Switched off it means nothing, and is kept as it is set.
+    idle = Settings({"enabled": True, "preset": "custom", "guidance.reuse": True})
+    assert dict(from_infotext(to_infotext(idle))) == dict(idle)
     without = Settings({"enabled": True, "preset": "custom", "guidance.on": True})
     assert not any("direction" in key for key in to_infotext(without)) and dict(from_infotext(to_infotext(without))) == dict(without)

@@ -1,6 +1,7 @@
 """Bad values get one sentence that names the setting, the value and what is allowed; good ones their normal form."""
 
 import math
+from random import Random
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 
 from lib_accel import AgentAttention, GuidanceSkip, Reweight, SettingError, TGate, TokenMerging
 from lib_accel.core.fields import changed
+from lib_accel.settings.infotext import from_infotext, to_infotext
+from lib_accel.settings.job import Settings
 from lib_accel.settings.schema import KNOBS
 
 NAN, INF = float("nan"), float("inf")
@@ -171,3 +174,25 @@ def test_bad_numbers_of_numpy_get_a_sentence():
         TokenMerging(ratio=np.float32("nan"))
     with pytest.raises(SettingError, match=r"TokenMerging\.sx is 2\.5"):
         TokenMerging(sx=np.float64(2.5))
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_png_info_gives_back_any_settings(seed):
+    """Some of all, each at a bound, in between, or with more digits than a float has."""
+    random = Random(seed)
+    given = {"enabled": True, "preset": "custom"}
+    for name, knob in random.sample(list(KNOBS.items()), 20):
+        low, high = knob.rule.get("low"), knob.rule.get("high")
+        if knob.kind == "flag":
+            given.setdefault(name, random.random() < 0.5)
+        elif knob.kind == "choice":
+            given[name] = random.choice(knob.rule["choices"])
+        elif knob.kind == "integer":
+            given[name] = random.choice((low, 2**53 + 1 if high is None else high))
+        elif knob.kind == "number":
+            given[name] = random.choice((low, low + 1 / 3 if high is None else random.uniform(low, high)))
+    try:
+        settings = Settings(given)
+    except SettingError:
+        return  # A window that ends before it starts.
+    assert dict(from_infotext(to_infotext(settings))) == dict(settings)

@@ -65,6 +65,11 @@ def test_a_broken_file_is_put_aside_and_reported(host, presets, text):
     assert list(presets.read()[0]) == ["mine"]
 
 
+def test_a_file_that_was_edited_on_windows_is_read(presets):
+    presets.path().write_text(json.dumps({"version": 1, "presets": {"mine": {"auto": False}}}), encoding="utf-8-sig")
+    assert presets.read() == ({"mine": {"auto": False}}, None)
+
+
 def test_every_broken_file_is_kept(presets):
     for text in ("{", "[", ""):
         presets.path().write_text(text)

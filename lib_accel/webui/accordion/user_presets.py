@@ -53,7 +53,8 @@ def _in_file() -> tuple[dict[str, Any], str | None]:
     file = path()
     with _LOCK:
         try:
-            data = json.loads(file.read_text(encoding="utf-8"))
+            # Editors of Windows put a mark before the text.
+            data = json.loads(file.read_text(encoding="utf-8-sig"))
             if data["version"] != VERSION:
                 return {}, f"{FILE} was not read: it is of version {data['version']!r}, not {VERSION}"
             return dict(data["presets"]), None
