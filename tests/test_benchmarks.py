@@ -155,13 +155,14 @@ def test_a_row_of_quality_leaves_its_numbers_and_its_grids_made_smaller(tmp_path
 def test_the_speed_table(tmp_path):
     rows = [timed("plain", 1), timed("merging:ratio=0.5", 1.5)]
     (tmp_path / "sd15-cpu-512.json").write_text(json.dumps(result(rows)))
-    whole = [timed("plain", 1), timed("balanced", 2.25), timed("half-the-rows", 2.0, not_run="why")]
+    whole = [timed("plain", 1), timed("balanced", 2.25), timed(readme_table.FAST, 3.5), timed("half-the-rows", 2.0, not_run="why")]
     composed = result(whole, whole="True", compose="True")
     (tmp_path / "sd15-cpu-1024-whole.json").write_text(json.dumps(composed))
     text = readme_table.table(tmp_path)
     assert "| `TokenMerging(ratio=0.5)` | 1.50x | - |" in text
     assert "| limit: half the rows | - | not run |" in text
-    assert "| Balanced, 25 steps, guidance 7 | - | 2.25x* |" in text
+    assert "| Balanced of 0.1.0, 25 steps, guidance 7 | - | 2.25x* |" in text
+    assert "| Fast of 0.1.0, 25 steps, guidance 7 | - | 3.50x* |" in text
     assert text.endswith("a CPU, 2 threads, float32, torch 2, 2026-01-01; * composed of timed steps of each kind.")
     assert "AgentAttention" not in text
     page = f"before\n{readme_table.BEGIN}\nold\n{readme_table.END}\nafter\n"

@@ -31,9 +31,9 @@ SOURCE = "a (squirrel:1.2) eats a red  car, Car <lora:car:1>"
         ("= a -> b; c*2", "a -> b; c*2", {}),
         ("b*2; c*.5 b*3; = a -> b; c*2", "a -> b; c*2", {"b": 6.0, "c": 0.5}),
         ("a lion; b = c", "a lion; b = c", {}),
-        ("red car -> blue bus；car → cab；bus*2", "a (squirrel:1.2) eats a blue bus, cab <lora:car:1>", {"bus": 2.0}),
-        ("b*2；= a；b", "a；b", {"b": 2.0}),
-        ("a lion；on a rock", "a lion；on a rock", {}),
+        ("red car -> blue bus\uff1bcar → cab\uff1bbus*2", "a (squirrel:1.2) eats a blue bus, cab <lora:car:1>", {"bus": 2.0}),
+        ("b*2\uff1b= a\uff1bb", "a\uff1bb", {"b": 2.0}),
+        ("a lion\uff1bon a rock", "a lion\uff1bon a rock", {}),
     ],
 )
 def test_what_a_line_means(line, prompt, weights):
@@ -83,7 +83,8 @@ def test_a_line_with_other_weights_means_the_same_edit():
 
 
 @pytest.mark.parametrize(
-    "text", ["= a -> b; c*2", "= + a hat", "= # a", "a lion; on a rock", "a lion", "= = a", "b*2; = a; b", "a b*2; + hat", "a lion；on a rock"]
+    "text",
+    ["= a -> b; c*2", "= + a hat", "= # a", "a lion; on a rock", "a lion", "= = a", "b*2; = a; b", "a b*2; + hat", "a lion\uff1bon a rock"],
 )
 @pytest.mark.parametrize("weight", [-1.0, 0.123456789, 1e-7, 900.0, 1 / 3])
 def test_whole_prompts_keep_what_they_are_with_other_weights(text, weight):

@@ -23,7 +23,7 @@ from ...prompt_to_prompt import blankless, split_words
 
 _ARROW = re.compile(r"\s*(?:->|→)\s*")
 # Also as Chinese and Japanese keyboards write it.
-_SEMICOLON = re.compile("[;；]")
+_SEMICOLON = re.compile("[;\uff1b]")
 NUMBER = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)"
 _WEIGHT = re.compile(rf"([^*]+?)\s*\*\s*({NUMBER})(?=[\s,]|$)[\s,]*")
 # Tags of LoRAs and the like, which words are not looked for in.
