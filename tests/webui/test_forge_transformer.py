@@ -104,6 +104,16 @@ def test_guidance_is_skipped_and_what_needs_layers_names_the_model(host):
     assert {"TokenMerging", "DeepCache"} & told.keys()
 
 
+def test_prompt_to_prompt_refuses_what_it_cannot_edit_before_it_draws(host):
+    """Flux has a text encoder that the script knows, and no layer that it could edit."""
+    import client
+
+    run(host)
+    status, told = client.post(host, script_name="prompt-to-prompt", script_args=[{"edits": "red -> blue"}], prompt="a red cat")
+    model = host.shared.sd_model.forge_objects.unet.model.diffusion_model
+    assert status == 422 and "can change nothing: this model has no transformer blocks" in told and model.ran == 0
+
+
 def cells_of(html):
     """Of each strip: its text up to the legend."""
     return [re.sub("<.*?>", "", one.split('<div class="accel-strip">')[0]) for one in html.split('<div class="accel-pass">')[1:]]

@@ -222,8 +222,11 @@ def spares_memory(p: Any) -> bool:
     return getattr(getattr(memory, "vram_state", None), "name", "") in SPARING
 
 
+def has_layers(unet: Any) -> bool:
+    """Whether there is any transformer block of a kind whose layers can be changed (SD3 and Flux have none)."""
+    return any(named(module, "BasicTransformerBlock") for module in unet.modules())
+
+
 def has_blocks(unet: Any) -> bool:
-    """Whether there is any transformer block of a kind that can be changed (SD3 has none), or whole calls can be left out."""
-    if any(named(module, "BasicTransformerBlock") for module in unet.modules()):
-        return True
-    return any(backend.whole_calls_only and backend.matches(unet) for backend in BACKENDS)
+    """Whether there is any such block, or whole calls can be left out."""
+    return has_layers(unet) or any(backend.whole_calls_only and backend.matches(unet) for backend in BACKENDS)
