@@ -20,6 +20,9 @@ from .guided_error import GuidedError, picture_of
 # The U-Net's whole output, as a place of `RowHistory`.
 OUTPUT = "output"
 NO_SAMPLER = Reason.of("no_sampler", "the sampler is not known")
+STRANGE = Reason.of("rows_unknown", "it is not known which picture each row belongs to")
+# Why rows of a call are unknown that the loop made for a step of its own.
+OF_THE_LOOP = ("too_many_calls", "order_unknown", "no_pairs")
 NO_SIGMA = Reason.of("no_level", "the noise levels are not known")
 
 
@@ -59,6 +62,8 @@ class ForecastRunner(Runner):
         self._beside: str | None = None
         # What the step ran in whole because its rows could not be cut.
         self._uncut: str | None = None
+        # Whether the loop ran the model on rows of nobody knows whom in this step.
+        self._strange = False
 
     # -- steps -------------------------------------------------------------------------------------------------------------
 
@@ -66,6 +71,7 @@ class ForecastRunner(Runner):
         self._decided, self._served, self._prompts, self._uncut = {}, set(), set(), None
         self._ran = GuidedError(moment.step.index)
         self._may_serve = self._learns = False
+        strange, self._strange = self._strange, False
         reason = self._why_not(moment)
         if reason is not None:
             self.account.note(_no_forecast(reason))
@@ -83,6 +89,10 @@ class ForecastRunner(Runner):
         self._sigma, self._learns = sigma, True
         between = self._between(moment)
         self._may_serve = index in between and moment.step.within(self.config.window)
+        if strange and self._may_serve:
+            # What such a call returns is combined with the others', as in the step before: an error in theirs alone would be many times as large.
+            self._may_serve = False
+            self.account.note(_no_forecast(STRANGE))
         self._could |= self._may_serve
         if not between:
             sentence = "the last {steps} steps are too few" if self._begin else "a pass of {steps} steps is too short"
@@ -128,6 +138,7 @@ class ForecastRunner(Runner):
         self._handed = set()
         if _is_beside(moment):
             self._beside = moment.rows.why_unknown
+            self._strange |= moment.rows.why_unknown is None or getattr(self._beside, "code", "") in OF_THE_LOOP
             return None
         if not self._may_serve or moment.evaluation or moment.whole_because:
             if moment.whole_because:
@@ -197,7 +208,7 @@ class ForecastRunner(Runner):
             if moment.sigmas is None:
                 return NO_SIGMA
             if not moment.rows.known and moment.guidance is None:
-                return Reason.of("rows_unknown", "it is not known which picture each row belongs to")
+                return STRANGE
             if moment.scales is None and moment.guidance is None and len({row.role for row in moment.rows}) > 1:
                 return Reason.of("no_scale", "the guidance scale is not known")
         if moment.sigmas is not None and not 0 <= moment.step.index < len(moment.sigmas) - 1:
