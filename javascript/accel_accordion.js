@@ -40,6 +40,7 @@
             hires_width: numberOf(`${tab}_hr_resize_x`),
             hires_height: numberOf(`${tab}_hr_resize_y`),
             hires_steps: numberOf(`${tab}_hires_steps`),
+            hires_guidance: numberOf(`${tab}_hr_cfg`),
             hires_sampler: accel.textOf("#hr_sampler input"),
             denoising: tab === "img2img" ? numberOf("img2img_denoising_strength") : null,
             size: resized(tab),

@@ -90,7 +90,7 @@ class ForgeBackend(LDMBackend):
                 return Reason.of("argument", "Accel does not know what the U-Net's argument {name} has to do with rows", name=name)
         if len(args) > 3:
             return Reason.of("arguments", "the U-Net was given more arguments than Accel knows")
-        return counting(_options(args, kwargs))
+        return counting(_options(args, kwargs)) or super().rows_obstacle(unet, args, kwargs, count, by_host)
 
     def cut(self, unet: nn.Module, args: tuple, kwargs: dict, count: int, keep: Sequence[int]) -> tuple[tuple, dict]:
         """Known arguments alone are cut, and the marks say what is left. The host's own options stay as they are."""

@@ -17,6 +17,7 @@ from ..core.reasons import Reason
 from ..core.row_slicing import prediction_of
 from ..core.sites import Site
 from ..core.stages import Stage
+from . import known
 from .forge import OPTIONS, ForgeBackend
 
 HOMES = ("backend.nn.", "ldm_patched.ldm.")
@@ -55,6 +56,10 @@ class ForgeTransformerBackend(ForgeBackend):
         raise ValueError("The rows of this model's calls are not cut.")
 
     def call_must_run(self, unet: nn.Module, args: tuple, kwargs: dict) -> str | None:
+        # TeaCache and the like count calls in a forward of the model's own.
+        stranger = known.forward_obstacle(known.own_forward(unet), known.SERVED, known.HOST_FORWARDS, "the model")
+        if stranger:
+            return stranger
         options = kwargs.get(OPTIONS)
         return self.together(unet, None, args, {OPTIONS: options} if isinstance(options, dict) else {})
 

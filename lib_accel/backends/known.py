@@ -95,6 +95,8 @@ HOST_FORWARDS: dict[str, frozenset[str]] = {
     **dict.fromkeys(("ldm", "sgm", "modules", "hypertile", "backend", "ldm_patched"), _ALL),
     **dict.fromkeys(("plugable_ipadapter", "controlmodel_ipadapter"), _COMMON),
 }
+# Whose functions may be in a model's class besides its own package's: those of decorators, and what hosts put there.
+_IN_CLASSES = frozenset({"torch", "diffusers", "peft", "accelerate", "functools", "lib_accel", *HOST_FORWARDS})
 
 
 def package_of(thing: Any) -> str:
@@ -133,6 +135,22 @@ def own_forward(module: nn.Module, name: str = "forward") -> Any:
     while forward is not None and package_of(forward) == "lib_accel":
         forward = getattr(forward, "previous", None)
     return None if getattr(forward, "__func__", forward) is getattr(type(module), name, None) else forward
+
+
+def forward_in_class(unet: nn.Module) -> str | None:
+    """The module of whoever replaced a forward in the classes of ``unet``, None where nobody did. TeaCache and First Block Cache do: what they
+    keep from call to call has as many rows as the call before, and they count calls."""
+    kinds = [kind for kind in type(unet).__mro__ if not kind.__module__.startswith(("torch.", "builtins"))]
+    own = {kind.__module__.partition(".")[0] for kind in kinds} | _IN_CLASSES
+    forwards = (value for kind in kinds for name, value in vars(kind).items() if "forward" in name and callable(value))
+    homes = (home_of(function) for forward in forwards for function in _wrapped(forward))
+    return next((home for home in homes if home.partition(".")[0] not in own), None)
+
+
+def class_obstacle(unet: nn.Module) -> str | None:
+    """Why a call of ``unet`` must run, on all of its rows, because of a forward in its classes (a clause), or None."""
+    home = forward_in_class(unet)
+    return None if home is None else Reason.of("forward", "a forward from {home} is on {place}", home=home, place="the model's class")
 
 
 def hook_obstacle(module: nn.Module, place: str) -> str | None:

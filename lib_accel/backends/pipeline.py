@@ -138,7 +138,7 @@ class PipelineView:
         """The role of each chunk of a call of a transformer; None where it is not known."""
         if not self._several or loop is None or not loop.direct:
             return None
-        return roles_of(text, loop.told, count)
+        return roles_of(text, loop.told, count, first=self._calls_here <= 1)
 
     @staticmethod
     def _why_unknown(loop: Loop | None) -> Reason:

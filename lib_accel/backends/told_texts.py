@@ -11,16 +11,17 @@ from typing import Any
 import torch
 
 NEGATIVE = ("negative_", "neg_", "uncond", "null_")
+POSITIVE = ("prompt",)
 # What guiders of modular pipelines call the predictions that they ask for.
 GUIDERS = {"pred_cond": "cond", "pred_uncond": "uncond"}
 TEXTS = ("embed", "prompt", "hidden_states", "text")
 
 
-def roles_of(text: Any, told: Mapping[str, Any], count: int) -> tuple[str, ...] | None:
+def roles_of(text: Any, told: Mapping[str, Any], count: int, first: bool = True) -> tuple[str, ...] | None:
     """The role (``cond`` | ``uncond``) of each equal chunk of a call's ``count`` rows; None where it cannot be told.
 
     text: what the call is given, a tensor [rows, ...] or a list with an entry, or a list of them, for each row. told: the loop's
-    variables, by name.
+    variables, by name. first: whether it is the first call of its step.
     """
     guided = getattr(told.get("guider_state_batch"), "__guidance_identifier__", None)
     if guided is not None:
@@ -30,7 +31,9 @@ def roles_of(text: Any, told: Mapping[str, Any], count: int) -> tuple[str, ...] 
         return None
     negatives = [value for name, value in _texts(told) if name.startswith(NEGATIVE)]
     if any(_same(text, negative) for negative in negatives):
-        return ("uncond",)
+        # Where both texts are the same, so are both predictions: one of a step's two calls is for either.
+        either = first and any(_same(text, value) for name, value in _texts(told) if name.startswith(POSITIVE))
+        return ("cond",) if either else ("uncond",)
     images = _images(told)
     if images == count and len(text) in (1, count):
         return ("cond",)

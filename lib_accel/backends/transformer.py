@@ -131,10 +131,10 @@ def _others_at_work(unet: nn.Module) -> Iterator[str]:
                 yield Reason.of("other_cache", "{cache} of diffusers acts on them", cache=cache)
             elif (known.package_of(hook), kind) not in known.HOOKS:
                 yield known.hook_on(hook_name, hook, place)
-        if module is not unet:
-            stranger = known.forward_obstacle(known.own_forward(module), known.SERVED, known.DIFFUSERS_FORWARDS, place)
-            if stranger:
-                yield stranger
+        # Also on the model itself: TeaCache counts calls there.
+        stranger = known.forward_obstacle(known.own_forward(module), known.SERVED, known.DIFFUSERS_FORWARDS, place)
+        if stranger:
+            yield stranger
 
 
 def _output_class(unet: nn.Module) -> Any:

@@ -23,8 +23,8 @@ KINDS: dict[str, Kind] = {kind.name: kind for method in METHODS for kind in meth
 @dataclass(frozen=True)
 class PassPreview:
     """steps: for each step the names of the kinds at work (see `KINDS`), none where it runs whole. work, plain: multiply-adds of the pass,
-    and of the same without Accel. rows: rows of U-Net calls that run for one guided picture, of two in each step. idle: kinds that the size
-    makes stand down. later: whether more may turn out to be at work while the pass runs: what methods say of it."""
+    and of the same without Accel. rows: rows of U-Net calls that run for one picture, of `rows_of_step` in each step. idle: kinds that the
+    size makes stand down. later: whether more may turn out to be at work while the pass runs: what methods say of it."""
 
     place: str
     width: int
@@ -36,6 +36,7 @@ class PassPreview:
     idle: tuple[str, ...] = ()
     later: tuple[str, ...] = ()
     limits: tuple[tuple[str, str], ...] = ()
+    rows_of_step: int = 2
 
 
 def preview_pass(
@@ -48,9 +49,12 @@ def preview_pass(
     scale: float | None = None,
     sampler: str = "",
     only: Callable[[Method], bool] = lambda method: True,
+    guided: bool = True,
 ) -> PassPreview:
     """What ``settings`` would do in a pass of ``steps`` steps at ``width`` x ``height`` pixels. shape: the model's, one of
-    `estimate.SHAPES`. scale: the guidance scale. sampler: its name. only: which of its methods count."""
+    `estimate.SHAPES`. scale: the guidance scale. sampler: its name. only: which of its methods count.
+    guided: whether its steps run the negative prompt without Accel; some hosts leave it out at scale 1."""
+    scale, base = (scale, 2) if guided else (None, 1)
     given = methods_for(settings, place, scale)[0]
     unet, latent = SHAPES[shape], (max(height // 8, 1), max(width // 8, 1))
     chosen = tuple(method for method in given if only(method) and not method.stands_aside(given, steps, sampler))
@@ -64,25 +68,33 @@ def preview_pass(
     known: dict[Any, tuple[float, float]] = {}
     kinds, work, rows = [], 0.0, 0.0
     for step in range(steps):
-        now = tuple((method, schedule.kinds[step]) for method, schedule in zip(acting, schedules) if schedule.kinds[step])
+        now = tuple((method, _saving(method, schedule.kinds[step], base)) for method, schedule in zip(acting, schedules))
+        now = tuple(one for one in now if one[1])
         # Where the whole call is served nothing else is at work.
         now = tuple(one for one in now if one[0].declaration.acts_on == CALL) or now
         if now not in known:
-            known[now] = step_work(unet, *latent, now, least), _rows(now)
+            known[now] = step_work(unet, *latent, now, least, base), _rows(now, base)
         work, rows = work + known[now][0], rows + known[now][1]
         kinds.append(tuple(dict.fromkeys(kind for _, at_work in now for kind in at_work)))
     idle = (kind.name for method in chosen if method not in acting for kind in method.declaration.kinds)
     later = (method.declaration.later for method, schedule in zip(acting, schedules) if schedule.later)
     limits = tuple(dict.fromkeys(limit for limit in (method.limit() for method in acting) if limit))
-    plain = steps * step_work(unet, *latent)
+    plain = steps * step_work(unet, *latent, rows=base)
     return PassPreview(
-        place, width, height, tuple(kinds), work, plain, rows, tuple(dict.fromkeys(idle)), tuple(dict.fromkeys(later)), limits
+        place, width, height, tuple(kinds), work, plain, rows, tuple(dict.fromkeys(idle)), tuple(dict.fromkeys(later)), limits, base
     )
 
 
-def _rows(at_work: tuple[Any, ...]) -> float:
-    """How many of a guided picture's two rows run, on average."""
-    step = StepWork()
+def _saving(method: Method, kinds: tuple[str, ...], rows: int) -> tuple[str, ...]:
+    """Those of ``kinds`` that save anything of a step of so many rows: where one runs, none is left out beside it."""
+    if rows > 1:
+        return kinds
+    return tuple(kind for kind in kinds if _rows(((method, (kind,)),)) != 1)
+
+
+def _rows(at_work: tuple[Any, ...], rows: int = 2) -> float:
+    """How many of a picture's rows run, on average."""
+    step = StepWork(rows)
     for method, kinds in at_work:
         method.spare_step(step, kinds)
     return step.rows
@@ -100,7 +112,14 @@ def times_as_fast(passes: list[PassPreview]) -> float:
 
 
 def ran_pass(
-    report: Mapping[str, Any], rows: tuple[int, int], settings: Settings, place: str, shape: str, size: tuple[int, int], sampler: str
+    report: Mapping[str, Any],
+    rows: tuple[int, int],
+    settings: Settings,
+    place: str,
+    shape: str,
+    size: tuple[int, int],
+    sampler: str,
+    guided: bool = True,
 ) -> list[PassPreview]:
     """The same of a pass that ran, by its account: once, or for each picture where other steps were served.
 
@@ -114,12 +133,14 @@ def ran_pass(
     def seen(method: Method) -> bool:
         return type(method).__name__ in acted and method.declaration.acts_on != CALL
 
-    shown = preview_pass(settings, place, shape, *size, steps, sampler=sampler, only=seen)
+    given = {"sampler": sampler, "guided": guided}
+    shown = preview_pass(settings, place, shape, *size, steps, only=seen, **given)
     inside = preview_pass(
-        settings, place, shape, *size, steps, sampler=sampler, only=lambda m: seen(m) and m.declaration.acts_on in (TOKENS, STAGES)
+        settings, place, shape, *size, steps, only=lambda m: seen(m) and m.declaration.acts_on in (TOKENS, STAGES), **given
     )
     part = rows[0] / max(rows[1], 1)
-    whole = replace(shown, work=inside.work * part, plain=inside.plain, rows=2 * steps * part, idle=(), later=(), limits=())
+    counted = shown.rows_of_step * steps * part
+    whole = replace(shown, work=inside.work * part, plain=inside.plain, rows=counted, idle=(), later=(), limits=())
     courses = (_served(method, shown.steps, set(one["steps"])) for method in report["methods"] for one in method["served"])
     return [replace(whole, steps=course) for course in dict.fromkeys(courses)] or [whole]
 

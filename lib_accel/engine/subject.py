@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from ..backends import Backend, backend_for
+from ..backends.known import class_obstacle
 from ..core.reasons import Reason
 from ..core.sites import Site, UnsupportedModelError, held_unet, is_compiled
 from ..core.stages import Stage
@@ -58,4 +59,4 @@ class Subject:
             below = tuple(f"{name}." for stage in stages for name in stage.names)
             sites = [site for site in sites if site.name.startswith(below)]
         reasons = (stage.out_of_reach(unet) for stage in stages or ())
-        return next(filter(None, reasons), None) or self.backend.must_run(sites)
+        return next(filter(None, reasons), None) or class_obstacle(unet) or self.backend.must_run(sites)

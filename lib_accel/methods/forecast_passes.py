@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .forecast import Forecast
 
 NO_SAMPLER = Reason.of("no_sampler", "the sampler is not known")
+ROWS_UNKNOWN = Reason.of("rows_unknown", "it is not known which picture each row belongs to")
 NO_SIGMA = Reason.of("no_level", "the noise levels are not known")
 
 
@@ -43,7 +44,7 @@ def why_not(moment: Moment, config: Forecast, account: MethodAccount) -> str | N
         if moment.sigmas is None:
             return NO_SIGMA
         if not moment.rows.known and moment.guidance is None:
-            return Reason.of("rows_unknown", "it is not known which picture each row belongs to")
+            return ROWS_UNKNOWN
         if moment.scales is None and moment.guidance is None and len({row.role for row in moment.rows}) > 1:
             return Reason.of("no_scale", "the guidance scale is not known")
     if moment.sigmas is not None and not 0 <= moment.step.index < len(moment.sigmas) - 1:

@@ -14,12 +14,14 @@ from ..core.row_history import RowHistory
 from ..core.rows import Layout, Row
 from ..core.schedule import waiting_for_prompts
 from ..engine.contract import Moment, Runner
-from .forecast_passes import NO_SIGMA, sigma_of, steps_of, why_not
+from .forecast_passes import NO_SIGMA, ROWS_UNKNOWN, sigma_of, steps_of, why_not
 from .forecast_units import as_continued, as_prediction
 from .guided_error import GuidedError, picture_of
 
 # The U-Net's whole output, as a place of `RowHistory`.
 OUTPUT = "output"
+# Why rows of a call are unknown that the loop made for a step of its own.
+OF_THE_LOOP = ("too_many_calls", "order_unknown", "no_pairs")
 
 
 def _no_forecast(why: str) -> Reason:
@@ -58,6 +60,8 @@ class ForecastRunner(Runner):
         self._beside: str | None = None
         # What the step ran in whole because its rows could not be cut.
         self._uncut: str | None = None
+        # Whether the loop ran the model on rows of nobody knows whom in this step.
+        self._strange = False
 
     # -- steps -------------------------------------------------------------------------------------------------------------
 
@@ -65,6 +69,7 @@ class ForecastRunner(Runner):
         self._decided, self._served, self._prompts, self._uncut = {}, set(), set(), None
         self._ran = GuidedError(moment.step.index)
         self._may_serve = self._learns = False
+        strange, self._strange = self._strange, False
         reason = self._why_not(moment)
         if reason is not None:
             self.account.note(_no_forecast(reason))
@@ -82,6 +87,10 @@ class ForecastRunner(Runner):
         self._sigma, self._learns = sigma, True
         between = self._between(moment)
         self._may_serve = index in between and moment.step.within(self.config.window)
+        if strange and self._may_serve:
+            # What such a call returns is combined with the others', as in the step before: an error in theirs alone would be many times as large.
+            self._may_serve = False
+            self.account.note(_no_forecast(ROWS_UNKNOWN))
         self._could |= self._may_serve
         if not between:
             sentence = "the last {steps} steps are too few" if self._begin else "a pass of {steps} steps is too short"
@@ -127,6 +136,7 @@ class ForecastRunner(Runner):
         self._handed = set()
         if _is_beside(moment):
             self._beside = moment.rows.why_unknown
+            self._strange |= moment.rows.why_unknown is None or getattr(self._beside, "code", "") in OF_THE_LOOP
             return None
         if not self._may_serve or moment.evaluation or moment.whole_because:
             if moment.whole_because:

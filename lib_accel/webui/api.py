@@ -83,8 +83,9 @@ def _guards(app: Any) -> list[Any]:
 
     def logged_in(request: Request) -> None:
         tokens = getattr(app, "tokens", {})
-        cookies = (request.cookies.get(name) for name in ("access-token", "access-token-unsecure"))
-        if getattr(app, "auth", None) is not None and not any(cookie in tokens for cookie in cookies if cookie):
+        # Gradio 4 puts an id of the page behind their names.
+        cookies = (cookie for name, cookie in request.cookies.items() if name.startswith("access-token"))
+        if getattr(app, "auth", None) is not None and not any(cookie in tokens for cookie in cookies):
             raise HTTPException(401, "Not authenticated")
 
     return [Depends(logged_in)]

@@ -277,6 +277,39 @@ def test_beside_tiles_no_row_is_left_out(run):
     assert told_of(account, "GuidanceSkip") == ["wrapped multidiffusion"]
 
 
+BLOCKCACHE = """
+def forward(self, x, timesteps=None, context=None, **more):
+    calls.append(len(x))
+    if len(calls) % 2 == 0:
+        return x + kept[-1]
+    out = plain(self, x, timesteps, context, **more)
+    kept.append(out - x)
+    return out
+"""
+
+
+@pytest.mark.parametrize("settings", [FORECAST, DEEP, SKIP, GATE], ids=["forecast", "deep", "skip", "gate"])
+def test_beside_first_block_cache_every_row_of_every_call_is_its_own(host, run, monkeypatch, settings):
+    """It replaces the forward of the model's class, and adds what it kept of both rows to whatever comes."""
+    run(steps=1)
+    kind = type(unet_of(host))
+
+    def beside(accel=None):
+        made = {"__name__": "blockcache.py", "plain": kind.forward, "calls": [], "kept": []}
+        exec(BLOCKCACHE, made)
+        with monkeypatch.context() as patched:
+            patched.setattr(kind, "forward", made["forward"])
+            done = host.job(accel=accel, steps=12)
+        return done, made["calls"]
+
+    off, plain_calls = beside()
+    on, calls = beside(settings)
+    from lib_accel.webui.jobs.session import SESSION
+
+    assert same(off, on) and calls == plain_calls == [2] * 12
+    assert told_of(SESSION.last) == ["every_row"] and "off: blockcache needs every row" in SESSION.last["line"]
+
+
 def test_cfg_plus_plus(host, run, monkeypatch):
     from modules import sd_samplers_cfg_denoiser
 

@@ -1,8 +1,13 @@
 """A diffusion transformer loaded in a host of the Forge family (its double): whole calls are served, the rest says what the model is."""
 
+import json
+import re
+
 import pytest
 import torch
 from harness import Host, same
+
+from lib_accel.settings.schema import KNOBS
 
 FORECAST = {"enabled": True, "preset": "Custom", "auto": False, "forecast.on": True, "forecast.every": 2}
 STEPS = 14
@@ -56,6 +61,20 @@ def test_whole_calls_are_served(host, fields):
     assert same(again, off)
 
 
+def test_sizes_are_told_in_pixels_however_small_latents_are(host):
+    """Flux.2's are a sixteenth of the picture, which Forge Neo says when it loads one."""
+    from modules import processing
+
+    from lib_accel.webui.jobs.session import SESSION
+
+    run(host, FORECAST, width=128, height=64)
+    assert (SESSION.ran[0].width, SESSION.ran[0].height) == (128, 64)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(processing, "opt_f", 16, raising=False)
+        run(host, FORECAST, width=128, height=64)  # The double's latents stay an eighth.
+    assert (SESSION.ran[0].width, SESSION.ran[0].height) == (256, 128)
+
+
 def test_the_error_is_controlled_and_few_steps_are_left_alone(host):
     off, _, plain = run(host, steps=8)
     on, account, ran = run(host, FORECAST | {"forecast.every": 0}, steps=8)
@@ -83,6 +102,58 @@ def test_guidance_is_skipped_and_what_needs_layers_names_the_model(host):
             (reason,) = [one for one in told[name]["reasons"] if one["code"] == "whole_calls_only"]
             assert reason["model"] == "Transformer"
     assert {"TokenMerging", "DeepCache"} & told.keys()
+
+
+def test_prompt_to_prompt_refuses_what_it_cannot_edit_before_it_draws(host):
+    """Flux has a text encoder that the script knows, and no layer that it could edit."""
+    import client
+
+    run(host)
+    status, told = client.post(host, script_name="prompt-to-prompt", script_args=[{"edits": "red -> blue"}], prompt="a red cat")
+    model = host.shared.sd_model.forge_objects.unet.model.diffusion_model
+    assert status == 422 and "can change nothing: this model has no transformer blocks" in told and model.ran == 0
+
+
+def cells_of(html):
+    """Of each strip: its text up to the legend."""
+    return [re.sub("<.*?>", "", one.split('<div class="accel-strip">')[0]) for one in html.split('<div class="accel-pass">')[1:]]
+
+
+@pytest.mark.parametrize("sampler, gain, rows", [("Euler", "1.8x", 14), ("Heun", None, 25)])
+def test_nothing_is_said_to_be_saved_of_a_negative_prompt_that_the_host_leaves_out(host, sampler, gain, rows):
+    """At scale 1, which is usual with Flux, hosts of this family run the prompt alone."""
+    from lib_accel.webui.accordion import strip
+
+    run(host)
+    values = dict(zip(KNOBS, (control.value for control in host.script().controls))) | {"enabled": True, "preset": "Quality"}
+    sizes = {"width": 1024, "height": 1024, "steps": 25, "sampler": sampler}
+    at_one = strip.show(json.dumps(sizes | {"guidance": 1}), *values.values())
+    at_four = strip.show(json.dumps(sizes | {"guidance": 4}), *values.values())
+    assert (gain or "not faster here") in at_one[0] and (gain or "not faster here") in at_four[0]
+    told = f"sampling about {gain} as fast" if gain else "not faster here"
+    assert cells_of(at_one[1]) == [f"first pass 1024x1024, 25 steps: {told}, {rows}/25 transformer row evaluations"]
+    assert f"{2 * rows}/50 transformer" in cells_of(at_four[1])[0] and "no negative prompt" not in at_one[1]
+
+
+def test_the_hires_pass_has_its_own_scale_on_the_page(host):
+    from lib_accel.webui.accordion import strip
+
+    run(host)
+    values = dict(zip(KNOBS, (control.value for control in host.script().controls))) | {"enabled": True, "preset": "Quality"}
+    sizes = {"width": 512, "height": 512, "steps": 25, "sampler": "Heun", "guidance": 4, "hires": 2}
+    for scale, rows in ((1, "25/25"), (6, "50/50"), (0, "50/50"), (None, "50/50")):
+        first, hires = cells_of(strip.show(json.dumps(sizes | {"hires_guidance": scale}), *values.values())[1])
+        assert "50/50" in first and rows in hires
+
+
+def test_a_pass_that_ran_unguided_is_told_as_such(host):
+    from lib_accel.webui.jobs.session import SESSION
+
+    for scale, rows in ((1.0, 1), (4.0, 2)):
+        run(host, FORECAST, cfg_scale=scale)
+        (ran,) = SESSION.ran
+        assert (ran.rows_of_step, ran.rows) == (rows, rows * (STEPS - len(SERVED)))
+        assert ran.plain / ran.work == pytest.approx(STEPS / (STEPS - len(SERVED)))
 
 
 @pytest.mark.parametrize("preset", ["Quality", "Balanced", "Fast", "Draft"])
@@ -122,9 +193,6 @@ def test_the_account_names_the_model_for_what_it_is(host):
 
 
 def test_the_page_names_the_model_for_what_it_is(host):
-    import json
-
-    from lib_accel.settings.schema import KNOBS
     from lib_accel.webui.accordion import strip
 
     run(host)

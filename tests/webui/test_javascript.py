@@ -82,6 +82,7 @@ def test_what_python_is_told(told):
         "hires_width": None,
         "hires_height": None,
         "hires_steps": None,
+        "hires_guidance": None,
         "hires_sampler": "",
         "denoising": None,
         "size": None,

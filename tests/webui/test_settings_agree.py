@@ -201,4 +201,8 @@ def test_routes_carry_the_hosts_password(host):
     app.auth, app.tokens = {"me": "secret"}, {"abc": "me"}
     host.callbacks.dispatch("app_started", host.demo, app)
     assert TestClient(app).get("/accel/v1/schema").status_code == 401
-    assert TestClient(app, cookies={"access-token": "abc"}).get("/accel/v1/schema").status_code == 200
+    # The last is gradio 4's, with an id of the page.
+    for name in ("access-token", "access-token-unsecure", "access-token-Zt4q-x"):
+        assert TestClient(app, cookies={name: "abc"}).get("/accel/v1/schema").status_code == 200
+        assert TestClient(app, cookies={name: "abd"}).get("/accel/v1/schema").status_code == 401
+    assert TestClient(app, cookies={"token": "abc"}).get("/accel/v1/schema").status_code == 401

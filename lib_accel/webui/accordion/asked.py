@@ -18,13 +18,14 @@ SAME_SAMPLER = "Use same sampler"
 
 @dataclass(frozen=True)
 class AskedPass:
-    """One pass. place: `FIRST` or `HIRES`. width, height: in pixels. steps: those that are run. sampler: its name."""
+    """One pass. place: `FIRST` or `HIRES`. width, height: in pixels. steps: those that are run. sampler: its name. guidance: its scale."""
 
     place: str
     width: int
     height: int
     steps: int
     sampler: str
+    guidance: float
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def read(told: Any) -> Asked:
 
     told: width, height, steps, guidance, sampler, loras (their tags); of img2img denoising and size (of "Resize by", such as ``768x512``),
     None where they do not count; of the hires pass hires (0: none, else its factor), hires_width, hires_height (0: by the other one, or by
-    the factor), hires_steps (0: as many), hires_sampler.
+    the factor), hires_steps (0: as many), hires_sampler, hires_guidance (None or 0: the same; the Forge family has a field for it).
     """
     try:
         given = json.loads(told)
@@ -63,18 +64,19 @@ def _read(given: Mapping[str, Any]) -> Asked:
     sampler = str(given.get("sampler") or "")
     if given.get("size"):
         width, height = (max(int(side), 8) for side in str(given["size"]).split("x"))
-    run = steps
+    run, guidance = steps, float(given.get("guidance") or 7)
     if given.get("denoising") is not None and not facts.option("img2img_fix_steps", False):
         # As the host counts them.
         run = int(min(float(given["denoising"]), 0.999) * steps) + 1
-    passes = [AskedPass(FIRST, width, height, min(run, MOST_STEPS), sampler)]
+    passes = [AskedPass(FIRST, width, height, min(run, MOST_STEPS), sampler, guidance)]
     if float(given.get("hires") or 0):
         again = int(given.get("hires_steps") or 0) or steps
         own = str(given.get("hires_sampler") or SAME_SAMPLER)
-        passes.append(AskedPass(HIRES, *_hires_size(given, width, height), min(again, MOST_STEPS), sampler if own == SAME_SAMPLER else own))
+        scale, own = float(given.get("hires_guidance") or guidance), sampler if own == SAME_SAMPLER else own
+        passes.append(AskedPass(HIRES, *_hires_size(given, width, height), min(again, MOST_STEPS), own, scale))
     loras = tuple(sorted(loras_in(" ".join(map(str, given.get("loras") or ())))))
     ran, edits = bool(given.get("ran")), bool(given.get("edits"))
-    return Asked(tuple(passes), steps, float(given.get("guidance") or 7), sampler, loras, ran, edits)
+    return Asked(tuple(passes), steps, guidance, sampler, loras, ran, edits)
 
 
 def _hires_size(given: Mapping[str, Any], width: int, height: int) -> tuple[int, int]:

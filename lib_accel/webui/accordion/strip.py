@@ -84,7 +84,12 @@ def _settings(given: Mapping[str, Any], family: str, own: Mapping[str, Any]) -> 
 
 
 def _passes(settings: Settings, job: Asked, shape: str) -> list[PassPreview]:
-    return [preview_pass(settings, p.place, shape, p.width, p.height, p.steps, job.guidance, foreseen(p.sampler)) for p in job.passes]
+    return [
+        preview_pass(
+            settings, p.place, shape, p.width, p.height, p.steps, p.guidance, foreseen(p.sampler), guided=facts.runs_both(p.guidance)
+        )
+        for p in job.passes
+    ]
 
 
 def _gains(
@@ -157,7 +162,7 @@ def _strip(preview: PassPreview, shape: str) -> str:
     gain = preview.plain / max(preview.work, 1e-9)
     # Without text encoding and decoding, which the header counts.
     faster = f"{_text('sampling about')} {gain:.1f}x {_text('as fast')}" if gain >= NOTHING else _text(NOT_FASTER)
-    numbers = [faster, f"{preview.rows:g}/{2 * total} {_text(EVALUATIONS.get(shape, UNET_EVALUATIONS))}"]
+    numbers = [faster, f"{preview.rows:g}/{preview.rows_of_step * total} {_text(EVALUATIONS.get(shape, UNET_EVALUATIONS))}"]
     head = f"{_text(preview.place)} {preview.width}x{preview.height}, {total} {_text('steps')}: {', '.join(numbers)}"
     notes = []
     if preview.idle:

@@ -58,6 +58,11 @@ def droppable_scale(p: Any) -> float | None:
     return None if family().forge else scale_of(p)
 
 
+def runs_both(scale: float | None) -> bool:
+    """Whether the host itself runs the negative prompt at the guidance scale ``scale``."""
+    return not (family().forge and scale == 1)
+
+
 def checkpoint_name(p: Any = None) -> str:
     """The name of the checkpoint that ``p`` samples with now; without ``p`` of the one that is loaded. Empty when nobody knows."""
     model = p.sd_model if p is not None else loaded_model()
@@ -104,8 +109,13 @@ def why_left_alone(p: Any, settings: Any) -> Reason | None:
 
 def takes_steps_as_it_likes(p: Any) -> bool:
     """Whether the sampler of the pass at hand does not go by the number of steps: DPM adaptive makes them as long as it can."""
+    return "adaptive" in sampler_name(p).lower()
+
+
+def sampler_name(p: Any) -> str:
+    """The sampler of the pass at hand, as the host lists it."""
     name = (getattr(p, "hr_sampler_name", None) if getattr(p, "is_hr_pass", False) else None) or getattr(p, "sampler_name", None)
-    return "adaptive" in str(name or "").lower()
+    return str(name or "")
 
 
 def steps_of_schedule(p: Any, from_picture: bool) -> int:
@@ -116,6 +126,15 @@ def steps_of_schedule(p: Any, from_picture: bool) -> int:
 
     asked = (getattr(p, "hr_second_pass_steps", 0) or p.steps) if getattr(p, "is_hr_pass", False) else None
     return sd_samplers_common.setup_img2img_steps(p, asked)[0]
+
+
+def size_of(latents: Any) -> tuple[int, int]:
+    """(width, height) in pixels of the pictures of ``latents`` [B, channels, ..., h, w]. The host knows how much smaller latents are: Forge Neo
+    has models with 16 pixels to one (Flux.2), and one that draws pixels, which have three channels."""
+    from modules import processing
+
+    pixels = 1 if latents.shape[1] == 3 else getattr(processing, "opt_f", 8)
+    return pixels * latents.shape[-1], pixels * latents.shape[-2]
 
 
 def loaded_model() -> Any:
@@ -203,8 +222,11 @@ def spares_memory(p: Any) -> bool:
     return getattr(getattr(memory, "vram_state", None), "name", "") in SPARING
 
 
+def has_layers(unet: Any) -> bool:
+    """Whether there is any transformer block of a kind whose layers can be changed (SD3 and Flux have none)."""
+    return any(named(module, "BasicTransformerBlock") for module in unet.modules())
+
+
 def has_blocks(unet: Any) -> bool:
-    """Whether there is any transformer block of a kind that can be changed (SD3 has none), or whole calls can be left out."""
-    if any(named(module, "BasicTransformerBlock") for module in unet.modules()):
-        return True
-    return any(backend.whole_calls_only and backend.matches(unet) for backend in BACKENDS)
+    """Whether there is any such block, or whole calls can be left out."""
+    return has_layers(unet) or any(backend.whole_calls_only and backend.matches(unet) for backend in BACKENDS)

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from ...backends.known import forward_in_class
 from ...core.reasons import Reason
 
 TITLE = "regional prompter"
@@ -21,6 +22,9 @@ def counting_rows(p: Any, unet: nn.Module) -> str | None:
     """Who counts on every row of a job's batches, by name; None when nobody does."""
     if regional_prompter(p, unet):
         return "Regional Prompter"
+    step_cache = forward_in_class(unet)
+    if step_cache:
+        return step_cache.removesuffix(".py")
     return "ControlNet's reference" if controlnet_reference(unet) else None
 
 

@@ -36,8 +36,8 @@ BY_ERROR = Reason.of("ended_by_error", "ended by an error")
 
 @dataclass
 class OpenPass:
-    """A pass that is being sampled. accelerator: None where nothing acts in it. size: of its pictures, (width, height). told: a part
-    of it, drawn by another model, is in the account."""
+    """A pass that is being sampled. accelerator: None where nothing acts in it. size: of its pictures, (width, height). guided: whether the
+    host itself runs the negative prompt in it. sampler: its name. told: a part of it, drawn by another model, is in the account."""
 
     job: Job
     place: str
@@ -46,6 +46,8 @@ class OpenPass:
     checkpoint: Any = None
     steps: Steps | ForgeSteps | None = None
     size: tuple[int, int] | None = None
+    guided: bool = True
+    sampler: str = ""
     told: bool = False
     watched: list[Any] = field(default_factory=list)
 
@@ -119,7 +121,7 @@ class Session:
             if not now.watched:
                 # Hosts before 1.10 make it after the pass was opened.
                 self._watch(now, denoiser)
-            now.size = (8 * params.x.shape[-1], 8 * params.x.shape[-2])
+            now.size, now.guided, now.sampler = facts.size_of(params.x), facts.runs_both(facts.scale_of(p)), facts.sampler_name(p)
             self._follow_model(now, p, denoiser.step)
             if now.job.edits is not None:
                 now.job.edits.before_step(now.accelerator, denoiser, params)
@@ -273,8 +275,8 @@ def _ran(now: OpenPass, report: Report) -> list[PassPreview]:
     """See `Account.add`; empty where it cannot be told."""
     if now.job.settings is None or now.size is None or now.job.p is None:
         return []
-    settings, sampler = now.job.settings, foreseen(str(getattr(now.job.p, "sampler_name", "") or ""))
-    return ran_pass(report.as_dict(), report.rows, settings, now.place, facts.shape_of(now.unet), now.size, sampler)
+    shape, sampler = facts.shape_of(now.unet), foreseen(now.sampler)
+    return ran_pass(report.as_dict(), report.rows, now.job.settings, now.place, shape, now.size, sampler, now.guided)
 
 
 SESSION = Session()

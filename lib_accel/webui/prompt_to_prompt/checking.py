@@ -146,7 +146,7 @@ def _check_job(p: Any) -> None:
     if obstacle:
         raise SettingError(f"{TITLE} can change nothing: {obstacle.values.get('why', obstacle)}.")
     other = "sd_model_checkpoint" in (getattr(p, "override_settings", None) or {})
-    if not other and not facts.has_blocks(facts.unet_of(p)):
+    if not other and not facts.has_layers(facts.unet_of(p)):
         raise SettingError(f"{TITLE} can change nothing: this model has no transformer blocks of a kind that it knows.")
 
 
