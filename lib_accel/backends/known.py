@@ -138,8 +138,10 @@ def own_forward(module: nn.Module, name: str = "forward") -> Any:
 
 
 def forward_in_class(unet: nn.Module) -> str | None:
-    """The module of whoever replaced a forward in the classes of ``unet``, None where nobody did. TeaCache and First Block Cache do: what they
-    keep from call to call has as many rows as the call before, and they count calls."""
+    """The module of whoever replaced a forward in the classes of ``unet``, None where nobody did.
+
+    TeaCache and First Block Cache do: what they keep from call to call has as many rows as the call before, and they count calls.
+    """
     kinds = [kind for kind in type(unet).__mro__ if not kind.__module__.startswith(("torch.", "builtins"))]
     own = {kind.__module__.partition(".")[0] for kind in kinds} | _IN_CLASSES
     forwards = (value for kind in kinds for name, value in vars(kind).items() if "forward" in name and callable(value))

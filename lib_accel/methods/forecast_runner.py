@@ -88,7 +88,7 @@ class ForecastRunner(Runner):
         between = self._between(moment)
         self._may_serve = index in between and moment.step.within(self.config.window)
         if strange and self._may_serve:
-            # What such a call returns is combined with the others', as in the step before: an error in theirs alone would be many times as large.
+            # What such a call returns is combined with the others', as in the step before: an error in theirs alone would count many times.
             self._may_serve = False
             self.account.note(_no_forecast(ROWS_UNKNOWN))
         self._could |= self._may_serve

@@ -129,8 +129,11 @@ def steps_of_schedule(p: Any, from_picture: bool) -> int:
 
 
 def size_of(latents: Any) -> tuple[int, int]:
-    """(width, height) in pixels of the pictures of ``latents`` [B, channels, ..., h, w]. The host knows how much smaller latents are: Forge Neo
-    has models with 16 pixels to one (Flux.2), and one that draws pixels, which have three channels."""
+    """(width, height) in pixels of the pictures of ``latents`` [B, channels, ..., h, w].
+
+    The host knows how much smaller latents are: Forge Neo has models with 16 pixels to one (Flux.2), and one that draws pixels, which
+    have three channels.
+    """
     from modules import processing
 
     pixels = 1 if latents.shape[1] == 3 else getattr(processing, "opt_f", 8)
