@@ -7,49 +7,25 @@ job, on or off, sweeps first. One session serves the process; both tabs and the 
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass, field
 from typing import Any
 
 from ...core.errors import in_words, strict
 from ...core.reasons import Reason
-from ...core.report import Report
-from ...core.sites import UnsupportedModelError, held_unet, is_compiled
-from ...cost.preview import PassPreview, ran_pass
+from ...core.sites import UnsupportedModelError
+from ...cost.preview import PassPreview
 from ...engine.accelerator import Accelerator
 from ...engine.instance_forward import unwrap
-from ...engine.subject import COMPILED
 from ...settings.job import thresholds_of
-from ...settings.passes import methods_for
 from ..host import facts
 from ..host.family import family
 from ..host.forge_steps import ForgeSteps
-from ..host.levels import foreseen
 from ..host.steps import Steps
-from .circumstances import adapted
-from .job import Job, family_for, job_of, write
+from .job import family_for, job_of, write
+from .open_pass import OpenPass, methods_in, ran_in
 from .unguided import shield_from_host
 
 INSIDE = Reason.of("job_inside", "ended early: another job ran inside this one")
-NO_BLOCKS = Reason.of("no_blocks", "0 of 0 layers: this model has no transformer blocks that Accel knows")
 BY_ERROR = Reason.of("ended_by_error", "ended by an error")
-
-
-@dataclass
-class OpenPass:
-    """A pass that is being sampled. accelerator: None where nothing acts in it. size: of its pictures, (width, height). guided: whether the
-    host itself runs the negative prompt in it. sampler: its name. told: a part of it, drawn by another model, is in the account."""
-
-    job: Job
-    place: str
-    accelerator: Accelerator | None = None
-    unet: Any = None
-    checkpoint: Any = None
-    steps: Steps | ForgeSteps | None = None
-    size: tuple[int, int] | None = None
-    guided: bool = True
-    sampler: str = ""
-    told: bool = False
-    watched: list[Any] = field(default_factory=list)
 
 
 class Session:
@@ -157,37 +133,15 @@ class Session:
     def _attach(self, now: OpenPass, p: Any, switched: bool = False) -> None:
         """switched: the pass began with another model."""
         now.unet, now.checkpoint, now.accelerator = facts.unet_of(p), facts.checkpoint_of(p), None
-        account = now.job.account
-        account.noun = facts.noun_of(p)
-        obstacle = facts.obstacle(p)
-        if obstacle:
-            account.note(now.place, obstacle)
-            return
-        if not facts.has_blocks(now.unet):
-            account.note(now.place, NO_BLOCKS)
-            return
-        if is_compiled(now.unet) or hasattr(held_unet(p.sd_model), "_orig_mod"):
-            account.note(now.place, COMPILED)
-            return
-        settings = now.job.settings_for(family_for(p))
-        left_alone = facts.why_left_alone(p, settings) if now.job.accelerates else None
-        acts = now.job.accelerates and left_alone is None
-        if acts:
-            now.job.tell_few_steps(p, now.place)
-        methods, *whys = methods_for(settings, now.place, facts.droppable_scale(p)) if acts else ((), left_alone)
-        if now.job.edits is not None:
-            edited, why_unedited = now.job.edits.methods(p, now.place)
-            methods, whys = methods + edited, [*whys, why_unedited]
-        methods, more = adapted(methods, p, now.unet, switched)
-        more += [" ".join(limit) for limit in (method.limit() for method in methods) if limit]
-        for why in filter(None, [*whys, *more]):
-            account.note(now.place, why)
+        now.job.account.noun = facts.noun_of(p)
+        methods = methods_in(now, p, switched)
         if not methods:
             return
+        settings = now.job.settings_for(family_for(p))
         try:
             now.accelerator = Accelerator(p.sd_model, *methods, traits=facts.traits(), auto=thresholds_of(settings))
         except UnsupportedModelError as error:
-            account.note(now.place, Reason.of("unsupported", "0 of 0 layers: {why}", why=str(error)))
+            now.job.account.note(now.place, Reason.of("unsupported", "0 of 0 layers: {why}", why=str(error)))
             return
         self._made.add(now.accelerator)
         if family().forge:
@@ -247,7 +201,7 @@ class Session:
         finally:
             accelerator.remove()
         if report.as_dict()["unet_calls"]:
-            now.job.account.add(now.place, report, now.size, goes_on=now.told, ran=_ran(now, report))
+            now.job.account.add(now.place, report, now.size, goes_on=now.told, ran=ran_in(now, report))
             now.told = True
 
     def _close(self) -> None:
@@ -269,14 +223,6 @@ class Session:
                 )
         if strict():
             raise error
-
-
-def _ran(now: OpenPass, report: Report) -> list[PassPreview]:
-    """See `Account.add`; empty where it cannot be told."""
-    if now.job.settings is None or now.size is None or now.job.p is None:
-        return []
-    shape, sampler = facts.shape_of(now.unet), foreseen(now.sampler)
-    return ran_pass(report.as_dict(), report.rows, now.job.settings, now.place, shape, now.size, sampler, now.guided)
 
 
 SESSION = Session()
