@@ -19,11 +19,11 @@ kinds = pytest.mark.parametrize("kind", ["sd1", "sdxl"])
 @pytest.fixture
 def serving(host, monkeypatch):
     """Runs jobs with methods in place of those of their settings."""
-    session = importlib.import_module("lib_accel.webui.jobs.session")
+    session, open_pass = (importlib.import_module(f"lib_accel.webui.jobs.{name}") for name in ("session", "open_pass"))
 
     def job(*methods, **fields):
         with monkeypatch.context() as patch:
-            patch.setattr(session, "methods_for", lambda *_: (methods, None))
+            patch.setattr(open_pass, "methods_for", lambda *_: (methods, None))
             return host.job(accel=ON, **fields)
 
     job.report = lambda: session.SESSION.last["passes"][-1]["report"]

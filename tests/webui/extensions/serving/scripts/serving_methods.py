@@ -8,10 +8,10 @@ import serving
 from fastapi import Body
 from modules import script_callbacks, sd_models
 
-from lib_accel.webui.jobs import session
+from lib_accel.webui.jobs import open_pass
 
 MINE = "serving_counts"
-methods_of_settings = session.methods_for
+methods_of_settings = open_pass.methods_for
 asked: dict = {}
 frozen: dict = {}
 networks = []
@@ -112,6 +112,6 @@ def add_routes(demo, app):
     app.add_api_route("/serving/taken", taken, methods=["GET"])
 
 
-session.methods_for = methods_for
+open_pass.methods_for = methods_for
 script_callbacks.on_model_loaded(watch)
 script_callbacks.on_app_started(add_routes)
