@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lib_accel.cli.processes import Processes, is_first
+from lib_accel.cli.processes import Processes, is_first, wait_for_first
 from lib_accel.cli.samplers import SAMPLERS, use_sampler
 from lib_accel.sample import DEFAULT_GUIDANCE, DEFAULT_SIZE, DEFAULT_STEPS, captions, checker, load_pipeline
 from sample_model.attention import TrainingAttention
@@ -122,8 +122,14 @@ def main(argv: list | None = None) -> int:
                     shown.append(picture)
     seconds = time.monotonic() - began
     verdicts, shown = processes.gathered(verdicts), processes.gathered(shown)[:SHOWN]
-    if not is_first():
-        return 0
+    if is_first():
+        write(prompts, verdicts, shown, options, processes, seconds)
+    wait_for_first()
+    return 0
+
+
+def write(prompts: list, verdicts: list, shown: list, options: argparse.Namespace, processes: Processes, seconds: float) -> None:
+    """Print and keep what was found. seconds: of all pictures."""
     summary = summarise(verdicts)
     drawn = f"{options.width or options.size}x{options.size}, {options.sampler or 'the sampler of the model'}"
     print(f"{len(prompts)} pictures, {drawn}, {options.steps} steps, guidance {options.guidance}, {seconds / len(prompts):.2f} s each")
@@ -138,7 +144,6 @@ def main(argv: list | None = None) -> int:
     answers = [{"prompt": prompt, "right": verdict.right} for prompt, verdict in zip(prompts, verdicts)]
     report = {"settings": settings, "summary": summary, "seconds_per_picture": seconds / len(prompts), "pictures": answers}
     (options.out / "evaluation.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    return 0
 
 
 if __name__ == "__main__":

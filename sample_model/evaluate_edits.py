@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from lib_accel.cli.processes import Processes, is_first
+from lib_accel.cli.processes import Processes, is_first, wait_for_first
 from lib_accel.image_editing.editing import draw_edits
 from lib_accel.prompt_to_prompt import Edit, LocalBlend, Reweight, composite, feathered
 from lib_accel.sample import captions, checker, load_pipeline, scenes
@@ -204,6 +204,7 @@ def main(argv: list | None = None) -> int:
         evaluation = evaluate(options, processes)
     if is_first():
         write(evaluation, options, processes)
+    wait_for_first()
     return 0
 
 

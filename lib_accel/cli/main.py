@@ -13,7 +13,7 @@ from ..core.fields import SettingError
 from ..core.sites import UnsupportedModelError
 from .devices import use_device
 from .errors import CommandError
-from .processes import is_first, quiet_but_first
+from .processes import is_first, quiet_but_first, wait_for_first
 
 PROGRAM = "python -m lib_accel"
 COMMANDS = {
@@ -84,7 +84,9 @@ def _run(command: Callable[[argparse.Namespace], int], args: argparse.Namespace)
     try:
         if hasattr(args, "device"):
             use_device(args.device)
-        return command(args)
+        status = command(args)
+        wait_for_first()
+        return status
     except KeyboardInterrupt:
         print(f"{args.command}: stopped.", file=sys.stderr)
         return 130

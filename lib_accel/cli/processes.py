@@ -28,6 +28,20 @@ def is_first() -> bool:
     return launched() == 1 or os.environ.get("RANK", "0") == "0"
 
 
+def wait_for_first() -> None:
+    """At the end of shared work: nobody ends before the first process has written.
+
+    A launcher stops them all when one fails, also one that is done and fails while Python shuts down. Not after an error: the others may
+    wait for this one.
+    """
+    if launched() == 1:
+        return
+    import torch.distributed
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+
+
 class Processes:
     """All processes of a launch, or the only one without a launcher.
 

@@ -68,6 +68,28 @@ def test_results_tell_how_many_processes_there_were(folders):
     assert said.count("| plain |") == 1
 
 
+ABORTS = """
+import atexit, os, pathlib, sys, time
+from lib_accel.cli.processes import Processes, is_first, wait_for_first
+if not is_first():
+    atexit.register(os._exit, 3)  # before the first thing of anybody else: it is called last
+processes = Processes("cpu")
+assert processes.gathered([1]) == [1, 1] * is_first()
+if is_first():
+    time.sleep(2)
+    pathlib.Path(sys.argv[1]).write_text("written")
+wait_for_first()
+"""
+
+
+def test_a_process_that_fails_at_its_end_loses_nothing(tmp_path):
+    (tmp_path / "script.py").write_text(ABORTS)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(tmp_path / "script.py"), str(tmp_path / "out")]
+    done = subprocess.run(launcher, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, capture_output=True, check=False)
+    assert done.returncode and b"exitcode  : 3" in done.stderr
+    assert (tmp_path / "out").read_text() == "written"
+
+
 def test_without_accelerate_there_is_one_sentence(monkeypatch, capsys, tmp_path):
     from lib_accel.cli.main import main
 
