@@ -4,28 +4,16 @@ import copy
 import warnings
 
 import diffusers
-import numpy as np
 import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
-from PIL import Image
 
-from lib_accel import SettingError, edit_images, sample
+from lib_accel import SettingError, edit_images
 from lib_accel.image_editing import inversion
 from lib_accel.image_editing.editing import draw_edits
 
 SOURCE, SQUARE = "a red circle on a gray wall", "a red square on a gray wall"
 SMALL = {"steps": 3, "width": 64, "height": 64, "guidance": 5.0}
-
-
-@pytest.fixture(scope="module")
-def pipe():
-    return sample.load_pipeline(random=True)
-
-
-@pytest.fixture(scope="module")
-def picture():
-    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
 
 
 def blocks(unet):

@@ -1,10 +1,8 @@
 """`edit_images` on pipelines some of whose parts are others: autoencoders, schedulers, a LoRA in the text encoder."""
 
 import diffusers
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from lib_accel import SettingError, sample
 from lib_accel.image_editing import starting
@@ -12,16 +10,6 @@ from lib_accel.image_editing.editing import draw_edits
 
 SOURCE, SQUARE = "a red circle on a gray wall", "a red square on a gray wall"
 SMALL = {"steps": 2, "width": 64, "height": 64, "guidance": 5.0}
-
-
-@pytest.fixture(scope="module")
-def pipe():
-    return sample.load_pipeline(random=True)
-
-
-@pytest.fixture(scope="module")
-def picture():
-    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
 
 
 def test_a_tiny_autoencoder_says_latents_and_no_distribution(pipe, picture, monkeypatch):
