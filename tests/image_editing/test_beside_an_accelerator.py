@@ -6,16 +6,11 @@ import pytest
 import torch
 from traces import differences, fingerprint
 
-from lib_accel import TGate, TokenMerging, accelerated, edit_images, is_patched, sample
+from lib_accel import TGate, TokenMerging, accelerated, edit_images, is_patched
 
 SOURCE, SQUARE = "a red circle on a gray wall", "a red square on a gray wall"
 SMALL = {"steps": 2, "width": 64, "height": 64, "guidance": 5.0}
 MERGING = TokenMerging(max_downsample=2)
-
-
-@pytest.fixture(scope="module")
-def pipe():
-    return sample.load_pipeline(random=True)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lib_accel import LocalBlend, Replace, Reweight, SettingError, edit_images, sample
+from lib_accel import LocalBlend, Replace, Reweight, SettingError, edit_images
 from lib_accel.image_editing import inversion, starting, text
 from lib_accel.image_editing.editing import draw_edits
 from lib_accel.prompt_to_prompt import feathered
@@ -15,11 +15,6 @@ from lib_accel.prompt_to_prompt import feathered
 SOURCE, SQUARE, STAR = "a red circle on a gray wall", "a red square on a gray wall", "a large red star on a gray wall"
 BLEND = LocalBlend("circle", ("square", "star"), threshold=0.97, start=0)
 SMALL = {"steps": 2, "width": 64, "height": 64, "guidance": 5.0}
-
-
-@pytest.fixture(scope="module")
-def pipe():
-    return sample.load_pipeline(random=True)
 
 
 def scheduled(pipe, name):
@@ -119,11 +114,6 @@ def test_the_source_seen_on_the_edited_picture(pipe):
     assert_close(made.latents[1], made.latents[0])
     assert_close(made.latents[0], plain(pipe, SOURCE, 1))
     assert not torch.equal(made.latents[2], draw(pipe, [SQUARE], self_layers="all", **settings | {"source_latent": "own"}).latents[1])
-
-
-@pytest.fixture(scope="module")
-def picture():
-    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
 
 
 def test_a_real_picture_with_strength(pipe, picture, monkeypatch):
