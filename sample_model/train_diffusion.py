@@ -36,8 +36,10 @@ OFFSET_NOISE = 0.15
 MEAN_WEIGHT = 4.0
 LABEL_WEIGHT, READING_WEIGHT = 0.02, 0.005  # beside an error of the noise of 0.02; both fall to nothing at this progress:
 LESSONS_END = 0.85
-# Of the noise to predict on small scenes, the part that a teacher says and not the noise that was added; nothing at the end of a training.
-TEACHER_SHARE, TEACHER_FADES, TEACHER_PIXELS = 0.8, 0.7, 256
+# Of the noise to predict, the part that a teacher says and not the noise that was added, and the progress from which it falls to nothing:
+# for small scenes, which the teacher draws well, and for large ones.
+TEACHER_PIXELS = 256
+SMALL_TEACHER, LARGE_TEACHER = (0.8, 0.95), (0.5, 0.7)
 
 
 def noise_levels() -> torch.Tensor:
@@ -72,9 +74,8 @@ class Teacher:
         if device.type == "cpu":
             self.unet.set_attn_processor(TrainingAttention())
 
-    def says(self, tokens: torch.Tensor, progress: float) -> Callable:
-        """What `loss_of` takes as ``seen``, for rows with these token numbers."""
-        share = TEACHER_SHARE * min(1.0, (1 - progress) / (1 - TEACHER_FADES))
+    def says(self, tokens: torch.Tensor, share: float) -> Callable:
+        """What `loss_of` takes as ``seen``, for rows with these token numbers. share: of the teacher in it, 0..1."""
 
         @torch.no_grad()
         def seen(noisy: torch.Tensor, times: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
@@ -118,6 +119,7 @@ def parse_options(argv: list | None):
     # No option here may begin two of torchrun's own, as --start would: it refuses them (findings/torchrun-refuses-the-scripts-options.sh).
     parser.add_argument("--begin-with", type=Path, help="model folder to go on from: no lessons, and scenes as at the end of a training")
     parser.add_argument("--teacher", type=Path, help="model folder whose answers on small scenes are most of what the U-Net learns")
+    parser.add_argument("--large-teacher", type=Path, help="the same for large scenes, where it says half of what is learnt")
     parser.add_argument("--shape", choices=UNETS, default="small", help="of the U-Net; sd15: Stable Diffusion 1.5's, a tenth as wide")
     parser.add_argument("--scenes", type=float, default=1.0, help="part of the scenes of every size to draw and encode")
     parser.add_argument("--rows", type=float, default=1.0, help="size of the batches, relative to the usual one")
@@ -142,7 +144,8 @@ def main(argv: list | None = None) -> int:
         modules |= started_from(options.begin_with, device)
     elif not options.resume:
         reading.pretrain(modules["text_encoder"], modules["reading"], tokenizer, options.reading_steps, options.seed, device)
-    teacher = None if options.teacher is None else Teacher(options.teacher, device)
+    folders = (options.large_teacher, LARGE_TEACHER), (options.teacher, SMALL_TEACHER)  # in the order of False, True
+    teachers = [None if folder is None else (Teacher(folder, device), *when) for folder, when in folders]
     # Of the U-Net that is trained: a model to go on from has a shape of its own.
     modules["labels"] = labels.LabelHead(labels.features_of(modules["unet"])).to(device)
     if device.type == "cpu":
@@ -167,8 +170,10 @@ def main(argv: list | None = None) -> int:
         lesson = 0.0 if options.begin_with is not None else max(0.0, 1 - budget.progress / LESSONS_END)
         with training.precision_for(device):
             context = modules["text_encoder"](tokens)[0]
-            small = min(kind.sizes[0]) <= TEACHER_PIXELS
-            seen = teacher.says(tokens, budget.progress) if teacher is not None and small else None
+            seen = None
+            if chosen := teachers[min(kind.sizes[0]) <= TEACHER_PIXELS]:
+                teacher, most, fades = chosen
+                seen = teacher.says(tokens, most * min(1.0, (1 - budget.progress) / (1 - fades)))
             losses = {"noise": loss_of(modules["unet"], context, clean.to(device), levels, kind.early, seen)}
             losses["labels"] = modules["labels"].loss(listener.features, maps.to(device))
             losses["reading"] = modules["reading"].loss(context, texts, lengths)
