@@ -26,7 +26,7 @@ from .outputs import prepare_folder
 from .passes import noun
 from .processes import Processes, is_first
 from .quality_table import grid, table
-from .taking_turns import TimedPicture, draw
+from .taking_turns import PLAIN, TimedPicture, draw
 from .variants import Variant, parse_variant
 
 METHODS = {method.__name__: method for method in with_settings()}
@@ -93,20 +93,25 @@ def run(args: argparse.Namespace) -> int:
         "settings": {key: getattr(args, key) for key in keys} | {"processes": processes.as_dict()},
         "prompts": prompts,
     }
-    result["sizes"] = {}
+    result |= {"sizes": {}, "pictures": {}}
     for size in dict.fromkeys(args.size):
         drawings, not_run = draw(pipeline, variants, prompts, size, args, processes)
         if not is_first():
             continue
         # The checker knows the sample model's world only, and random weights show nothing.
         judged = args.model is None and sample.has_weights() and all(map(_is_of_its_world, prompts))
-        rows = compare(drawings, prompts, getattr(pipeline, "vae", None), judged)
+        finished = len(drawings[PLAIN])
+        rows = compare(drawings, prompts[:finished], getattr(pipeline, "vae", None), judged)
         shown = [*rows, *({"name": name, "not_run": why} for name, why in not_run.items())]
         result["sizes"][str(size)] = shown
         print(f"\n{size}x{size}\n\n{table(shown, noun(find_unet(pipeline)))}", flush=True)
         grid(drawings, rows).save(args.out / f"grid-{size}.png")
+        result["pictures"][str(size)] = finished
         # After each size: whoever stops the next one keeps this.
         (args.out / "quality.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        if finished < len(prompts):
+            print(f"\nStopped: this is of {finished} of {len(prompts)} prompts.", flush=True)
+            raise KeyboardInterrupt
     print(f"\nTimes: medians of one picture, variants by turns. Wrote {args.out / 'quality.json'} and the grids beside it.")
     return 0
 

@@ -73,7 +73,8 @@ def draw(
     """Draw every prompt with every variant, picture i from the seed ``args.seed + i``.
 
     A list of pictures by the variant's name, in prompts' order, and by name why a peer did not run; nothing but in the first of
-    ``processes``. A prompt's variants are drawn one after the other in one process, so that all see the same machine.
+    ``processes``. A prompt's variants are drawn one after the other in one process, so that all see the same machine. Stopped from the
+    keyboard it has the prompts that were finished, if any were; of several processes nobody knows what the others have.
     """
     work, part = _Work(pipeline, variants, args, set(), [], {}), []
     tasks = processes.part(list(enumerate(prompts)))
@@ -81,7 +82,12 @@ def draw(
     total = len(variants) * (args.steps * len(tasks) + min(2, args.steps)) + sum(map(_weighed_steps, [work] * len(variants), variants))
     with progress(pipeline, total, f"{size}x{size}"):
         for done, (index, prompt) in enumerate(tasks, 1):
-            part.append(draw_one(work, index, prompt, size))
+            try:
+                part.append(draw_one(work, index, prompt, size))
+            except KeyboardInterrupt:
+                if not part or processes.count > 1:
+                    raise
+                break
             if done % TELL_EVERY == 0:
                 print(f"  {size}x{size}: {done} of {len(tasks)} prompts", flush=True)
     return _gathered(processes.gathered(part), variants, size)

@@ -83,6 +83,23 @@ def test_stopping_a_command_is_one_line_and_sizes_that_were_drawn_stay(tmp_path,
     assert capsys.readouterr().err.endswith("quality: stopped.\n")
 
 
+def test_a_stopped_size_keeps_the_prompts_that_were_finished(tmp_path, monkeypatch, capsys):
+    drawn = taking_turns.draw_one
+
+    def draw_one(work, index, prompt, size):
+        if index == 2:
+            raise KeyboardInterrupt
+        return drawn(work, index, prompt, size)
+
+    monkeypatch.setattr(taking_turns, "draw_one", draw_one)
+    words = f"quality --count 4 --preset --method --variants fewer:part=0.5 --steps 2 --size 64 72 --out {tmp_path}"
+    assert main(words.split()) == 130
+    result = json.loads((tmp_path / "quality.json").read_text())
+    assert result["pictures"] == {"64": 2} and [row["name"] for row in result["sizes"]["64"]] == ["plain", "fewer:part=0.5"]
+    told = capsys.readouterr()
+    assert "Stopped: this is of 2 of 4 prompts." in told.out and told.err.endswith("quality: stopped.\n")
+
+
 @pytest.mark.parametrize("seed", ["-1", "99999999999999999999999"])
 def test_quality_takes_seeds_of_any_size_as_the_other_commands_do(seed, tmp_path):
     for prompts in ([], ["--prompt", "a red circle", "a blue star"]):
