@@ -178,6 +178,8 @@ def _strangers(unet: nn.Module, by_host: bool) -> Iterator[str]:
         stranger = known.processor_obstacle(module, known.ROWS)
         if stranger is None and not (by_host and module is unet):
             stranger = known.forward_obstacle(known.own_forward(module), known.ROWS, forwards, place)
+        if stranger is None and not (by_host and module is unet):
+            stranger = known.torch_hook_obstacle(module, place, inside_ours=module is unet)
         if stranger:
             yield stranger
         for hook_name, hook in known.hooks_on(module):
