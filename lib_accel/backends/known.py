@@ -175,6 +175,9 @@ def torch_hook_obstacle(module: nn.Module, place: str, inside_ours: bool = False
 
     inside_ours: only those that come between hooks of ours and the forward; the others see what nothing was left out of.
     """
+    if not module._forward_pre_hooks and not module._forward_hooks:
+        # Most modules of a model, which are all looked at.
+        return None
     before, after = list(module._forward_pre_hooks.values()), list(module._forward_hooks.values())
     if inside_ours:
         before, after = _up_to_ours(before[::-1]), _up_to_ours(after)
