@@ -86,6 +86,9 @@ HOOKS = frozenset(
     }
 )
 
+# Packages whose functions, as hooks of torch's own kind, work row by row and token by token: they prepare weights, or count.
+TORCH_HOOKS = {"torch", "diffusers", "peft", "torchao", "optimum", "bitsandbytes", "accelerate", "lib_accel"}
+
 # Forwards on diffusers' layers and blocks: package -> what may be done. Those of diffusers and accelerate run the hooks above.
 DIFFUSERS_FORWARDS: dict[str, frozenset[str]] = {"diffusers": _ALL, "accelerate": _ALL}
 DIFFUSERS_BLOCKS: dict[str, frozenset[str]] = DIFFUSERS_FORWARDS | {"tomesd": _ALL}
@@ -156,12 +159,37 @@ def class_obstacle(unet: nn.Module) -> str | None:
 
 
 def hook_obstacle(module: nn.Module, place: str) -> str | None:
-    """Which unknown hook of diffusers or accelerate is on ``module`` or on one of its own (a clause), or None. place: its name."""
+    """Which unknown hook is on ``module`` or on one of its own (a clause), or None. place: its name."""
     for path, holder in _with_children(module, place):
         for name, hook in hooks_on(holder):
             if (package_of(hook), type(hook).__name__) not in HOOKS:
                 return hook_on(name, hook, path)
+        stranger = torch_hook_obstacle(holder, path)
+        if stranger:
+            return stranger
     return None
+
+
+def torch_hook_obstacle(module: nn.Module, place: str, inside_ours: bool = False) -> str | None:
+    """Which unknown hook of torch's own kind is on ``module`` (a clause), or None. place: its name.
+
+    inside_ours: only those that come between hooks of ours and the forward; the others see what nothing was left out of.
+    """
+    if not module._forward_pre_hooks and not module._forward_hooks:
+        # Most modules of a model, which are all looked at.
+        return None
+    before, after = list(module._forward_pre_hooks.values()), list(module._forward_hooks.values())
+    if inside_ours:
+        before, after = _up_to_ours(before[::-1]), _up_to_ours(after)
+    homes = (home_of(hook) for hook in (*before, *after))
+    home = next((home for home in homes if home.partition(".")[0] not in TORCH_HOOKS), None)
+    return None if home is None else Reason.of("torch_hook", "a hook from {home} is on {place}", home=home, place=place)
+
+
+def _up_to_ours(hooks: list[Any]) -> list[Any]:
+    """Those of ``hooks`` that come before the first of ours; none where there is none of ours."""
+    places = [place for place, hook in enumerate(hooks) if home_of(hook).startswith("lib_accel.engine.")]
+    return hooks[: places[0]] if places else []
 
 
 def hook_on(name: str, hook: Any, place: str) -> Reason:

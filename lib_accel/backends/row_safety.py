@@ -170,14 +170,22 @@ def _strangers(unet: nn.Module, by_host: bool) -> Iterator[str]:
     """What of ``unet`` is not known to work row by row, in clauses."""
     packages = PACKAGES | {_package(type(unet))}
     forwards = dict.fromkeys(packages, frozenset({known.ROWS}))
+    # Classes that are known, of whose modules most carry nothing of their own: a model has thousands.
+    plain: set[type] = set()
     for name, module in unet.named_modules():
-        place = name or "the U-Net"
         kind = type(module)
+        if kind in plain and _carries_nothing(module):
+            continue
+        place = name or "the U-Net"
         if _package(kind.forward) not in packages:
             yield Reason.of("module", "{place} is a {kind} of {package}", place=place, kind=kind.__name__, package=_package(kind.forward))
+        elif not hasattr(kind, "processor"):
+            plain.add(kind)
         stranger = known.processor_obstacle(module, known.ROWS)
         if stranger is None and not (by_host and module is unet):
             stranger = known.forward_obstacle(known.own_forward(module), known.ROWS, forwards, place)
+        if stranger is None and not (by_host and module is unet):
+            stranger = known.torch_hook_obstacle(module, place, inside_ours=module is unet)
         if stranger:
             yield stranger
         for hook_name, hook in known.hooks_on(module):
@@ -187,3 +195,11 @@ def _strangers(unet: nn.Module, by_host: bool) -> Iterator[str]:
 
 def _package(thing: Any) -> str:
     return str(getattr(thing, "__module__", None)).partition(".")[0]
+
+
+def _carries_nothing(module: nn.Module) -> bool:
+    """Whether no processor, forward or hook is on ``module`` itself."""
+    own = module.__dict__
+    if "forward" in own or "_diffusers_hook" in own or "_hf_hook" in own or "processor" in own or "processor" in module._modules:
+        return False
+    return not module._forward_pre_hooks and not module._forward_hooks

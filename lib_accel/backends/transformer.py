@@ -120,10 +120,13 @@ def _joined(given: Any) -> torch.Tensor:
 def _others_at_work(unet: nn.Module) -> Iterator[str]:
     """What serves parts of calls from those before, or may, in clauses."""
     for name, module in unet.named_modules():
-        own = module.__dict__
+        own, place = module.__dict__, name or "the model"
+        # Those on the model itself see served calls, too.
+        stranger = known.torch_hook_obstacle(module, place) if module is not unet else None
+        if stranger:
+            yield stranger
         if "forward" not in own and "_diffusers_hook" not in own and "_hf_hook" not in own:
             continue
-        place = name or "the model"
         for hook_name, hook in known.hooks_on(module):
             kind = type(hook).__name__
             cache = next((title for piece, title in CACHES.items() if kind.startswith(piece)), None)

@@ -66,13 +66,19 @@ def adapters_of(unet: nn.Module) -> Hashable:
     if not (lora or image):
         return None
     found: list[Hashable] = []
-    for name, module in unet.named_modules():
-        if lora and isinstance(getattr(module, "scaling", None), dict) and hasattr(module, "active_adapters"):
-            at_work = (str(module.active_adapters), str(getattr(module, "merged_adapters", ())), getattr(module, "disable_adapters", False))
-            found.append((name, at_work, str(module.scaling)))
-        processor = getattr(module, "processor", None) if image else None
+    # Asked in every call, of models with thousands of modules: no names, and nothing is looked up that is not there.
+    modules: list[nn.Module] = [unet]
+    while modules:
+        module = modules.pop()
+        if lora and isinstance(module.__dict__.get("scaling"), dict) and hasattr(type(module), "active_adapters"):
+            merged, off = getattr(module, "merged_adapters", ()), getattr(module, "disable_adapters", False)
+            found.append((tuple(module.active_adapters), tuple(merged), off, str(module.scaling)))
+            # Most of the modules: what it is made of, which holds no other.
+            continue
+        processor = (module.__dict__.get("processor") or module._modules.get("processor")) if image else None
         if processor is not None and "IPAdapter" in type(processor).__name__:
-            found.append((name, str(getattr(processor, "scale", None))))
+            found.append(str(getattr(processor, "scale", None)))
+        modules += [child for child in module._modules.values() if child is not None]
     return tuple(found)
 
 

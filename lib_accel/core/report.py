@@ -8,6 +8,7 @@ from typing import Any
 from .fields import changed, described
 from .method import CALL, ROWS, STAGES
 from .reasons import Reason, as_data
+from .step_count import StepCount
 
 # What methods act on that have no layers to be counted.
 _WHOLE = (ROWS, STAGES, CALL)
@@ -20,7 +21,7 @@ class MethodAccount:
         self.name = name
         self.config = config
         self.effects: dict[str, set[str]] = {}
-        self.steps: set[tuple[int, int]] = set()
+        self.steps = StepCount()
         self.calls = 0
         self.tokens_in = 0
         self.tokens_run = 0
@@ -34,12 +35,12 @@ class MethodAccount:
         self.missed_window: tuple[float, float] | None = None
         self.behind: str | None = None
         self.notes: set[str] = set()
-        self.dropped_steps: set[tuple[int, int]] = set()
-        self.kept_steps: set[tuple[int, int]] = set()
+        self.dropped_steps = StepCount()
+        self.kept_steps = StepCount()
         self.rows_dropped = 0
         # Steps in which a picture's call was served, by (number of the pass, picture).
         self.served_steps: dict[tuple[int, int], set[int]] = {}
-        self.shallow_steps: set[tuple[int, int]] = set()
+        self.shallow_steps = StepCount()
         self.rows_shallow = 0
         self.cache_bytes = 0
 

@@ -36,7 +36,8 @@ class Accelerator:
     `TokenMerging`. traits: what the host does inside its attention layers.
     auto: True lets a method act only where it pays (by this machine's table), False wherever its settings say, a `Thresholds` by that
     table; None is True unless the environment says ACCEL_AUTO=0.
-    UnsupportedModelError for an unknown model; SettingError when two methods would meet in one computation. The model is then untouched.
+    UnsupportedModelError for an unknown model; SettingError for a bad ``auto``, and when two methods would meet in one computation. The
+    model is then untouched.
     """
 
     def __init__(self, model: Any, *methods: Any, traits: HostTraits | None = None, auto: bool | Thresholds | None = None) -> None:
@@ -144,6 +145,9 @@ class Accelerator:
                 calls.attachment.put(serves=subject.why_out_of_reach() is None)
 
     def __enter__(self) -> Accelerator:
+        if self._removed:
+            # Everything inside would silently be drawn without it.
+            raise RuntimeError("This accelerator was removed and does nothing more. Call accelerated() again.")
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ..core.fields import SettingError, plain
 from ..core.sites import Site
 from ..ops.levels import grid_at
 from .thresholds import Thresholds, thresholds_for
@@ -15,7 +16,11 @@ class AutoChoice:
     """Decides by a table of thresholds whether a method acts at a level; without one it always does."""
 
     def __init__(self, wanted: bool | Thresholds, fused: bool) -> None:
-        """wanted: True for this machine's table, False for none, or a table. fused: the kind of attention kernel in force."""
+        """wanted: True for this machine's table, False for none, or a table; SettingError for anything else. fused: the kind of attention
+        kernel in force."""
+        wanted = plain(wanted)
+        if not isinstance(wanted, (bool, Thresholds)):
+            raise SettingError(f"auto is {wanted!r}; it must be True, False, None or Thresholds.")
         self._thresholds = wanted if isinstance(wanted, Thresholds) else None
         self._look_up = wanted is True
         # The device whose table it is: a model may go to another one.

@@ -169,6 +169,7 @@ def _with_output(plan: CallPlan, runner: Runner, moment: Moment, means: Means) -
     if obstacle:
         what = "pictures were not skipped one by one" if alone else "every call was run"
         runner.account.note(Reason.of("rows_not_alone" if alone else "calls_run", what + ": {why}", why=obstacle))
+        runner.refused()
         return plan
     return replace(plan, output={**plan.output, **output})
 
@@ -185,6 +186,7 @@ def _with_cut(plan: CallPlan, runner: Runner, moment: Moment, means: Means) -> C
         obstacle = moment.obstacle() or means.together()
     if obstacle:
         runner.account.note(Reason.of("stages_run", "every stage was run: {why}", why=obstacle))
+        runner.refused()
         return plan
     return replace(plan, stages=cut)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from dataclasses import replace
 from typing import Any
@@ -128,7 +129,8 @@ class Calls:
         moment = replace(
             moment,
             # An interrupted call stays open: it must not keep the model.
-            obstacle=lambda: backend.rows_obstacle(subject.unet, args, kwargs, len(sample), by_host),
+            # Several methods ask, and the whole U-Net is looked through.
+            obstacle=functools.cache(lambda: backend.rows_obstacle(subject.unet, args, kwargs, len(sample), by_host)),
             joins=lambda: backend.joins(subject.unet, args, kwargs),
         )
         self._compare_conditions(moment, args, kwargs)

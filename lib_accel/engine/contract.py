@@ -172,6 +172,9 @@ class Runner:
         """
         return None
 
+    def refused(self) -> None:
+        """What `serve_output` or `cut_stages` returned last is not carried out: these rows run, unless another method serves them."""
+
     def forecasts(self, moment: Moment) -> bool:
         """Whether `serve_output` may serve whole steps of the pass of ``moment``."""
         return False

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from ..backends import Backend, backend_for
-from ..backends.known import class_obstacle
+from ..backends.known import class_obstacle, torch_hook_obstacle
 from ..core.reasons import Reason
 from ..core.sites import Site, UnsupportedModelError, held_unet, is_compiled
 from ..core.stages import Stage
@@ -58,5 +58,10 @@ class Subject:
         if stages is not None:
             below = tuple(f"{name}." for stage in stages for name in stage.names)
             sites = [site for site in sites if site.name.startswith(below)]
-        reasons = (stage.out_of_reach(unet) for stage in stages or ())
+        reasons = (stage.out_of_reach(unet) or _hooked(stage) for stage in stages or ())
         return next(filter(None, reasons), None) or class_obstacle(unet) or self.backend.must_run(sites)
+
+
+def _hooked(stage: Stage) -> str | None:
+    """Whose hook would be given what stands for a stage that does not run (a clause), or None."""
+    return next(filter(None, map(torch_hook_obstacle, stage.modules, stage.names)), None)

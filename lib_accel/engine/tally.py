@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..core.step_count import StepCount
+
 
 @dataclass
 class Tally:
@@ -19,7 +21,7 @@ class Tally:
     rows_run: int = 0
     rows_served: int = 0
     stages_served: int = 0
-    steps: set[tuple[int, int]] = field(default_factory=set)
+    steps: StepCount = field(default_factory=StepCount)
     stood_down: set[str] = field(default_factory=set)
 
     def as_dict(self, stages: int) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from ..core.fields import SettingError, checked
 from ..core.reasons import Reason
 
 VERSION = 1
@@ -36,13 +37,20 @@ def declare_least(method: str, least: Mapping[str, int] | None) -> None:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """A table of least token counts by method name.
+    """A table of least token counts by method name. SettingError when one is out of range.
 
-    least: method -> tokens; a method that is not listed acts everywhere. origin: where the table came from, for the report.
+    least: method -> tokens, 0 or more; a method that is not listed acts everywhere. origin: where the table came from, for the report.
     """
 
     least: Mapping[str, int] = field(default_factory=dict)
     origin: str = "given"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.least, Mapping):
+            raise SettingError(f"Thresholds.least is {self.least!r}; it must be a mapping of method names to tokens.")
+        rule = {"kind": "integer", "low": 0, "high": None}
+        least = {name: checked(f"Thresholds.least[{name!r}]", tokens, rule) for name, tokens in self.least.items()}
+        object.__setattr__(self, "least", least)
 
     def refusal(self, method: str, tokens: int) -> str | None:
         """Why ``method`` would not pay on ``tokens`` tokens (a clause for the report), or None when it does."""

@@ -107,6 +107,9 @@ class DeepCacheRunner(Runner):
         self._handed = chosen
         return StageCut(self._before, chosen, hidden)
 
+    def refused(self) -> None:
+        self._handed = ()
+
     def watches(self, stage: Stage) -> bool:
         return self._keeps and stage is self.stages[self._before.index - 1]
 

@@ -126,14 +126,18 @@ class ForecastRunner(Runner):
     # -- calls -------------------------------------------------------------------------------------------------------------
 
     def begin_call(self, moment: Moment) -> None:
+        # Of a call that must run in full nothing is asked.
+        self._handed = set()
         self._prompts |= {(row.key, row.weight) for row in moment.rows if row.role == "cond"}
         key = (moment.sample.shape[1:], moment.predicts, moment.guidance)
         if self._history.under(key):
             self._forget()
             self._begin, self._may_serve = moment.step.index, False
 
-    def serve_output(self, moment: Moment, rows: tuple[int, ...]) -> Mapping[int, torch.Tensor] | None:
+    def refused(self) -> None:
         self._handed = set()
+
+    def serve_output(self, moment: Moment, rows: tuple[int, ...]) -> Mapping[int, torch.Tensor] | None:
         if _is_beside(moment):
             self._beside = moment.rows.why_unknown
             self._strange |= moment.rows.why_unknown is None or getattr(self._beside, "code", "") in OF_THE_LOOP

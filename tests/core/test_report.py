@@ -2,6 +2,7 @@
 
 import gc
 import json
+import pickle
 
 import cases
 import guided
@@ -9,6 +10,7 @@ import models
 import pytest
 
 from lib_accel import AgentAttention, GuidanceSkip, TokenMerging, accelerated
+from lib_accel.core.step_count import StepCount
 
 both = pytest.mark.parametrize("kind", models.BOTH)
 
@@ -106,3 +108,14 @@ def test_steps_in_a_kept_direction_are_told_from_unguided_ones(kind, reuse, ungu
     words = "guidance direction kept" if reuse else "no guidance"
     assert f"GuidanceSkip: {words} for 3 of 5 steps, 3 evaluations saved." in line
     assert line.count("for 3 of 5 steps") == 1
+
+
+def test_steps_of_passes_that_are_over_are_kept_as_a_number():
+    """A model that stays accelerated for days draws many."""
+    steps = StepCount()
+    for number in range(1, 2001):
+        for step in (0, 1, 1, 2, 0):
+            steps.add((number, step))
+    assert len(steps) == 6000 and steps
+    assert len(pickle.dumps(steps)) < 1000
+    assert not StepCount()

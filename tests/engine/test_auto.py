@@ -1,13 +1,16 @@
 """`auto`: methods act only where a table says that they pay; the table is this machine's, built in, or given."""
 
 import json
+import re
 
 import guided
+import numpy as np
 import pytest
 import torch
 from models import call, ldm_unet
+from traces import differences, fingerprint
 
-from lib_accel import AgentAttention, Thresholds, TokenMerging, accelerated, apply_patch, patch_report, remove_patch
+from lib_accel import AgentAttention, SettingError, Thresholds, TokenMerging, accelerated, apply_patch, patch_report, remove_patch
 from lib_accel.engine import thresholds as module
 from lib_accel.engine.thresholds import BUILT_IN, NEVER, own_path, read_own, thresholds_for, write_own
 
@@ -114,3 +117,30 @@ def test_a_calibration_that_does_not_fit_is_ignored_with_a_sentence(content, wor
     assert word in sentence and "ignored" in sentence
     write_own(CPU, {"TokenMerging": 1})
     assert read_own(CPU)[0] == {"TokenMerging": 1}, "calibrating again mends the file"
+
+
+@pytest.mark.parametrize("auto", ["off", 1, 0, {"TokenMerging": 3}, 0.5], ids=str)
+def test_a_bad_auto_gets_a_sentence_and_the_model_stays_untouched(auto):
+    unet = ldm_unet()
+    before = fingerprint(unet)
+    with pytest.raises(SettingError, match=f"auto is {re.escape(repr(auto))}; it must be True, False, None or Thresholds"):
+        accelerated(unet, TokenMerging(), auto=auto)
+    assert not differences(before, fingerprint(unet))
+
+
+def test_numpys_truth_is_truth():
+    unet = ldm_unet()
+    with accelerated(unet, TokenMerging(), auto=np.bool_(True)) as accelerator:
+        call(unet)
+    assert accelerator.report().as_dict()["auto"]["origin"] == "built in for cpu"
+
+
+@pytest.mark.parametrize("tokens", ["many", -5, 2.5, None, True, float("nan")])
+def test_a_bad_number_of_tokens_gets_a_sentence(tokens):
+    with pytest.raises(SettingError, match=r"Thresholds.least\['TokenMerging'\] is .*; it must be a whole number of 0 or more"):
+        Thresholds({"TokenMerging": tokens})
+
+
+def test_a_table_that_is_none_gets_a_sentence():
+    with pytest.raises(SettingError, match=r"Thresholds\.least is .*; it must be a mapping"):
+        Thresholds([100])

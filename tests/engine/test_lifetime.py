@@ -70,3 +70,14 @@ def test_an_accelerator_without_its_pipeline_still_acts_on_the_unet():
     gc.collect()
     models.call(unet)
     assert accelerator.report().as_dict()["methods"][0]["layers"] == 3
+
+
+def test_an_accelerator_that_was_removed_is_not_entered_again():
+    """Whatever is drawn inside would silently be drawn without it."""
+    unet = models.ldm_unet()
+    accelerator = accelerated(unet, TokenMerging())
+    with accelerator, accelerated(unet, TokenMerging(ratio=0.3)):
+        pass
+    with pytest.raises(RuntimeError, match="was removed and does nothing more"), accelerator:
+        pass
+    accelerator.remove()
