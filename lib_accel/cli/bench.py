@@ -33,12 +33,14 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--arch", choices=ARCHITECTURES, help="shape of a U-Net with random weights (default: sd15)")
-    parser.add_argument("--backend", choices=("ldm", "diffusers"), default="diffusers", help="with --arch: whose U-Net class")
+    parser.add_argument(
+        "--backend", choices=("ldm", "diffusers"), default="diffusers", help="with --arch: whose U-Net class (default: %(default)s)"
+    )
     parser.add_argument("--model", type=Path, help="instead of --arch: a diffusers folder or a .safetensors checkpoint")
     parser.add_argument("--config", type=Path, help="with a checkpoint: a diffusers folder of the same kind of model")
     parser.add_argument("--pipeline", action="store_true", help="with --arch and --whole: run in a diffusers pipeline, as other tools need")
-    parser.add_argument("--size", type=int, nargs="+", default=[512], help="pixels a side, multiples of 8 (ldm: of 64)")
-    parser.add_argument("--batch", type=int, nargs="+", default=[2], help="rows of a U-Net call (2: one guided picture)")
+    parser.add_argument("--size", type=int, nargs="+", default=[512], help="pixels a side, multiples of 8 (ldm: of 64; default: 512)")
+    parser.add_argument("--batch", type=int, nargs="+", default=[2], help="rows of a U-Net call (default: 2, one guided picture)")
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, help="default: float16 on a GPU, else float32")
     parser.add_argument(
         "--whole", action="store_true", help="time whole generations (all U-Net calls and the sampler) instead of single U-Net calls"
@@ -48,18 +50,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="with --whole: time a step of every kind and add them up, for sizes that take too long; not where steps are forecast",
     )
-    parser.add_argument("--steps", type=int, default=20, help="with --whole: steps of a generation")
-    parser.add_argument("--guidance", type=float, default=5.0, help="with --whole: CFG scale; 1 or less: no guidance")
-    parser.add_argument("--runs", type=int, default=5, help="timed runs of each variant")
+    parser.add_argument("--steps", type=int, default=20, help="with --whole: steps of a generation (default: %(default)s)")
+    parser.add_argument(
+        "--guidance", type=float, default=5.0, help="with --whole: CFG scale; 1 or less: no guidance (default: %(default)g)"
+    )
+    parser.add_argument("--runs", type=int, default=5, help="timed runs of each variant (default: %(default)s)")
     parser.add_argument(
         "--variants",
         nargs="+",
         default=["plain", "agent", "merging"],
         metavar="VARIANT",
         help=f"plain, presets ({', '.join(PRESETS)}), methods ({', '.join(METHODS)}) such as merging:ratio=0.5, "
-        f"joined by +; @0.5: a single call in the middle of the pass; other tools and limits ({', '.join(PEERS)}){MISSING}",
+        f"joined by +; @0.5: a single call in the middle of the pass; other tools and limits ({', '.join(PEERS)}){MISSING} "
+        "(default: plain agent merging)",
     )
-    parser.add_argument("--auto", action="store_true", help="methods act only where this machine's table says that they save time")
+    parser.add_argument(
+        "--auto",
+        action="store_true",
+        help="methods act only where this machine's table says that they save time",
+    )
     parser.add_argument("--macs", action="store_true", help="also count multiply-adds, with --arch")
     parser.add_argument("--memory", action="store_true", help="also measure the peak memory, in one more run of each variant")
     add_device_argument(parser)

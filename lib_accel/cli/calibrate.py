@@ -26,8 +26,10 @@ MARGIN = 0.03
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_device_argument(parser)
-    parser.add_argument("--runs", type=int, default=5, help="timed calls per size and method")
-    parser.add_argument("--largest", type=int, default=96, choices=GRIDS[2:], help="largest grid side in tokens (96: 768 pixels)")
+    parser.add_argument("--runs", type=int, default=5, help="timed calls per size and method (default: %(default)s)")
+    parser.add_argument(
+        "--largest", type=int, default=96, choices=GRIDS[2:], help="largest grid side in tokens (default: 96, which is 768 pixels)"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the table, save nothing")
 
 

@@ -41,10 +41,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"{', '.join(ARCHITECTURES)}, a diffusers folder or a .safetensors checkpoint (default: the sample model)",
     )
     parser.add_argument("--config", type=Path, help="with a checkpoint: a diffusers folder of the same kind of model")
-    parser.add_argument("--size", type=int, nargs="+", default=[512], help="pixels a side, multiples of 8")
-    parser.add_argument("--batch", type=int, default=2, help="rows of a U-Net call (2: one guided picture)")
-    parser.add_argument("--steps", type=int, default=25, help="sampling steps, of Euler, over which the work is averaged")
-    parser.add_argument("--variants", nargs="+", default=list(PRESETS), metavar="VARIANT", help="presets and methods, as for bench")
+    parser.add_argument("--size", type=int, nargs="+", default=[512], help="pixels a side, multiples of 8 (default: 512)")
+    parser.add_argument("--batch", type=int, default=2, help="rows of a U-Net call (default: 2, one guided picture)")
+    parser.add_argument(
+        "--steps", type=int, default=25, help="sampling steps, of Euler, over which the work is averaged (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--variants", nargs="+", default=list(PRESETS), metavar="VARIANT", help="presets and methods, as for bench (default: all presets)"
+    )
     parser.add_argument("--json", type=Path, help="also write the numbers there")
 
 
@@ -85,7 +89,7 @@ def _open(args: argparse.Namespace) -> tuple[nn.Module, str]:
     path = None if args.model is None else Path(args.model)
     if path is not None and not path.exists():
         raise CommandError(f"MODEL is {args.model!r}; it must be one of {', '.join(ARCHITECTURES)}, a folder or a .safetensors file.")
-    pipeline, what = open_pipeline(path, args.config, "cpu", torch.float32)
+    pipeline, what = open_pipeline(path, args.config, "cpu", torch.float32, "MODEL")
     return find_unet(pipeline).to("meta"), f"The U-Net of {what}"
 
 
