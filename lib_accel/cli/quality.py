@@ -34,9 +34,10 @@ EVERYWHERE = ", auto off"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--preset", nargs="*", default=list(PRESETS), metavar="NAME", help=f"among {', '.join(PRESETS)} (default: all)")
+    none = "without a name: none (default: all)"
+    parser.add_argument("--preset", nargs="*", default=list(PRESETS), metavar="NAME", help=f"among {', '.join(PRESETS)}; {none}")
     parser.add_argument(
-        "--method", nargs="*", default=list(METHODS), metavar="NAME", help=f"among {', '.join(METHODS)}, with their defaults (default: all)"
+        "--method", nargs="*", default=list(METHODS), metavar="NAME", help=f"among {', '.join(METHODS)}, with their defaults; {none}"
     )
     parser.add_argument(
         "--variants",
