@@ -28,6 +28,8 @@ from .variants import METHODS, Variant, parse_variant
 from .workloads import as_hosts_run_it, work_for
 
 WARM_UP_SIZE = 256
+# What goes with --whole alone, with its defaults.
+OF_WHOLE = {"steps": 20, "guidance": 5.0}
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -50,9 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="with --whole: time a step of every kind and add them up, for sizes that take too long; not where steps are forecast",
     )
-    parser.add_argument("--steps", type=int, default=20, help="with --whole: steps of a generation (default: %(default)s)")
+    parser.add_argument("--steps", type=int, help=f"with --whole: steps of a generation (default: {OF_WHOLE['steps']})")
     parser.add_argument(
-        "--guidance", type=float, default=5.0, help="with --whole: CFG scale; 1 or less: no guidance (default: %(default)g)"
+        "--guidance", type=float, help=f"with --whole: CFG scale; 1 or less: no guidance (default: {OF_WHOLE['guidance']:g})"
     )
     parser.add_argument("--runs", type=int, default=5, help="timed runs of each variant (default: %(default)s)")
     parser.add_argument(
@@ -126,6 +128,11 @@ def _check(args: argparse.Namespace) -> None:
         raise CommandError("--compose is given; it goes with --whole and --arch.")
     if args.pipeline and (args.model is not None or not args.whole or args.compose):
         raise CommandError("--pipeline is given; it goes with --arch and --whole, and not with --compose.")
+    for name, default in OF_WHOLE.items():
+        if getattr(args, name) is None:
+            setattr(args, name, default)
+        elif not args.whole:
+            raise CommandError(f"--{name} is {getattr(args, name)}; it goes with --whole.")
     if args.macs and args.model is not None:
         raise CommandError("--macs is given; it goes with --arch (for a model on disk see `info`).")
     numbers = [("batch", batch, 1024) for batch in args.batch] + [("steps", args.steps, 1000), ("runs", args.runs, 1000)]

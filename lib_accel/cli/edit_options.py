@@ -21,6 +21,7 @@ OPTIONS = {
     "EditOptions.pictures_at_once": "--at-once",
     "EditOptions.steps": "--steps",
     "EditOptions.strength": "--strength",
+    "LocalBlend.source": "--blend",
     "LocalBlend.start": "--blend-start",
     "LocalBlend.threshold": "--threshold",
     "PromptToPrompt.cross_layers": "--cross-layers",

@@ -62,12 +62,12 @@ def run(args: argparse.Namespace) -> int:
     prepare_file("--json", args.json)
     unet, what = _open(args)
     if not knows(unet):
-        raise CommandError(f"the model is a {type(unet).__name__}; info counts what is in U-Nets, take bench --whole or quality.")
+        raise CommandError(f"MODEL is a {type(unet).__name__}; info counts U-Nets alone, so use bench --whole or quality.")
     family = family_of(unet, args.steps)
     variants = [parse_variant(text, family) for text in dict.fromkeys(args.variants)]
     for variant in variants:
         if not variant.methods or variant.at is not None:
-            raise CommandError(f"variant is {variant.name!r}; info takes presets ({', '.join(PRESETS)}) and methods, for a whole pass.")
+            raise CommandError(f"variant is {variant.name!r}; it must be a preset ({', '.join(PRESETS)}) or methods, for a whole pass.")
     result: dict[str, Any] = {"model": what, "family": family, "batch": args.batch, "steps": args.steps, "sizes": {}}
     told = f"Passes of {args.steps} steps of {SAMPLER}; methods act at any size."
     print(f"{what}; family {family}; {args.batch} rows to a U-Net call. {told}")

@@ -39,10 +39,13 @@ SHARED = ("edit", "quality")
 # What most people come for, with an example that can be pasted.
 JOBS = (
     ("See what it does, on the model that comes with it", "demo"),
-    ("Is my model supported?", "check model.safetensors"),
-    ("How much faster, on this machine?", "bench --whole --variants plain balanced fast draft"),
-    ("What changes in the pictures?", "quality --count 4 --prompt 'a cat' --model model.safetensors"),
-    ("Edit a picture by editing its prompt", "edit 'a red star on grass' 'a blue star on grass'"),
+    ("Is my model supported? (a diffusers folder; a .safetensors checkpoint needs --config, too)", "check path/to/model"),
+    ("How much faster, on this machine?", "bench --whole --runs 2 --variants plain balanced fast draft"),
+    ("What changes in the pictures?", "quality --prompt 'a cat' 'a red car' --size 512 --model path/to/model"),
+    (
+        "Edit a picture by editing its prompt (the model that comes with it knows stars and rings, no cats)",
+        "edit 'a red star on grass' 'a blue star on grass'",
+    ),
     ('Adapt "only where it pays" to this machine', "calibrate"),
 )
 
@@ -53,7 +56,7 @@ def short_help(program: str = PROGRAM) -> str:
     commands = "".join(f"  {name:<10} {summary}\n" for name, summary in COMMANDS.items())
     return (
         f"Faster sampling for Stable Diffusion and other diffusion models.\n\n{jobs}\nAll commands:\n{commands}\n"
-        f"{program} COMMAND --help explains one. The line under a picture, every setting: docs/guide.md\n"
+        f"{program} COMMAND --help explains a command, docs/guide.md every setting.\n"
     )
 
 

@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--count", type=int, default=24, help="how many pictures, of prompts that the sample model was not trained on (default: 24)"
     )
-    parser.add_argument("--prompt", nargs="+", metavar="TEXT", help="your own prompts instead")
+    parser.add_argument("--prompt", nargs="+", metavar="TEXT", help="your own prompts instead, one picture of each, whatever --count says")
     parser.add_argument("--size", type=int, nargs="+", default=[256, 512], help="pixels a side, multiples of 8 (default: 256 512)")
     parser.add_argument(
         "--seed",
@@ -145,7 +145,7 @@ def _variants(args: argparse.Namespace, family: str = FAMILIES[0]) -> list[Varia
         alternative = parse_alternative(text)
         variant = parse_variant(text, family) if alternative is None else Variant(text, (alternative,))
         if variant.name == "plain" or (variant.peer and PEERS[variant.peer].limit) or variant.at is not None:
-            raise CommandError(f"--variants holds {variant.name!r}; here it takes presets, methods and peers, for a whole pass.")
+            raise CommandError(f"--variants holds {variant.name!r}; here it must be presets, methods or other tools, for a whole pass.")
         variants.append(replace(variant, auto=auto))
     if args.auto == "both":
         of_accel = [variant for variant in variants if variant.methods and not isinstance(variant.methods[0], (Fewer, Ngms))]
