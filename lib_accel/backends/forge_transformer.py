@@ -21,7 +21,7 @@ from . import known
 from .forge import OPTIONS, ForgeBackend
 
 HOMES = ("backend.nn.", "ldm_patched.ldm.")
-NOT_CUT = Reason.of("rows_together", "its calls hold reference pictures for all of their rows together")
+NOT_CUT = Reason.of("rows_together", "its rows share their reference pictures")
 
 
 class ForgeTransformerBackend(ForgeBackend):

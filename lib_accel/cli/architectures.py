@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from .errors import CommandError
+
+# AUTOMATIC1111's WebUI, in whose folder of extensions we may be, has no diffusers but LDM's classes.
+HOSTS_LDM = Path(__file__).parents[4] / "repositories" / "stable-diffusion-stability-ai"
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,16 @@ ARCHITECTURES: dict[str, Architecture | Transformer] = {
     "sdxl": Architecture((320, 640, 1280), (0, 2, 10), 64, None, 2048, linear=True, pooled=2816),
     "pixart": Transformer(28, 16, 72, 4096, 128),
 }
+
+
+def at_hand() -> str:
+    """The backend whose classes can be imported here: ``diffusers``, or in a WebUI's Python that lacks it ``ldm``."""
+    if importlib.util.find_spec("diffusers") is None:
+        if importlib.util.find_spec("ldm") is None and HOSTS_LDM.is_dir():
+            sys.path.append(str(HOSTS_LDM))
+        if importlib.util.find_spec("ldm") is not None:
+            return "ldm"
+    return "diffusers"
 
 
 def build_unet(name: str, backend: str, seed: int = 0, device: str = "cpu") -> nn.Module:

@@ -28,17 +28,21 @@ from .variants import METHODS, Variant, parse_variant
 from .workloads import as_hosts_run_it, work_for
 
 WARM_UP_SIZE = 256
+# What goes with --whole alone, with its defaults.
+OF_WHOLE = {"steps": 20, "guidance": 5.0}
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--arch", choices=ARCHITECTURES, help="shape of a U-Net with random weights (default: sd15)")
-    parser.add_argument("--backend", choices=("ldm", "diffusers"), default="diffusers", help="with --arch: whose U-Net class")
+    parser.add_argument(
+        "--backend", choices=("ldm", "diffusers"), default="diffusers", help="with --arch: whose U-Net class (default: %(default)s)"
+    )
     parser.add_argument("--model", type=Path, help="instead of --arch: a diffusers folder or a .safetensors checkpoint")
     parser.add_argument("--config", type=Path, help="with a checkpoint: a diffusers folder of the same kind of model")
     parser.add_argument("--pipeline", action="store_true", help="with --arch and --whole: run in a diffusers pipeline, as other tools need")
-    parser.add_argument("--size", type=int, nargs="+", default=[512], help="pixels a side, multiples of 8 (ldm: of 64)")
-    parser.add_argument("--batch", type=int, nargs="+", default=[2], help="rows of a U-Net call (2: one guided picture)")
+    parser.add_argument("--size", type=int, nargs="+", default=[512], help="pixels a side, multiples of 8 (ldm: of 64; default: 512)")
+    parser.add_argument("--batch", type=int, nargs="+", default=[2], help="rows of a U-Net call (default: 2, one guided picture)")
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, help="default: float16 on a GPU, else float32")
     parser.add_argument(
         "--whole", action="store_true", help="time whole generations (all U-Net calls and the sampler) instead of single U-Net calls"
@@ -48,18 +52,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="with --whole: time a step of every kind and add them up, for sizes that take too long; not where steps are forecast",
     )
-    parser.add_argument("--steps", type=int, default=20, help="with --whole: steps of a generation")
-    parser.add_argument("--guidance", type=float, default=5.0, help="with --whole: CFG scale; 1 or less: no guidance")
-    parser.add_argument("--runs", type=int, default=5, help="timed runs of each variant")
+    parser.add_argument("--steps", type=int, help=f"with --whole: steps of a generation (default: {OF_WHOLE['steps']})")
+    parser.add_argument(
+        "--guidance", type=float, help=f"with --whole: CFG scale; 1 or less: no guidance (default: {OF_WHOLE['guidance']:g})"
+    )
+    parser.add_argument("--runs", type=int, default=5, help="timed runs of each variant (default: %(default)s)")
     parser.add_argument(
         "--variants",
         nargs="+",
         default=["plain", "agent", "merging"],
         metavar="VARIANT",
         help=f"plain, presets ({', '.join(PRESETS)}), methods ({', '.join(METHODS)}) such as merging:ratio=0.5, "
-        f"joined by +; @0.5: a single call in the middle of the pass; other tools and limits ({', '.join(PEERS)}){MISSING}",
+        f"joined by +; @0.5: a single call in the middle of the pass; other tools and limits ({', '.join(PEERS)}){MISSING} "
+        "(default: plain agent merging)",
     )
-    parser.add_argument("--auto", action="store_true", help="methods act only where this machine's table says that they save time")
+    parser.add_argument(
+        "--auto",
+        action="store_true",
+        help="methods act only where this machine's table says that they save time",
+    )
     parser.add_argument("--macs", action="store_true", help="also count multiply-adds, with --arch")
     parser.add_argument("--memory", action="store_true", help="also measure the peak memory, in one more run of each variant")
     add_device_argument(parser)
@@ -117,6 +128,11 @@ def _check(args: argparse.Namespace) -> None:
         raise CommandError("--compose is given; it goes with --whole and --arch.")
     if args.pipeline and (args.model is not None or not args.whole or args.compose):
         raise CommandError("--pipeline is given; it goes with --arch and --whole, and not with --compose.")
+    for name, default in OF_WHOLE.items():
+        if getattr(args, name) is None:
+            setattr(args, name, default)
+        elif not args.whole:
+            raise CommandError(f"--{name} is {getattr(args, name)}; it goes with --whole.")
     if args.macs and args.model is not None:
         raise CommandError("--macs is given; it goes with --arch (for a model on disk see `info`).")
     numbers = [("batch", batch, 1024) for batch in args.batch] + [("steps", args.steps, 1000), ("runs", args.runs, 1000)]

@@ -10,11 +10,12 @@ import torch
 from ..api import accelerated
 from ..engine.thresholds import NEVER, device_name, own_path, write_own
 from ..methods.registry import with_least
-from .architectures import ARCHITECTURES, Architecture, build_unet
+from .architectures import ARCHITECTURES, Architecture, at_hand, build_unet
 from .errors import CommandError
 from .inputs import UNetInputs
 from .measuring import timed
 from .models import add_device_argument
+from .workloads import as_hosts_run_it
 
 # The top level of SD1.x alone: three transformer blocks of 320 channels between their convolutions.
 TOP_LEVEL = Architecture((320,), (1,), None, 8, 768)
@@ -26,8 +27,10 @@ MARGIN = 0.03
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_device_argument(parser)
-    parser.add_argument("--runs", type=int, default=5, help="timed calls per size and method")
-    parser.add_argument("--largest", type=int, default=96, choices=GRIDS[2:], help="largest grid side in tokens (96: 768 pixels)")
+    parser.add_argument("--runs", type=int, default=5, help="timed calls per size and method (default: %(default)s)")
+    parser.add_argument(
+        "--largest", type=int, default=96, choices=GRIDS[2:], help="largest grid side in tokens (default: 96, which is 768 pixels)"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the table, save nothing")
 
 
@@ -53,9 +56,9 @@ def measure(device: torch.device, sides: list[int], runs: int) -> dict[str, dict
     dtype = torch.float16 if device.type == "cuda" else torch.float32
     ARCHITECTURES.setdefault("top-level", TOP_LEVEL)
     # By way of the base class: diffusers' own `to` warns about layers to keep in float32, of which there are none.
-    unet = torch.nn.Module.to(build_unet("top-level", "diffusers"), device, dtype)
+    unet = torch.nn.Module.to(build_unet("top-level", at_hand()), device, dtype)
     ratios: dict[str, dict[int, float]] = {method: {} for method in METHODS}
-    with torch.no_grad():
+    with torch.no_grad(), as_hosts_run_it(unet, str(device), dtype):
         for side in sides:
             call = UNetInputs(unet, side * 8, 2, dtype, device)
             seconds: dict[str, list[float]] = {name: [] for name in ("plain", *METHODS)}

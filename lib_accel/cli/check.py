@@ -32,7 +32,7 @@ SIZE = 256
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "model", type=Path, nargs="?", metavar="MODEL", help="a diffusers folder or a .safetensors checkpoint (default: sample model)"
+        "model", type=Path, nargs="?", metavar="MODEL", help="a diffusers folder or a .safetensors checkpoint (default: the sample model)"
     )
     parser.add_argument("--config", type=Path, help="with a checkpoint: a diffusers folder of the same kind of model")
     add_device_argument(parser)
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     dtype = torch.float16 if args.device.startswith("cuda") else torch.float32
-    pipeline, what = open_pipeline(args.model, args.config, args.device, dtype)
+    pipeline, what = open_pipeline(args.model, args.config, args.device, dtype, "MODEL")
     print(f"Model: {what}.")
     unet = find_unet(pipeline)
     if backend_for(unet).whole_calls_only:

@@ -16,10 +16,12 @@ from ..core.sites import find_unet
 from ..image_editing.starting import checked_seed
 from ..settings.model_families import family_of
 from ..settings.presets import PRESETS, preset
-from .drawing import add_drawing_arguments, check_pass, open_for_drawing
+from .drawing import add_drawing_arguments, check_pass, check_presets, open_for_drawing
 from .measuring import machine, timed
 from .outputs import prepare_folder
 from .progress import progress
+
+PLAIN = "plain"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,22 +34,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    for name in args.preset:
-        preset(name)
+    check_presets(args.preset)
     check_pass(args, () if args.size is None else (args.size,), repeats=100)
     pipeline, what = open_for_drawing(args)
     prepare_folder("--out", args.out)
     family = family_of(find_unet(pipeline), args.steps)
-    methods = {"plain": ()} | {name.lower(): preset(name, family) for name in args.preset}
+    methods = {PLAIN: ()} | {name.lower(): preset(name, family) for name in args.preset}
     print(f"Model: {what}. Presets for {family}.")
     drawings = draw(pipeline, methods, args, args.size or (512 if args.model is None else None))
     result = {"model": what, "prompt": args.prompt, "seed": args.seed, "steps": args.steps, "machine": machine(args.device)}
     result["pictures"] = _write(drawings, args.out)
     _write_grid(drawings, result, args)
     for entry in result["pictures"]:
-        print(f"{entry['name']:>10}: {entry['seconds']:.2f} s, {entry['ratio']:.2f}x. {entry['to_plain']}. {entry['account']}")
+        print(f"{entry['name']:>10}: {entry['seconds']:.2f} s, {entry['ratio']:.2f}x." + _told(entry))
     print(f"Look at {args.out / 'comparison.png'}")
     return 0
+
+
+def _told(entry: dict[str, Any]) -> str:
+    """How a picture differs from the plain one, and what was done; nothing of the plain one."""
+    return "" if entry["name"] == PLAIN else f" {entry['to_plain']}. {entry['account']}"
 
 
 def draw(pipeline: Any, methods: dict[str, tuple], args: argparse.Namespace, size: int | None) -> dict[str, dict[str, Any]]:
@@ -84,7 +90,7 @@ def _write(drawings: dict[str, dict[str, Any]], out: Path) -> list[dict[str, Any
     """Save the pictures; returns what is known of each, ready for JSON."""
     from ..images.metrics import distance
 
-    plain = drawings["plain"]
+    plain = drawings[PLAIN]
     entries = []
     for name, drawing in drawings.items():
         drawing["image"].save(out / f"{name}.png")
@@ -112,7 +118,7 @@ def _write_grid(drawings: dict[str, dict[str, Any]], result: dict[str, Any], arg
     cells = []
     for entry in result["pictures"]:
         lines = [f"{entry['name']}: {entry['seconds']:.2f} s, {entry['ratio']:.2f}x", entry["to_plain"], entry["account"]]
-        cells.append((drawings[entry["name"]]["image"], lines if entry["name"] != "plain" else lines[:1]))
+        cells.append((drawings[entry["name"]]["image"], lines if entry["name"] != PLAIN else lines[:1]))
     m, of = result["machine"], "of one run" if args.repeats == 1 else f"the least of {args.repeats}"
     footer = [
         f"{result['prompt']!r}, seed {result['seed']}, {result['steps']} steps. {result['model']}.",

@@ -22,7 +22,9 @@ def use_device(device: str) -> None:
         else:
             torch.zeros(1, device=meant).cpu()
     except Exception as error:
-        raise CommandError(f"--device is {device!r}; here it must be one of {', '.join(_there())}.") from error
+        there = _there()
+        choice = f"one of {', '.join(there)}" if len(there) > 1 else there[0]
+        raise CommandError(f"--device is {device!r}; on this machine it must be {choice}.") from error
 
 
 def _there() -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import sample
+from ..settings.presets import PRESETS
 from .bench import DTYPES
 from .errors import CommandError
 from .models import add_device_argument, open_pipeline
@@ -17,7 +18,7 @@ from .samplers import SAMPLERS, check_sampler, use_sampler
 def add_drawing_arguments(parser: argparse.ArgumentParser, out: str, size: str = "the model's own") -> None:
     """--negative-prompt, --seed, --size, and those of `add_pass_arguments`. size: in words, the one without --size."""
     parser.add_argument("--negative-prompt", default="", help="what the picture must not show (default: nothing)")
-    parser.add_argument("--seed", type=int, default=1, help="a whole number of any size")
+    parser.add_argument("--seed", type=int, default=1, help="a whole number of any size (default: %(default)s)")
     parser.add_argument("--size", type=int, help=f"pixels a side, a multiple of 8 (default: {size})")
     add_pass_arguments(parser, out, "the pictures")
 
@@ -38,6 +39,13 @@ def add_pass_arguments(parser: argparse.ArgumentParser, out: str, holds: str) ->
 def add_sampler_argument(parser: argparse.ArgumentParser) -> None:
     """--sampler; `check_pass` checks it, `open_for_drawing` uses it."""
     parser.add_argument("--sampler", metavar="NAME", help=f"one of {', '.join(SAMPLERS)} (default: the model's own)")
+
+
+def check_presets(names: Iterable[str]) -> None:
+    """CommandError for a name of --preset that is none."""
+    for name in names:
+        if name.lower() not in PRESETS:
+            raise CommandError(f"--preset is {name!r}; it must be one of {', '.join(PRESETS)}.")
 
 
 def check_pass(args: argparse.Namespace, sizes: Iterable[int], **most: int) -> None:

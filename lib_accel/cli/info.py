@@ -41,10 +41,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"{', '.join(ARCHITECTURES)}, a diffusers folder or a .safetensors checkpoint (default: the sample model)",
     )
     parser.add_argument("--config", type=Path, help="with a checkpoint: a diffusers folder of the same kind of model")
-    parser.add_argument("--size", type=int, nargs="+", default=[512], help="pixels a side, multiples of 8")
-    parser.add_argument("--batch", type=int, default=2, help="rows of a U-Net call (2: one guided picture)")
-    parser.add_argument("--steps", type=int, default=25, help="sampling steps, of Euler, over which the work is averaged")
-    parser.add_argument("--variants", nargs="+", default=list(PRESETS), metavar="VARIANT", help="presets and methods, as for bench")
+    parser.add_argument("--size", type=int, nargs="+", default=[512], help="pixels a side, multiples of 8 (default: 512)")
+    parser.add_argument("--batch", type=int, default=2, help="rows of a U-Net call (default: 2, one guided picture)")
+    parser.add_argument(
+        "--steps", type=int, default=25, help="sampling steps, of Euler, over which the work is averaged (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--variants", nargs="+", default=list(PRESETS), metavar="VARIANT", help="presets and methods, as for bench (default: all presets)"
+    )
     parser.add_argument("--json", type=Path, help="also write the numbers there")
 
 
@@ -58,12 +62,12 @@ def run(args: argparse.Namespace) -> int:
     prepare_file("--json", args.json)
     unet, what = _open(args)
     if not knows(unet):
-        raise CommandError(f"the model is a {type(unet).__name__}; info counts what is in U-Nets, take bench --whole or quality.")
+        raise CommandError(f"MODEL is a {type(unet).__name__}; info counts U-Nets alone, so use bench --whole or quality.")
     family = family_of(unet, args.steps)
     variants = [parse_variant(text, family) for text in dict.fromkeys(args.variants)]
     for variant in variants:
         if not variant.methods or variant.at is not None:
-            raise CommandError(f"variant is {variant.name!r}; info takes presets ({', '.join(PRESETS)}) and methods, for a whole pass.")
+            raise CommandError(f"variant is {variant.name!r}; it must be a preset ({', '.join(PRESETS)}) or methods, for a whole pass.")
     result: dict[str, Any] = {"model": what, "family": family, "batch": args.batch, "steps": args.steps, "sizes": {}}
     told = f"Passes of {args.steps} steps of {SAMPLER}; methods act at any size."
     print(f"{what}; family {family}; {args.batch} rows to a U-Net call. {told}")
@@ -85,7 +89,7 @@ def _open(args: argparse.Namespace) -> tuple[nn.Module, str]:
     path = None if args.model is None else Path(args.model)
     if path is not None and not path.exists():
         raise CommandError(f"MODEL is {args.model!r}; it must be one of {', '.join(ARCHITECTURES)}, a folder or a .safetensors file.")
-    pipeline, what = open_pipeline(path, args.config, "cpu", torch.float32)
+    pipeline, what = open_pipeline(path, args.config, "cpu", torch.float32, "MODEL")
     return find_unet(pipeline).to("meta"), f"The U-Net of {what}"
 
 

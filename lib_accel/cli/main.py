@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
+from .. import __version__
 from ..core.fields import SettingError
 from ..core.sites import UnsupportedModelError
 from .devices import use_device
 from .errors import CommandError
+from .parsing import Parser
 from .processes import is_first, quiet_but_first, wait_for_first
 
 PROGRAM = "python -m lib_accel"
@@ -37,10 +39,13 @@ SHARED = ("edit", "quality")
 # What most people come for, with an example that can be pasted.
 JOBS = (
     ("See what it does, on the model that comes with it", "demo"),
-    ("Is my model supported?", "check model.safetensors"),
-    ("How much faster, on this machine?", "bench --whole --variants plain balanced fast draft"),
-    ("What changes in the pictures?", "quality --count 4 --prompt 'a cat' --model model.safetensors"),
-    ("Edit a picture by editing its prompt", "edit 'a red star on grass' 'a blue star on grass'"),
+    ("Is my model supported? (a diffusers folder; a .safetensors checkpoint needs --config, too)", "check path/to/model"),
+    ("How much faster, on this machine?", "bench --whole --runs 2 --variants plain balanced fast draft"),
+    ("What changes in the pictures?", "quality --prompt 'a cat' 'a red car' --size 512 --model path/to/model"),
+    (
+        "Edit a picture by editing its prompt (the model that comes with it knows stars and rings, no cats)",
+        "edit 'a red star on grass' 'a blue star on grass'",
+    ),
     ('Adapt "only where it pays" to this machine', "calibrate"),
 )
 
@@ -51,18 +56,21 @@ def short_help(program: str = PROGRAM) -> str:
     commands = "".join(f"  {name:<10} {summary}\n" for name, summary in COMMANDS.items())
     return (
         f"Faster sampling for Stable Diffusion and other diffusion models.\n\n{jobs}\nAll commands:\n{commands}\n"
-        f"{program} COMMAND --help explains one. The line under a picture, every setting: docs/guide.md\n"
+        f"{program} COMMAND --help explains a command, docs/guide.md every setting.\n"
     )
 
 
 def parser_of(program: str = PROGRAM) -> tuple[argparse.ArgumentParser, dict[str, ModuleType]]:
     """The parser of all commands, and the module of each."""
-    parser = argparse.ArgumentParser(prog=program, description="Faster sampling for Stable Diffusion and other diffusion models.")
+    parser = Parser(prog=program, description="Faster sampling for Stable Diffusion and other diffusion models.")
+    parser.add_argument("--version", action="version", version=f"sd-webui-accel {__version__}", help="print the version")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     modules = {}
     for name, summary in COMMANDS.items():
         modules[name] = importlib.import_module(f".{name}", __package__)
-        modules[name].add_arguments(commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}."))
+        modules[name].add_arguments(
+            commands.add_parser(name, command=name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+        )
     return parser, modules
 
 
@@ -77,21 +85,22 @@ def main(argv: list[str] | None = None) -> int:
     if args.command not in SHARED and not is_first():
         return 0
     with quiet_but_first():
-        return _run(modules[args.command].run, args)
+        return _run(modules[args.command], args)
 
 
-def _run(command: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
+def _run(command: ModuleType, args: argparse.Namespace) -> int:
+    """Run a command's module: its ``run``; ``OPTIONS``, if it has them, are its options by what the library calls these settings."""
     try:
         if hasattr(args, "device"):
             use_device(args.device)
-        status = command(args)
+        status = command.run(args)
         wait_for_first()
         return status
     except KeyboardInterrupt:
         print(f"{args.command}: stopped.", file=sys.stderr)
         return 130
     except (CommandError, SettingError, UnsupportedModelError) as error:
-        print(f"{args.command}: {error}", file=sys.stderr)
+        print(f"{args.command}: {_by_option(str(error), getattr(command, 'OPTIONS', {}))}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] == __package__.split(".")[0]:
@@ -99,3 +108,9 @@ def _run(command: Callable[[argparse.Namespace], int], args: argparse.Namespace)
         mend = "; install the extra: pip install '.[demo]'" if (error.name or "").split(".")[0] in OF_THE_EXTRA else ""
         print(f"{args.command}: the package {error.name!r} is missing{mend}", file=sys.stderr)
         return 2
+
+
+def _by_option(sentence: str, options: Mapping[str, str]) -> str:
+    """``sentence``, which begins with a setting, with the option that sets it."""
+    name, is_, rest = sentence.partition(" is ")
+    return f"{options[name]}{is_}{rest}" if name in options else sentence

@@ -17,11 +17,18 @@ from ..prompt_to_prompt.maps import combine, heat_picture
 from .drawing import add_drawing_arguments, check_pass, open_for_drawing
 from .outputs import prepare_folder
 
+OPTIONS = {"HeatMaps.layers": "--layers", "height": "--size", "seed": "--seed", "width": "--size"}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", help="prompt of the picture")
     parser.add_argument("words", nargs="+", metavar="WORD", help="words or phrases of the prompt, or their numbers from 0")
-    parser.add_argument("--layers", default="1024", help="down, mid, up, 1/4 and coarser, =1/4, 1024 (at most so many tokens), joined by +")
+    parser.add_argument(
+        "--layers",
+        default="1024",
+        help="all, or down, mid, up, 1/4 (and coarser), =1/4 (only that), 1024 (at most so many tokens), joined by + "
+        "(default: %(default)s)",
+    )
     parser.add_argument("--by", choices=("step", "layer"), help="also draw one map for every step, or for every layer")
     add_drawing_arguments(parser, "accel-maps")
 

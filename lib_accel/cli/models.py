@@ -13,6 +13,9 @@ from .. import sample
 from ..core.errors import in_words
 from .errors import CommandError
 
+# What diffusers writes into every folder of a pipeline.
+INDEX = "model_index.json"
+
 
 def add_device_argument(parser: argparse.ArgumentParser) -> None:
     """--device."""
@@ -20,11 +23,12 @@ def add_device_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default=default, help="where the model runs, in PyTorch's words: cuda, cpu, mps (default: %(default)s)")
 
 
-def open_pipeline(model: Path | None, config: Path | None, device: str, dtype: torch.dtype) -> tuple[Any, str]:
+def open_pipeline(model: Path | None, config: Path | None, device: str, dtype: torch.dtype, name: str = "--model") -> tuple[Any, str]:
     """The pipeline and a line about what it is.
 
     model: None for the sample model, a diffusers folder, or a .safetensors checkpoint (then ``config`` is a diffusers folder of the
-    same kind of model with the configurations and the tokenizer). CommandError, one sentence, when it cannot be opened.
+    same kind of model with the configurations and the tokenizer). name: what the command calls it. CommandError, one sentence, when it
+    cannot be opened.
     """
     if model is None:
         if sample.has_weights():
@@ -33,13 +37,27 @@ def open_pipeline(model: Path | None, config: Path | None, device: str, dtype: t
             "random weights in the sample model's shape (its trained weights are not there): the pictures show noise, the times are real"
         )
     if not model.exists():
-        raise CommandError(f"--model is {str(model)!r}; there is no such file or folder.")
+        raise CommandError(f"{name} is {str(model)!r}; there is no such file or folder here, and nothing is downloaded.")
+    if model.is_dir():
+        _check_folder(name, model)
+    elif model.suffix != ".safetensors":
+        raise CommandError(f"{name} is {str(model)!r}; a single file must be a .safetensors checkpoint.")
+    elif config is None:
+        raise CommandError("--config is missing; a checkpoint needs a diffusers folder of the same kind of model.")
+    else:
+        # A name that is no folder would be looked for on the internet.
+        _check_folder("--config", config)
     try:
         return _open(model, config, dtype).to(device), str(model)
     except CommandError:
         raise
     except Exception as error:
         raise CommandError(f"{model} could not be opened: {in_words(error)}") from error
+
+
+def _check_folder(name: str, folder: Path) -> None:
+    if not (folder / INDEX).exists():
+        raise CommandError(f"{name} is {str(folder)!r}; it must be a diffusers folder, with a file {INDEX}.")
 
 
 def _open(model: Path, config: Path | None, dtype: torch.dtype) -> Any:
@@ -53,10 +71,6 @@ def _open(model: Path, config: Path | None, dtype: torch.dtype) -> Any:
         # True makes diffusers refuse pickles; None lets it read a folder that holds nothing but old .bin files, with weights_only.
         safe = True if any(model.glob("unet/*.safetensors")) else None
         return DiffusionPipeline.from_pretrained(model, use_safetensors=safe, **options)
-    if model.suffix != ".safetensors":
-        raise CommandError(f"--model is {str(model)!r}; a single file must be a .safetensors checkpoint.")
-    if config is None:
-        raise CommandError("a single-file checkpoint also needs --config FOLDER, a diffusers folder of the same kind of model.")
     kind = getattr(diffusers, DiffusionPipeline.load_config(config).get("_class_name", "StableDiffusionPipeline"))
     return kind.from_single_file(str(model), config=str(config), safety_checker=None, **options)
 

@@ -18,7 +18,7 @@ from ..methods.registry import with_settings
 from ..settings.model_families import FAMILIES, family_of
 from ..settings.presets import PRESETS, preset
 from .alternatives import ALTERNATIVES, Fewer, Ngms, parse_alternative
-from .drawing import add_pass_arguments, add_sampler_argument, check_pass, open_for_drawing
+from .drawing import add_pass_arguments, add_sampler_argument, check_pass, check_presets, open_for_drawing
 from .errors import CommandError
 from .lab import MISSING, PEERS
 from .measuring import machine
@@ -34,9 +34,10 @@ EVERYWHERE = ", auto off"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--preset", nargs="*", default=list(PRESETS), metavar="NAME", help=f"among {', '.join(PRESETS)} (default: all)")
+    none = "without a name: none (default: all)"
+    parser.add_argument("--preset", nargs="*", default=list(PRESETS), metavar="NAME", help=f"among {', '.join(PRESETS)}; {none}")
     parser.add_argument(
-        "--method", nargs="*", default=list(METHODS), metavar="NAME", help=f"among {', '.join(METHODS)}, with their defaults (default: all)"
+        "--method", nargs="*", default=list(METHODS), metavar="NAME", help=f"among {', '.join(METHODS)}, with their defaults; {none}"
     )
     parser.add_argument(
         "--variants",
@@ -51,15 +52,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--auto",
         choices=("on", "off", "both"),
         default="on",
-        help="on: methods act only where they save time, as in the WebUI; off: everywhere; both: a row for each (default on)",
+        help="on: methods act only where they save time, as in the WebUI; off: everywhere; both: a row for each (default: on)",
     )
     parser.add_argument(
-        "--count", type=int, default=24, help="how many pictures, of prompts that the sample model was not trained on (default 24)"
+        "--count", type=int, default=24, help="how many pictures, of prompts that the sample model was not trained on (default: 24)"
     )
-    parser.add_argument("--prompt", nargs="+", metavar="TEXT", help="your own prompts instead")
-    parser.add_argument("--size", type=int, nargs="+", default=[256, 512], help="pixels a side, multiples of 8 (default 256 512)")
+    parser.add_argument("--prompt", nargs="+", metavar="TEXT", help="your own prompts instead, one picture of each, whatever --count says")
+    parser.add_argument("--size", type=int, nargs="+", default=[256, 512], help="pixels a side, multiples of 8 (default: 256 512)")
     parser.add_argument(
-        "--seed", type=int, default=0, help="seed of the prompts and of the first picture; each next picture has the next seed"
+        "--seed",
+        type=int,
+        default=0,
+        help="seed of the prompts and of the first picture; each next picture has the next seed (default: %(default)s)",
     )
     add_sampler_argument(parser)
     add_pass_arguments(parser, "accel-quality", "quality.json and the grids")
@@ -134,6 +138,7 @@ def _is_of_its_world(prompt: str) -> bool:
 def _variants(args: argparse.Namespace, family: str = FAMILIES[0]) -> list[Variant]:
     """Check the arguments; the variants, plain first, with presets for ``family``. CommandError or SettingError."""
     check_pass(args, args.size, count=10000)
+    check_presets(args.preset)
     auto = False if args.auto == "off" else None
     variants = [Variant("plain")]
     for name in args.method:
@@ -145,7 +150,7 @@ def _variants(args: argparse.Namespace, family: str = FAMILIES[0]) -> list[Varia
         alternative = parse_alternative(text)
         variant = parse_variant(text, family) if alternative is None else Variant(text, (alternative,))
         if variant.name == "plain" or (variant.peer and PEERS[variant.peer].limit) or variant.at is not None:
-            raise CommandError(f"--variants holds {variant.name!r}; here it takes presets, methods and peers, for a whole pass.")
+            raise CommandError(f"--variants holds {variant.name!r}; here it must be presets, methods or other tools, for a whole pass.")
         variants.append(replace(variant, auto=auto))
     if args.auto == "both":
         of_accel = [variant for variant in variants if variant.methods and not isinstance(variant.methods[0], (Fewer, Ngms))]

@@ -92,7 +92,7 @@ class Sampler:
         if self.evaluations > 1:
             sentence = "{sampler} runs the U-Net {evaluations} times a step"
             return Reason.of("evaluations", sentence, sampler=self.name, evaluations=self.evaluations)
-        return Reason.of("no_better", "with {sampler} no forecast was better than fewer steps", sampler=self.name)
+        return Reason.of("no_better", "with {sampler} fewer steps are better than forecasts", sampler=self.name)
 
     def gain(self, sigmas: Sequence[float], step: int) -> float:
         """See `sampler_gains`; for samplers that can be forecast."""

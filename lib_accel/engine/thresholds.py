@@ -59,7 +59,7 @@ class Thresholds:
             return None
         if least >= NEVER:
             return Reason.of("never_pays", "not worth it on {tokens} tokens", tokens=tokens)
-        return Reason.of("too_small", "not worth it on {tokens} tokens, from {least} on", tokens=tokens, least=least)
+        return Reason.of("too_small", "not worth it on {tokens} tokens, but from {least} on", tokens=tokens, least=least)
 
     def as_dict(self) -> dict[str, Any]:
         """What decides, ready for JSON; `Thresholds(**as_dict())` decides the same again."""

@@ -39,7 +39,7 @@ def checked_pipeline(pipe: Any) -> Any:
         why = f"its call takes no {', '.join(missing)}" if missing else "it draws frames"
         raise SettingError(f"pipe is {name}; {KIND}, and {why}.")
     if not hasattr(type(pipe), "do_classifier_free_guidance"):
-        raise SettingError(f"pipe is {name}; it does not say which rows of its batches follow the prompt, and those are edited.")
+        raise SettingError(f"pipe is {name}; it does not tell which rows of its batches follow the prompt, and only those can be edited.")
     obstacle = _obstacle(pipe)
     if obstacle:
         raise SettingError(f"pipe is {name}; nothing of its attention can be edited: {obstacle}.")

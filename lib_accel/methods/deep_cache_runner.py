@@ -68,7 +68,7 @@ class DeepCacheRunner(Runner):
             self._begin(moment)
         self._index, self._sigma = moment.step.index, self._level(moment)
         if not self._served_any:
-            self.account.is_idle(Reason.of("no_step_between", "no step came between whole ones"))
+            self.account.is_idle(Reason.of("no_step_between", "no step was left between those that always run"))
         if self._index < moment.settled:
             self.account.note(waiting_for_prompts("DeepCache", moment.settled, moment.step.total))
             self._forget()

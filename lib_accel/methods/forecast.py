@@ -92,7 +92,7 @@ class Forecast(Method):
     def why_not_on_flow(self, steps: int, sampler: Sampler) -> Reason | None:
         """Why nothing of a pass of flow matching may be forecast (a clause), or None."""
         if sampler.adds_noise:
-            return Reason.of("noisy_flow", "no forecast with {sampler} on flow matching was measured", sampler=sampler.name)
+            return Reason.of("noisy_flow", "forecasts with {sampler} on flow matching were not measured", sampler=sampler.name)
         if steps <= FEW_STEPS and not self.is_asked_for:
             return Reason.of("few_step_model", "at {steps} steps it is taken for a few-step model", steps=steps)
         return None

@@ -112,7 +112,7 @@ class GuidanceSkipRunner(Runner):
         if any(runner.forecasts(moment) for runner in self.at_work):
             return Reason.of("forecast_instead", "steps of {sampler} are forecast instead", sampler=sampler.name)
         if sampler.adds_noise:
-            return Reason.of("adds_noise", "{sampler} adds noise: fewer steps would be better", sampler=sampler.name)
+            return Reason.of("adds_noise", "{sampler} adds noise, and then fewer steps are better", sampler=sampler.name)
         return None
 
     def _tell_idle(self) -> None:

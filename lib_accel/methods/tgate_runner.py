@@ -78,7 +78,7 @@ class TGateRunner(Runner):
         self.account.is_idle(None if self._passed else NO_GATE)
 
     def needs_full(self, moment: Moment) -> str | None:
-        return Reason.of("at_gate", "T-GATE keeps cross-attention in this step") if self._where == AT_GATE else None
+        return Reason.of("at_gate", "T-GATE fills its cache in this step") if self._where == AT_GATE else None
 
     def drop_rows(self, moment: Moment) -> RowPlan | None:
         if self._where != AFTER or not self.config.drop_guidance or moment.dropped:

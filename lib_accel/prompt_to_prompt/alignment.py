@@ -39,7 +39,7 @@ def replacement(source: PromptTokens, target: PromptTokens) -> Alignment:
     if len(source.words) != len(target.words):
         raise SettingError(
             f"edit is 'replace', and {source.text!r} has {len(source.words)} words, {target.text!r} {len(target.words)}; "
-            "it needs as many (or edit='refine')."
+            "it must have as many (or take edit='refine')."
         )
     source, target = equally_long((source, target))
     matrix, found = _empty(source, target)

@@ -1,9 +1,11 @@
 """`python -m lib_accel calibrate`."""
 
+import sys
+
 import pytest
 import torch
 
-from lib_accel.cli import calibrate
+from lib_accel.cli import architectures, calibrate
 from lib_accel.cli.architectures import Architecture
 from lib_accel.cli.main import main
 from lib_accel.engine.thresholds import NEVER, own_path, read_own
@@ -23,6 +25,26 @@ def test_writes_a_table_for_this_device(monkeypatch, capsys):
     assert main(["calibrate", "--runs", "1", "--device", "cpu"]) == 0
     assert read_own(torch.device("cpu"))[0] == dict.fromkeys(calibrate.METHODS, NEVER), "nothing was faster"
     assert "never pays" in capsys.readouterr().out
+
+
+def test_without_diffusers_the_webuis_own_unet_is_measured(monkeypatch, capsys, tmp_path):
+    """AUTOMATIC1111's WebUI brings no diffusers, but a folder with LDM."""
+    found = architectures.importlib.util.find_spec
+    there = {"diffusers": False, "ldm": False}
+    monkeypatch.setattr(architectures, "HOSTS_LDM", tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    def find_spec(name):
+        return found(name) if there.get(name, True) or (name == "ldm" and str(tmp_path) in sys.path) else None
+
+    monkeypatch.setattr(architectures.importlib.util, "find_spec", find_spec)
+    built, build = [], calibrate.build_unet
+    monkeypatch.setattr(calibrate, "build_unet", lambda name, backend: built.append(backend) or build(name, backend))
+    assert main(["calibrate", "--runs", "1", "--device", "cpu", "--dry-run"]) == 0
+    assert built == ["ldm"] and "16x16 tokens: " in capsys.readouterr().out
+    monkeypatch.setattr(architectures, "HOSTS_LDM", tmp_path / "nothing")
+    sys.path.remove(str(tmp_path))
+    assert architectures.at_hand() == "diffusers", "what is missing is named"
 
 
 def test_dry_run_keeps_nothing():

@@ -31,7 +31,8 @@ def test_demo_writes_pictures_grid_and_account(tmp_path, capsys):
         assert Image.open(tmp_path / entry["file"]).size == (128, 128)
     grid = Image.open(tmp_path / "comparison.png")
     assert grid.width > 3 * 128 and grid.height > 128
-    assert "comparison.png" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "comparison.png" in told and "no U-Net call was seen" not in told
 
 
 def test_demo_draws_the_same_picture_again(tmp_path):
@@ -56,8 +57,8 @@ def test_demo_without_weights_says_so(tmp_path, monkeypatch, capsys):
         (["--repeats", "0"], ["--repeats", "0"]),
         (["--guidance", "-1"], ["--guidance", "-1", "0 to 100"]),
         (["--guidance", "nan"], ["--guidance", "nan", "0 to 100"]),
-        (["--preset", "turbo"], ["preset", "turbo", *PRESETS]),
-        (["--model", "no-such-model"], ["--model", "no-such-model"]),
+        (["--preset", "turbo"], ["--preset", "turbo", *PRESETS]),
+        (["--model", "no-such-model"], ["--model", "no-such-model", "nothing is downloaded"]),
     ],
 )
 def test_bad_input_gets_one_sentence(arguments, words, tmp_path, capsys):
@@ -82,9 +83,28 @@ def test_a_model_that_fails_without_a_word_gets_a_sentence(monkeypatch, capsys, 
     def fails(*_):
         raise EOFError
 
+    (tmp_path / models.INDEX).touch()
     monkeypatch.setattr(models, "_open", fails)
     assert main(["demo", *QUICK, "--model", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err == f"demo: {tmp_path} could not be opened: EOFError\n"
+
+
+@pytest.mark.parametrize("command", ["check", "info", "demo"])
+def test_what_is_no_model_is_called_as_the_command_calls_it(command, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "model.safetensors").write_bytes(b"nothing")
+    (tmp_path / "model.ckpt").write_bytes(b"nothing")
+    name, option = ("--model", ["--model"]) if command == "demo" else ("MODEL", [])
+    for given, words in (
+        ("empty", f"{name} is {str(tmp_path / 'empty')!r}; it must be a diffusers folder, with a file model_index.json."),
+        ("model.ckpt", f"{name} is {str(tmp_path / 'model.ckpt')!r}; a single file must be a .safetensors checkpoint."),
+        ("model.safetensors", "--config is missing; a checkpoint needs a diffusers folder of the same kind of model."),
+    ):
+        assert main([command, *option, str(tmp_path / given)]) == 2
+        assert capsys.readouterr().err == f"{command}: {words}\n"
+    # Nothing is looked for on the internet.
+    assert main([command, *option, str(tmp_path / "model.safetensors"), "--config", "someone/model"]) == 2
+    assert "--config is 'someone/model'; it must be a diffusers folder" in capsys.readouterr().err
 
 
 def test_opening_a_folder_and_what_is_no_model(tmp_path):

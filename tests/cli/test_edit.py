@@ -56,15 +56,25 @@ def test_what_is_transparent_in_a_picture_shows_white(tmp_path):
     [
         (["edit", SOURCE], "there is no edit"),
         (["edit", SOURCE, EDITED, "--cross", "half"], "--cross is 'half'"),
-        (["edit", SOURCE, EDITED, "--self", "0.8-0.2"], "self_replace is (0.8, 0.2)"),
+        (["edit", SOURCE, EDITED, "--self", "0.8-0.2"], "--self is '0.8-0.2'; it must be fractions from 0 to 1"),
+        (["edit", SOURCE, EDITED, "--cross", "2"], "--cross is '2'; it must be fractions from 0 to 1"),
+        (
+            ["edit", SOURCE, EDITED, "--word-window", "red:2"],
+            "--word-window is 'red:2'; it must be a word, a colon and a window from 0 to 1",
+        ),
+        (["edit", SOURCE, EDITED, "--cross-layers", "top"], "--cross-layers is 'top'"),
+        (["edit", SOURCE, EDITED, "--at-once", "0"], "--at-once is 0; it must be a whole number from 2"),
+        (["edit", SOURCE, EDITED, "--strength", "0.5"], "--strength is 0.5; it needs --image"),
+        (["edit", SOURCE, EDITED, "--composite"], "--composite is given; it needs --blend"),
+        (["edit", SOURCE, EDITED, "--blend", "red", "--threshold", "3"], "--threshold is 3.0"),
         (["edit", SOURCE, EDITED, "--weight", "zebra:2"], "word is 'zebra'"),
         (["edit", SOURCE, EDITED, "--weight", "red"], "--weight is 'red'"),
         (["edit", SOURCE, EDITED, "--blend", "zebra"], "word is 'zebra'"),
-        (["edit", SOURCE, EDITED, "--image", "no such file.png", "--strength", "0.5"], "it could not be opened"),
+        (["edit", SOURCE, EDITED, "--image", "no such file.png", "--strength", "0.5"], "there is no such file"),
         (["edit", SOURCE, EDITED, "--subtract", "wall"], "--subtract is wall; it needs --blend"),
         (["edit", SOURCE, EDITED, "--blend-start", "0"], "--blend-start is 0.0; it needs --blend"),
         (["maps", SOURCE, "zebra"], "word is 'zebra'"),
-        (["maps", SOURCE, "red", "--layers", "some"], "HeatMaps.layers is 'some'"),
+        (["maps", SOURCE, "red", "--layers", "some"], "--layers is 'some'"),
     ],
 )
 def test_bad_input_is_one_sentence(args, sentence, capsys, tmp_path):

@@ -37,7 +37,7 @@ def test_img2img(host):
 def test_in_the_hires_pass_only_weights_and_the_blend_go_on(host):
     fields = {"enable_hr": True, "hr_scale": 1.5, "steps": 3}
     done = draw(host, SWAP, **fields)
-    assert "hires pass: Prompt-to-Prompt: nothing is re-weighted here" in done.comments
+    assert "hires pass: Prompt-to-Prompt: no word has a weight here" in done.comments
     done = draw(host, {"edits": "red*3"}, **fields)
     assert did(done, "cross-attention", 7, method="PromptToPrompt", place="hires pass")
     whole = draw(host, {**SWAP, "hires": True}, **fields)

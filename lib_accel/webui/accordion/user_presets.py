@@ -84,7 +84,7 @@ def delete(name: str) -> None:
     with _LOCK:
         presets = _all_for_writing()
         if name not in presets:
-            raise SettingError(f"{name[:40]!r} is none of your presets.")
+            raise SettingError(f"There is no preset of yours called {name[:40]!r}.")
         del presets[name]
         _write(presets)
 
@@ -102,9 +102,11 @@ def checked_name(name: Any) -> str:
     """``name`` without spaces around it. SettingError for what PNG info could not carry or what means something else."""
     name = name.strip() if isinstance(name, str) else ""
     if not re.fullmatch(r"\w[\w \-]{0,39}", name) or re.fullmatch(r"\d+x\d+", name):
-        raise SettingError(f"A preset is named by up to 40 letters, digits, spaces and hyphens, not like {name[:40]!r}.")
+        raise SettingError(
+            f"Name is {name[:40]!r}; it must have 1 to 40 letters, digits, spaces and hyphens, and not be a size such as 512x768."
+        )
     if name.lower() in (*PRESETS, CUSTOM, "off", PRESET_KEY.lower(), MARK.strip(": ")):
-        raise SettingError(f"{name!r} is taken; choose another name.")
+        raise SettingError(f"Name is {name!r}; that one is taken, choose another.")
     return name
 
 

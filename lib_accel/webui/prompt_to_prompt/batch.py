@@ -76,7 +76,7 @@ class EditedBatch:
         made = [self._edit(image, cell, streams, whole) for image, cell in enumerate(self.cells, 1) if cell.control]
         edits = [edit for edit in made if edit is not None]
         if not edits:
-            return (), f"{TITLE}: nothing is re-weighted here, the prompts alone go on" if made else None
+            return (), f"{TITLE}: no word has a weight here, so only the edited prompts act" if made else None
         blend = self.edits.local_blend(self.cells[0].threshold) if place == FIRST else None
         return (
             PromptToPrompt(

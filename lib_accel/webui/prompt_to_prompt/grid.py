@@ -162,7 +162,7 @@ def _chosen(where: str, text: str, count: int) -> list[int]:
     parts = values.split(text)
     for part in parts:
         if not values.whole_number(part, count):
-            raise SettingError(f"{where} has {part!r}; for edits it must be their numbers from 1 to {count}, or nothing for all.")
+            raise SettingError(f"{where} has {part!r}; it must be numbers of edits from 1 to {count}, or empty for all edits.")
     return [int(part) - 1 for part in parts] or list(range(count))
 
 

@@ -30,7 +30,7 @@ def text_model(sd_model: Any) -> Any:
     for one in (whole, *(getattr(whole, "embedders", None) or ()), *engines):
         if hasattr(one, "tokenize_line") and hasattr(one, "chunk_length"):
             return one
-    raise SettingError("Prompt-to-Prompt knows SD1, SD2 and SDXL; the text encoder of this checkpoint is of another kind.")
+    raise SettingError("Prompt-to-Prompt works with SD1.x, SD2.x and SDXL; this checkpoint has another text encoder.")
 
 
 def without_comments(prompt: str) -> str:
@@ -92,7 +92,7 @@ def tokens_of(sd_model: Any, prompt: str) -> PromptTokens:
     Emphasis, BREAK, embeddings and moved commas included. SettingError where it cannot be known.
     """
     if facts.option("use_old_emphasis_implementation", False):
-        raise SettingError("Prompt-to-Prompt does not know the words' places with the option 'Use old emphasis implementation'.")
+        raise SettingError("Prompt-to-Prompt cannot find the words of a prompt while the option 'Use old emphasis implementation' is on.")
     model = text_model(sd_model)
     chunks = [(list(chunk.tokens)[1:-1], chunk.fixes) for chunk in model.tokenize_line(prompt)[0]]
     pieces, stream, joined = blankless.cut(*_pieces(model, prompt), _speller(model))

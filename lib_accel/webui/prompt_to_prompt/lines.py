@@ -178,7 +178,7 @@ def _weighted(number: int, text: str) -> tuple[str, dict[str, float]]:
         return text, {}
     weights = _weights(number, text)
     if len(weights) != 1:
-        raise SettingError(f"Line {number} has {text!r}; only one weight can follow there, others stand behind a ;.")
+        raise SettingError(f"Line {number} has {text!r}; only one weight can follow there; put a ; before the others.")
     return next(iter(weights)), weights
 
 
