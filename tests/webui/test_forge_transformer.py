@@ -71,6 +71,15 @@ def test_a_preset_says_nothing_of_guidance_that_the_job_has_none_of(host, fields
     assert "GuidanceSkip: nothing [no row was guided" in account["line"]
 
 
+def test_a_stopped_job_does_not_say_that_guidance_would_have_been_left_out(host, monkeypatch):
+    from lib_accel.webui.jobs import stopped
+
+    monkeypatch.setattr(stopped, "was_stopped", lambda: True)
+    _, account, _ = run(host, {"enabled": True, "preset": "Balanced"}, cfg_scale=1.0)
+    assert "stopped after 14 steps" in account["line"] and "GuidanceSkip" not in account["line"]
+    assert codes(methods(account)["GuidanceSkip"]) == ["unguided_job"]
+
+
 def test_sizes_are_told_in_pixels_however_small_latents_are(host):
     """Flux.2's are a sixteenth of the picture, which Forge Neo says when it loads one."""
     from modules import processing
