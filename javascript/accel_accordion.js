@@ -27,6 +27,20 @@
         return sizes[sizes.length - 1].textContent.trim();
     }
 
+    // The size of the hires pass, as the host shows it: hosts round in ways of their own. Null where it shows none.
+    function hiresSize(tab) {
+        const sizes = gradioApp().querySelectorAll(`#tab_${tab} #txtimg_hr_finalres .resolution`);
+        return sizes.length ? sizes[sizes.length - 1].textContent.trim() : null;
+    }
+
+    // Whether Forge Neo's Spectrum is on, which forecasts steps itself. Its fold has no name but its title.
+    function spectrum(tab) {
+        const titled = (fold) => /^\s*spectrum\b/i.test((fold.querySelector(".label-wrap") || fold).textContent);
+        const found = [...gradioApp().querySelectorAll(`#tab_${tab} .input-accordion`)].find(titled);
+        const box = found && gradioApp().querySelector(`#${found.id}-checkbox input`);
+        return Boolean(box && box.checked);
+    }
+
     // What stands below the gallery; another text after every job.
     function log(tab) {
         const found = gradioApp().querySelector(`#html_log_${tab}`);
@@ -39,6 +53,7 @@
             hires: hires(tab),
             hires_width: numberOf(`${tab}_hr_resize_x`),
             hires_height: numberOf(`${tab}_hr_resize_y`),
+            hires_size: hiresSize(tab),
             hires_steps: numberOf(`${tab}_hires_steps`),
             hires_guidance: numberOf(`${tab}_hr_cfg`),
             hires_sampler: accel.textOf("#hr_sampler input"),
@@ -48,6 +63,7 @@
             sampler: accel.textOf(`#${tab}_sampling input:not([type=radio]), #${tab}_sampling input:checked`),
             loras: loras(tab),
             edits: Boolean(edits && edits.offsetParent),
+            spectrum: spectrum(tab),
             ran: log(tab) !== "",
         };
         for (const name of NUMBERS) told[name] = numberOf(`${tab}_${name}`);

@@ -135,8 +135,13 @@ Object.assign(fields, {
     "#txt2img_batch_size input[type=number]": { value: "3" },
     "#txt2img_hr_scale input[type=number]": { value: "1.5" },
 });
+// Folds with a switch in their titles.
+const titled = (id, title) => ({ id, querySelector: () => ({ textContent: title }) });
+placed["#tab_txt2img .input-accordion"] = [titled("script_txt2img_accel_enabled", " Accel"), titled("input-accordion-7", " Spectrum Integrated")];
+fields["#input-accordion-7-checkbox input"] = { checked: true };
 fields["#img2img_tab_resize_by"] = { style: { display: "block" } };
 fields["#img2img_denoising_strength input[type=number]"] = { value: "0.5" };
+placed["#tab_txt2img #txtimg_hr_finalres .resolution"] = [{ textContent: "640x0" }, { textContent: "960x64" }];
 placed["#img2img_scale_resolution_preview .resolution"] = [{ textContent: "512x512" }, { textContent: "768x640 " }];
 clicked.length = 0;
 vm.runInContext("accel.ownChanged('txt2img')", context);

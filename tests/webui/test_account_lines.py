@@ -183,6 +183,8 @@ def test_a_switch_that_is_off_reads_as_a_condition(host):
         ({"hires": 2, "hires_steps": 7}, [("first pass 512x512", 20), ("hires pass 1024x1024", 7)]),
         ({"hires": 2, "hires_width": 768}, [("first pass 512x512", 20), ("hires pass 768x768", 20)]),
         ({"hires": 2, "width": 256, "hires_width": 640, "hires_height": 960}, [("first pass 256x512", 20), ("hires pass 640x960", 20)]),
+        # Forge Neo rounds to 64 pixels; what it shows stands.
+        ({"hires": 1.5, "hires_size": "768x832"}, [("first pass 512x512", 20), ("hires pass 768x832", 20)]),
         # img2img runs a part of its steps, and "Resize by" makes its size.
         ({"denoising": 0.5}, [("first pass 512x512", 11)]),
         ({"denoising": 1, "size": "768x640"}, [("first pass 768x640", 20)]),

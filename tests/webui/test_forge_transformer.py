@@ -61,6 +61,25 @@ def test_whole_calls_are_served(host, fields):
     assert same(again, off)
 
 
+@pytest.mark.parametrize("fields", [{}, {"sampler_name": "Euler a"}, {"enable_hr": True, "hr_cfg": 1.0}], ids=["plain", "noisy", "hires"])
+def test_a_preset_says_nothing_of_guidance_that_the_job_has_none_of(host, fields):
+    _, account, _ = run(host, {"enabled": True, "preset": "Balanced"}, cfg_scale=1.0, **fields)
+    assert "GuidanceSkip" not in account["line"] and "no method" not in account["line"] and "Forecast: " in account["line"]
+    assert codes(methods(account)["GuidanceSkip"]) == ["unguided_job"]
+    # Who switches it on by hand is told.
+    _, account, _ = run(host, FORECAST | {"guidance.on": True}, cfg_scale=1.0)
+    assert "GuidanceSkip: nothing [no row was guided" in account["line"]
+
+
+def test_a_stopped_job_does_not_say_that_guidance_would_have_been_left_out(host, monkeypatch):
+    from lib_accel.webui.jobs import stopped
+
+    monkeypatch.setattr(stopped, "was_stopped", lambda: True)
+    _, account, _ = run(host, {"enabled": True, "preset": "Balanced"}, cfg_scale=1.0)
+    assert "stopped after 14 steps" in account["line"] and "GuidanceSkip" not in account["line"]
+    assert codes(methods(account)["GuidanceSkip"]) == ["unguided_job"]
+
+
 def test_sizes_are_told_in_pixels_however_small_latents_are(host):
     """Flux.2's are a sixteenth of the picture, which Forge Neo says when it loads one."""
     from modules import processing

@@ -79,6 +79,7 @@ def test_what_python_is_told(told):
         "height": 0,
         "steps": None,
         "hires": 1.5,
+        "hires_size": "960x64",
         "hires_width": None,
         "hires_height": None,
         "hires_steps": None,
@@ -90,6 +91,7 @@ def test_what_python_is_told(told):
         "sampler": "Euler",
         "loras": ["<lora:LCM-x:0.7>", "<lora:other:1>"],
         "edits": False,
+        "spectrum": True,
         "ran": False,
     }
     assert values == [1, 2]
@@ -108,5 +110,6 @@ def test_a_page_without_the_hosts_fields(told, host):
     from lib_accel.webui.accordion import strip as preview
 
     (sizes, *_), prompt = told["empty"]
-    assert json.loads(sizes)["hires"] == 0 and [json.loads(prompt[0]), *prompt[1:]] == [{"prompt": "", "seeds": 1, "styles": []}, "x"]
+    assert json.loads(sizes)["hires"] == 0 and json.loads(sizes)["hires_size"] is None
+    assert [json.loads(prompt[0]), *prompt[1:]] == [{"prompt": "", "seeds": 1, "styles": []}, "x"]
     assert "first pass" in preview.show(sizes, *[control.value for control in host.script().controls])[1]

@@ -47,6 +47,27 @@ def test_the_strip_says_that_steps_cannot_be_forecast_with_a_sampler(show, sampl
     assert words not in show({"sampler": sampler, "steps": 4})[0]
 
 
+@pytest.mark.parametrize(("sampler", "told"), [("Euler", False), ("DPM++ 2M", False), ("Euler a", True), ("ER SDE", True)])
+def test_the_strip_says_that_steps_of_a_transformer_cannot_be_forecast_with_a_sampler(show, monkeypatch, sampler, told):
+    monkeypatch.setattr("lib_accel.webui.accordion.strip.loaded_family", lambda: "transformer")
+    words = "Steps cannot be forecast with this sampler"
+    assert (words in show({"sampler": sampler})[0]) is told
+    # At a few-step model's number of steps the sampler is not why.
+    assert words not in show({"sampler": sampler, "steps": 8})[0]
+
+
+@pytest.mark.parametrize("shape", ["sd1", "transformer"])
+def test_beside_neos_spectrum_nothing_is_said_to_be_saved_that_it_saves(show, monkeypatch, shape):
+    monkeypatch.setattr("lib_accel.webui.accordion.strip.loaded_family", lambda: shape)
+    html, told = show({"spectrum": True})
+    assert "Spectrum is on" in html and "step forecast" not in html and "no negative prompt" not in html
+    without, alone = show()
+    assert "Spectrum is on" not in without and float(alone["gains"]["Draft"][:-1]) > 1.4
+    # On a U-Net methods on tokens act in the calls that it runs.
+    assert float(told["gains"].get("Draft", "1x")[:-1]) < 1.3
+    assert (shape == "transformer") is (told["gains"] == {})
+
+
 @pytest.mark.parametrize(
     ("given", "idle", "acting"),
     [

@@ -31,7 +31,7 @@ class AskedPass:
 @dataclass(frozen=True)
 class Asked:
     """A job that has not begun. steps: as they stand in the field. loras: their names. ran: whether the page shows a job that is over.
-    edits: whether Prompt-to-Prompt is chosen."""
+    edits: whether Prompt-to-Prompt is chosen. spectrum: whether Forge Neo's Spectrum is on."""
 
     passes: tuple[AskedPass, ...]
     steps: int
@@ -40,6 +40,7 @@ class Asked:
     loras: tuple[str, ...]
     ran: bool = False
     edits: bool = False
+    spectrum: bool = False
 
 
 _ANYTHING = {"width": 512, "height": 512, "steps": 20}
@@ -49,8 +50,9 @@ def read(told: Any) -> Asked:
     """What the browser told (JSON); a usual job where it told nothing that can be.
 
     told: width, height, steps, guidance, sampler, loras (their tags); of img2img denoising and size (of "Resize by", such as ``768x512``),
-    None where they do not count; of the hires pass hires (0: none, else its factor), hires_width, hires_height (0: by the other one, or by
-    the factor), hires_steps (0: as many), hires_sampler, hires_guidance (None or 0: the same; the Forge family has a field for it).
+    None where they do not count; of the hires pass hires (0: none, else its factor), hires_size (as the host shows it, None where it shows
+    none), hires_width, hires_height (0: by the other one, or by the factor), hires_steps (0: as many), hires_sampler, hires_guidance (None
+    or 0: the same; the Forge family has a field for it); ran, edits and spectrum, see `Asked`.
     """
     try:
         given = json.loads(told)
@@ -63,7 +65,7 @@ def _read(given: Mapping[str, Any]) -> Asked:
     width, height, steps = (max(int(float(given[key])), low) for key, low in (("width", 8), ("height", 8), ("steps", 1)))
     sampler = str(given.get("sampler") or "")
     if given.get("size"):
-        width, height = (max(int(side), 8) for side in str(given["size"]).split("x"))
+        width, height = _sides(given["size"])
     run, guidance = steps, float(given.get("guidance") or 7)
     if given.get("denoising") is not None and not facts.option("img2img_fix_steps", False):
         # As the host counts them.
@@ -75,14 +77,22 @@ def _read(given: Mapping[str, Any]) -> Asked:
         scale, own = float(given.get("hires_guidance") or guidance), sampler if own == SAME_SAMPLER else own
         passes.append(AskedPass(HIRES, *_hires_size(given, width, height), min(again, MOST_STEPS), own, scale))
     loras = tuple(sorted(loras_in(" ".join(map(str, given.get("loras") or ())))))
-    ran, edits = bool(given.get("ran")), bool(given.get("edits"))
-    return Asked(tuple(passes), steps, guidance, sampler, loras, ran, edits)
+    ran, edits, spectrum = (bool(given.get(key)) for key in ("ran", "edits", "spectrum"))
+    return Asked(tuple(passes), steps, guidance, sampler, loras, ran, edits, spectrum)
 
 
 def _hires_size(given: Mapping[str, Any], width: int, height: int) -> tuple[int, int]:
-    """What "Resize width to" and "Resize height to" say; where both are 0, "Upscale by"."""
+    """As the host shows it, which rounds it in its own way. Else what "Resize width to" and "Resize height to" say; where both are 0,
+    "Upscale by"."""
+    if given.get("hires_size"):
+        return _sides(given["hires_size"])
     to_width, to_height = (int(float(given.get(key) or 0)) for key in ("hires_width", "hires_height"))
     if not to_width and not to_height:
         factor = float(given["hires"])
         return int(width * factor), int(height * factor)
     return to_width or to_height * width // height, to_height or to_width * height // width
+
+
+def _sides(size: Any) -> tuple[int, int]:
+    width, height = (max(int(side), 8) for side in str(size).split("x"))
+    return width, height

@@ -11,7 +11,7 @@ from html import escape
 from typing import Any
 
 from ...core.fields import SettingError
-from ...core.method import Kind
+from ...core.method import TOKENS, Kind, Method
 from ...core.samplers import SAMPLERS, Sampler, sampler_named
 from ...cost.preview import KINDS, PassPreview, preview_pass, times_as_fast
 from ...settings.few_step_models import few_step_sign
@@ -39,6 +39,7 @@ NOTHING = 1.005
 NOT_FASTER = "not faster here"
 NOT_FORECAST = "Steps cannot be forecast with this sampler, so less is saved"
 EDITS = "Prompt-to-Prompt is on: steps in which it edits attention always run, so less is saved than shown"
+SPECTRUM = "Spectrum is on and forecasts steps itself: Forecast, DeepCache and guidance skip save nothing beside it"
 UNET_EVALUATIONS = "U-Net row evaluations"
 EVALUATIONS = {TRANSFORMER: "transformer row evaluations"}
 LEFT_ALONE = "With few steps presets leave this model as it is."
@@ -67,7 +68,7 @@ def show(told: Any, *values: Any) -> tuple[str, str, str]:
         sentence = f"{FEW_STEPS} {', '.join(_titles(settings)) or '-'}"
     gains = {name: f"{gain:.1f}x" for name, gain in _gains(form, own, family, job, shape, left_alone).items() if gain >= NOTHING}
     data = _data(gains=gains, idle=idle_knobs(settings), changed=changed_knobs(settings, family, own))
-    strips = "".join(_strip(preview, shape) for preview in passes) + _noted(acting, job) + (_ran(shape) if job.ran else "")
+    strips = "".join(_strip(preview, shape) for preview in passes) + _noted(acting, job, shape) + (_ran(shape) if job.ran else "")
     return _header(settings, passes), strips + data, sentence
 
 
@@ -86,7 +87,9 @@ def _settings(given: Mapping[str, Any], family: str, own: Mapping[str, Any]) -> 
 def _passes(settings: Settings, job: Asked, shape: str) -> list[PassPreview]:
     return [
         preview_pass(
-            settings, p.place, shape, p.width, p.height, p.steps, p.guidance, foreseen(p.sampler), guided=facts.runs_both(p.guidance)
+            *(settings, p.place, shape, p.width, p.height, p.steps, p.guidance, foreseen(p.sampler)),
+            only=_acts_beside_spectrum if job.spectrum else lambda method: True,
+            guided=facts.runs_both(p.guidance),
         )
         for p in job.passes
     ]
@@ -129,17 +132,32 @@ def _idle(settings: Settings, passes: Iterable[Any]) -> bool:
     return not settings["first_pass"] and all(p.place != HIRES for p in passes)
 
 
-def _noted(settings: Settings, job: Asked) -> str:
-    notes = [NO_PASS] * _idle(settings, job.passes) + [NOT_FORECAST] * any(_misses(settings, p) for p in job.passes) + [EDITS] * job.edits
+def _acts_beside_spectrum(method: Method) -> bool:
+    """Whether it is sure to save something in the calls that Spectrum runs, all rows of which are needed."""
+    return method.declaration.acts_on == TOKENS
+
+
+def _noted(settings: Settings, job: Asked, shape: str) -> str:
+    notes = [NO_PASS] * _idle(settings, job.passes)
+    if job.spectrum:
+        notes.append(SPECTRUM)
+    elif any(_misses(settings, p, shape) for p in job.passes):
+        notes.append(NOT_FORECAST)
+    notes += [EDITS] * job.edits
     return "".join(f'<div class="accel-notes">{_text(note)}</div>' for note in notes)
 
 
-def _misses(settings: Settings, asked_pass: AskedPass) -> bool:
+def _misses(settings: Settings, asked_pass: AskedPass, shape: str) -> bool:
     """Whether steps of a pass would be forecast with another sampler, and are not with the one that is chosen."""
     name = asked_pass.sampler
-    sampler = sampler_named(foreseen(name)) or Sampler(name, known=False)
-    methods = [method for method in methods_for(settings, asked_pass.place)[0] if not method.forecasts(asked_pass.steps, sampler)]
-    return bool(name) and any(method.forecasts(asked_pass.steps, other) for method in methods for other in SAMPLERS.values())
+    chosen = sampler_named(foreseen(name)) or Sampler(name, known=False)
+
+    def forecasts(method: Method, sampler: Sampler) -> bool:
+        alone = shape == TRANSFORMER and method.leaves_flow_alone(asked_pass.steps, sampler.name)
+        return method.forecasts(asked_pass.steps, sampler) and not alone
+
+    methods = [method for method in methods_for(settings, asked_pass.place)[0] if not forecasts(method, chosen)]
+    return bool(name) and any(forecasts(method, other) for method in methods for other in SAMPLERS.values())
 
 
 def _data(**told: Any) -> str:

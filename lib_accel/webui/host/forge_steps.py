@@ -15,7 +15,7 @@ import torch
 
 from ...core.errors import strict
 from ...core.forge_models import patcher_of, prediction_type
-from ...core.method import CALL, ROWS, Method
+from ...core.method import CALL, ROWS, STAGES, Method
 from ...core.noise import sigma_of_flow
 from ...core.reasons import Reason
 from ...core.rows import Row, RowPlan
@@ -31,7 +31,7 @@ from .steps import LEFT_TO_HOST
 
 NOT_SEEN = Reason.of("sampled_elsewhere", "another extension samples in its own way, so it is not known which picture each row belongs to")
 MORE_CALLS = Reason.of("calls_of_others", "another extension runs the U-Net in calls of its own")
-BESIDE = Reason.of("beside_spectrum", "{spectrum}: methods of Accel act in the calls that it runs", spectrum=forge_call.BESIDE_SPECTRUM)
+BESIDE = Reason.of("beside_spectrum", "what Accel does inside of calls, it does in those that the WebUI's Spectrum runs")
 
 
 class ForgeSteps:
@@ -43,6 +43,7 @@ class ForgeSteps:
         self._accelerator, self._drops_at_one, self._failed = accelerator, drops_at_one, failed
         self._drops = any(method.declaration.known_rows for method in methods)
         self._leaves_out = any(method.declaration.acts_on == ROWS for method in methods)
+        self._acts_inside = any(method.runner().acts_inside and method.declaration.acts_on != STAGES for method in methods)
         self._levels = Levels() if any(method.declaration.sigma(method) for method in methods) else None
         self._may_skip = any(method.declaration.acts_on == CALL for method in methods)
         self._denoiser: Any = None
@@ -107,7 +108,8 @@ class ForgeSteps:
             return call
         if cfg.by_spectrum:
             self._accelerator.switch_off(_forecasting(), forge_call.BESIDE_SPECTRUM)
-            self.notes.add(BESIDE)
+            if self._acts_inside:
+                self.notes.add(BESIDE)
         rows = cfg.rows
         self._expected = len(rows)
         if not self._drops:

@@ -13,6 +13,7 @@ from ...cost.preview import PassPreview
 from ...methods.registry import with_least
 from ...settings.infotext import shown_preset
 from ...settings.job import Settings
+from ...settings.presets import PRESETS
 from . import stopped
 
 # Below this nothing is said to be saved.
@@ -144,16 +145,22 @@ class Account:
             return []
         merged = _merged(reports)
         idle = _idle(merged)
-        told = {**merged, "methods": [method for method in merged["methods"] if method not in idle]}
+        told = {**merged, "methods": [method for method in merged["methods"] if method not in idle and not self._is_not_missed(method)]}
         report = Report(told)
         done = report if whole else Report({**told, "methods": list(filter(_tells, told["methods"]))})
         clauses = [report.run, *done.done, *report.left]
-        if idle:
+        if len(told["methods"]) < len(merged["methods"]):
             # Without a method nothing else is said to have been given.
             clauses = [clause for clause in clauses if clause != "no method was given"]
+        if idle:
             width, height = self.sizes.get(place, (0, 0))
             clauses.append(f"{', '.join(method['method'] for method in idle)} off at {width}x{height}: {_why_idle(idle)}")
         return clauses
+
+    def _is_not_missed(self, method: dict[str, Any]) -> bool:
+        """Whether it found no guidance to leave out, as in every job of Flux, and a preset chose it: nobody waits to read of it."""
+        by_preset = self.settings is not None and self.settings["preset"].lower() in PRESETS
+        return by_preset and [reason["code"] for reason in method["reasons"]] == ["unguided_job"]
 
     def take(self, other: Account) -> None:
         """What ``other``, the account of another job of the same kind, tells is told by this one too."""

@@ -24,7 +24,8 @@ def where(report: dict[str, Any]) -> Reason:
 
 def told(method: dict[str, Any]) -> dict[str, Any]:
     """A method's part of a report, without its own reasons for doing nothing: these are about whole passes."""
-    if not method["idle"]:
+    # Without guidance it could not have acted later either.
+    if not method["idle"] or any(reason["code"] == "unguided_job" for reason in method["reasons"]):
         return method
     others = [reason for reason in method["reasons"] if reason["text"] != method["idle"]]
     return {**method, "idle": TOO_EARLY, "reasons": [*others, as_data(TOO_EARLY)]}
