@@ -92,6 +92,13 @@ def test_every_cell_is_told_below_the_grid(host):
     assert "cells" not in host.job(accel={"preset": "Fast"}).comments
 
 
+def test_a_plot_without_accel_is_told_nothing(host):
+    assert host.grid("Steps", "3, 4").comments == ""
+    # One that was compared with it is.
+    assert "cells in the order of drawing: Off" in host.grid("[Accel] Preset", "Off, Off").comments
+    assert "Balanced" in host.grid("Steps", "3, 4", accel=[True]).comments.splitlines()[0]
+
+
 @pytest.mark.parametrize(
     ("axis", "value", "allowed"),
     [
