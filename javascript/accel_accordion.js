@@ -36,6 +36,7 @@
     function sizes(tab) {
         const edits = gradioApp().querySelector(`#script_${tab}_prompttoprompt_edits`);
         const told = {
+            tab,
             hires: hires(tab),
             hires_width: numberOf(`${tab}_hr_resize_x`),
             hires_height: numberOf(`${tab}_hr_resize_y`),

@@ -75,6 +75,7 @@ def test_the_name_of_an_own_preset_is_filled_in(told):
 def test_what_python_is_told(told):
     (sizes, *values), prompt = told["filled"]
     assert json.loads(sizes) == {
+        "tab": "txt2img",
         "width": 640,
         "height": 0,
         "steps": None,

@@ -25,7 +25,7 @@ from ..host import facts
 from ..host.levels import foreseen
 from ..jobs.job import NO_PASS
 from ..jobs.session import SESSION
-from . import asked, refused, user_presets
+from . import asked, beforehand, refused, user_presets
 from .asked import Asked, AskedPass
 from .filling import loaded_family, plain, sentence_of
 from .marks import changed_knobs, idle_knobs
@@ -49,7 +49,8 @@ def show(told: Any, *values: Any) -> tuple[str, str, str]:
     """(HTML for the header, HTML of the strip, the sentence below the preset) for the controls' ``values``. told: see `asked.read`."""
     job, form, own = asked.read(told), dict(zip(KNOBS, values)), user_presets.read()[0]
     shape = loaded_family()
-    few = few_step_sign(job.steps, [facts.checkpoint_name()], job.sampler, job.guidance, job.loras, shape == TRANSFORMER)
+    steps = None if facts.is_adaptive(job.sampler) else job.steps
+    few = few_step_sign(steps, [facts.checkpoint_name()], job.sampler, job.guidance, job.loras, shape == TRANSFORMER)
     family = with_steps(shape, few)
     try:
         refused.check(form)
@@ -67,15 +68,16 @@ def show(told: Any, *values: Any) -> tuple[str, str, str]:
         sentence = f"{FEW_STEPS} {', '.join(_titles(settings)) or '-'}"
     gains = {name: f"{gain:.1f}x" for name, gain in _gains(form, own, family, job, shape, left_alone).items() if gain >= NOTHING}
     data = _data(gains=gains, idle=idle_knobs(settings), changed=changed_knobs(settings, family, own))
-    strips = "".join(_strip(preview, shape) for preview in passes) + _noted(acting, job) + (_ran(shape) if job.ran else "")
+    strips = "".join(_strip(preview, shape) for preview in passes) + _noted(acting, job) + (_ran(job.tab, shape) if job.ran else "")
     return _header(settings, passes), strips + data, sentence
 
 
-def _ran(shape: str) -> str:
-    """The pictures that were drawn last, as they were."""
-    if not SESSION.ran:
+def _ran(tab: str, shape: str) -> str:
+    """The pictures of this tab that were drawn last, as they were."""
+    ran = SESSION.ran.get(tab)
+    if not ran:
         return ""
-    strips = "".join(_strip(preview, shape) for preview in SESSION.ran[:MOST_RAN])
+    strips = "".join(_strip(preview, shape) for preview in ran[:MOST_RAN])
     return f'<details class="accel-ran" open><summary>{_text("Last picture, as it ran")}</summary>{strips}</details>'
 
 
@@ -84,12 +86,11 @@ def _settings(given: Mapping[str, Any], family: str, own: Mapping[str, Any]) -> 
 
 
 def _passes(settings: Settings, job: Asked, shape: str) -> list[PassPreview]:
-    return [
-        preview_pass(
-            settings, p.place, shape, p.width, p.height, p.steps, p.guidance, foreseen(p.sampler), guided=facts.runs_both(p.guidance)
-        )
-        for p in job.passes
-    ]
+    def preview(p: AskedPass) -> PassPreview:
+        given = {"guided": facts.runs_both(p.guidance), "becomes": beforehand.becoming(p, job)}
+        return preview_pass(settings, p.place, shape, p.width, p.height, p.steps, p.guidance, foreseen(p.sampler), **given)
+
+    return [preview(p) for p in job.passes]
 
 
 def _gains(
@@ -131,6 +132,7 @@ def _idle(settings: Settings, passes: Iterable[Any]) -> bool:
 
 def _noted(settings: Settings, job: Asked) -> str:
     notes = [NO_PASS] * _idle(settings, job.passes) + [NOT_FORECAST] * any(_misses(settings, p) for p in job.passes) + [EDITS] * job.edits
+    notes += beforehand.notes(settings, job)
     return "".join(f'<div class="accel-notes">{_text(note)}</div>' for note in notes)
 
 
