@@ -1,5 +1,6 @@
 """What is told of a job that was stopped, of one whose passes have checkpoints of their own, of cells, and of a job before."""
 
+import html
 import json
 import re
 
@@ -106,6 +107,18 @@ def _page(host, *, sampler="Euler", tab="txt2img", hires=0, steps=20, **changes)
     values = dict(zip(KNOBS, (control.value for control in host.script(tab).controls))) | {"enabled": True} | changes
     sizes = {"tab": tab, "width": 512, "height": 512, "steps": steps, "sampler": sampler, "guidance": 7, "hires": hires}
     return [re.sub("<[^>]*>", "", text) for text in strip.show(json.dumps(sizes), *values.values())]
+
+
+def test_the_page_asks_again_while_no_checkpoint_is_loaded(host):
+    from lib_accel.webui.accordion import strip
+
+    def waits():
+        told = strip.show("", *[control.value for control in host.script().controls])[1]
+        return json.loads(html.unescape(re.search('data-told="([^"]*)"', told)[1]))["waiting"]
+
+    assert waits()
+    host.job(steps=2)
+    assert not waits()
 
 
 MERGED = {"preset": "Custom", "auto": False, "merging.on": True, "forecast.on": False, "downsampling.on": False, "guidance.on": False}

@@ -22,6 +22,7 @@ from ...settings.passes import HIRES, methods_for, without_methods
 from ...settings.presets import PRESETS
 from ...settings.schema import KNOBS, by_label
 from ..host import facts
+from ..host import family as webuis
 from ..host.levels import foreseen
 from ..jobs.job import NO_PASS
 from ..jobs.session import SESSION
@@ -67,7 +68,9 @@ def show(told: Any, *values: Any) -> tuple[str, str, str]:
     elif few and name.lower() in PRESETS:
         sentence = f"{FEW_STEPS} {', '.join(_titles(settings)) or '-'}"
     gains = {name: f"{gain:.1f}x" for name, gain in _gains(form, own, family, job, shape, left_alone).items() if gain >= NOTHING}
-    data = _data(gains=gains, idle=idle_knobs(settings), changed=changed_knobs(settings, family, own))
+    # The Forge family loads a checkpoint with the first job.
+    waiting = facts.loaded_model() is None and not webuis.family().forge
+    data = _data(gains=gains, idle=idle_knobs(settings), changed=changed_knobs(settings, family, own), waiting=waiting)
     strips = "".join(_strip(preview, shape) for preview in passes) + _noted(acting, job) + (_ran(job.tab, shape) if job.ran else "")
     return _header(settings, passes), strips + data, sentence
 
