@@ -19,6 +19,8 @@ from .accordion import user_presets
 from .jobs import job, plots
 
 PREFIX = "[Accel] "
+# By what the host reads ranges of fractions.
+READS_RANGES = ("csv_string_to_list_strip", "re_range_float", "re_range_count_float")
 # Of a range; the host may have its own opinion of more.
 MOST_VALUES = 1000
 
@@ -48,9 +50,10 @@ def _axis(module: Any, knob: Knob) -> Any:
         more["choices"] = lambda: list(knob.texts)
     # Not bool: the host would take the word "False" for true.
     kind = _Numbers(knob) if knob.kind in ("number", "integer") else str
-    if knob.kind == "number" and hasattr(module, "re_range_float") and hasattr(module, "re_range_count_float"):
-        more["prepare"] = partial(_values_of, module)
-    return module.AxisOption(label_of(knob), kind, _apply(knob), confirm=_confirm(knob), **more)
+    option = module.AxisOption(label_of(knob), kind, _apply(knob), confirm=_confirm(knob), **more)
+    if knob.kind == "number" and hasattr(option, "prepare") and all(hasattr(module, name) for name in READS_RANGES):
+        option.prepare = partial(_values_of, module)
+    return option
 
 
 def _values_of(module: Any, text: str) -> list[str]:
