@@ -3,6 +3,13 @@
     "use strict";
     const TABS = ["txt2img", "img2img"];
     const NUMBERS = ["width", "height", "steps"];
+    // What Python's preview depends on besides: settings of the host. It has a checkpoint there as soon as that is loaded.
+    const OPTIONS = [
+        "sd_model_checkpoint", "sd_checkpoint_hash", "img2img_fix_steps",
+        "token_merging_ratio", "token_merging_ratio_img2img", "token_merging_ratio_hr",
+    ];
+    // Until a first checkpoint is loaded Python is asked again after so many milliseconds.
+    const AGAIN = 5000;
 
     function numberOf(id) {
         const text = accel.textOf(`#${id} input[type=number]`);
@@ -50,6 +57,7 @@
     function sizes(tab) {
         const edits = gradioApp().querySelector(`#script_${tab}_prompttoprompt_edits`);
         const told = {
+            tab,
             hires: hires(tab),
             hires_width: numberOf(`${tab}_hr_resize_x`),
             hires_height: numberOf(`${tab}_hr_resize_y`),
@@ -111,12 +119,20 @@
     }
 
     const marked = {};
+    const waits = {};
+
+    // What changes when the host, and not somebody on this page, is what makes another preview.
+    function host(tab) {
+        const options = OPTIONS.map((name) => (window.opts || {})[name]);
+        return JSON.stringify([...options, waits[tab] ? Math.floor(Date.now() / AGAIN) : 0]);
+    }
 
     // Mark presets with how many times as fast each would be, and knobs that have no effect, or differ from the preset, as Python told.
     function mark(tab) {
         const found = gradioApp().querySelector(`#script_${tab}_accel_strip .accel-told`);
         if (!found) return;
-        const { gains, idle, changed } = JSON.parse(found.dataset.told);
+        const { gains, idle, changed, waiting } = JSON.parse(found.dataset.told);
+        waits[tab] = Boolean(waiting);
         for (const input of gradioApp().querySelectorAll(`#script_${tab}_accel_preset input`)) {
             const gain = gains[input.value];
             input.parentElement.dataset.accelGain = gain ? `~${gain}` : "";
@@ -183,7 +199,7 @@
         TABS.forEach(translateChanges);
         accel.pressOnChange(
             (tab) => `script_${tab}_accel_refresh`,
-            (tab) => sizes(tab) + log(tab) + accel.standing([`#script_${tab}_accel_enabled`, `#script_${tab}_accel_enabled-checkbox`]),
+            (tab) => sizes(tab) + log(tab) + host(tab) + accel.standing([`#script_${tab}_accel_enabled`, `#script_${tab}_accel_enabled-checkbox`]),
             true
         );
     });

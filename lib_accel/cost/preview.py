@@ -50,12 +50,14 @@ def preview_pass(
     sampler: str = "",
     only: Callable[[Method], bool] = lambda method: True,
     guided: bool = True,
+    becomes: Callable[[Method], Method | None] = lambda method: method,
 ) -> PassPreview:
     """What ``settings`` would do in a pass of ``steps`` steps at ``width`` x ``height`` pixels. shape: the model's, one of
     `estimate.SHAPES`. scale: the guidance scale. sampler: its name. only: which of its methods count.
-    guided: whether its steps run the negative prompt without Accel; some hosts leave it out at scale 1."""
+    guided: whether its steps run the negative prompt without Accel; some hosts leave it out at scale 1. becomes: what a method is in the
+    circumstances of the pass; None: it is off."""
     scale, base = (scale, 2) if guided else (None, 1)
-    given = methods_for(settings, place, scale)[0]
+    given = tuple(filter(None, map(becomes, methods_for(settings, place, scale)[0])))
     unet, latent = SHAPES[shape], (max(height // 8, 1), max(width // 8, 1))
     chosen = tuple(method for method in given if only(method) and not method.stands_aside(given, steps, sampler))
     if unet.calls_alone:

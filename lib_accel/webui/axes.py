@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,10 @@ from .accordion import user_presets
 from .jobs import job, plots
 
 PREFIX = "[Accel] "
+# By what the host reads ranges of fractions.
+READS_RANGES = ("csv_string_to_list_strip", "re_range_float", "re_range_count_float")
+# Of a range; the host may have its own opinion of more.
+MOST_VALUES = 1000
 
 
 def add() -> None:
@@ -44,7 +50,37 @@ def _axis(module: Any, knob: Knob) -> Any:
         more["choices"] = lambda: list(knob.texts)
     # Not bool: the host would take the word "False" for true.
     kind = _Numbers(knob) if knob.kind in ("number", "integer") else str
-    return module.AxisOption(label_of(knob), kind, _apply(knob), confirm=_confirm(knob), **more)
+    option = module.AxisOption(label_of(knob), kind, _apply(knob), confirm=_confirm(knob), **more)
+    if knob.kind == "number" and hasattr(option, "prepare") and all(hasattr(module, name) for name in READS_RANGES):
+        option.prepare = partial(_values_of, module)
+    return option
+
+
+def _values_of(module: Any, text: str) -> list[str]:
+    """The values that somebody typed, with ranges of fractions written out. The host's own ranges may go one step past their end, out of
+    a setting's bounds (0.5-1 (+0.1) ends with 1.0999999999999999), and PNG info would keep such digits."""
+    values: list[str] = []
+    for part in module.csv_string_to_list_strip(text):
+        values += _fractions(module, part) or [part]
+    return values
+
+
+def _fractions(module: Any, part: str) -> list[str]:
+    """Those of a range; none where it is no range, or one that the host has to judge."""
+    by_step, by_count = module.re_range_float.fullmatch(part), module.re_range_count_float.fullmatch(part)
+    try:
+        if by_step:
+            start, end, step = (float(given) for given in by_step.groups("1"))
+            count = math.floor((end - start) / step + 1e-6) + 1
+        elif by_count:
+            start, end, count = float(by_count[1]), float(by_count[2]), int(by_count[3])
+            step = (end - start) / (count - 1)
+        else:
+            return []
+    except (ValueError, ZeroDivisionError, OverflowError):
+        return []
+    # No exponents: the host takes 1e-05 for a range.
+    return [f"{start + at * step:.9f}".rstrip("0").rstrip(".") for at in range(count)] if 0 < count <= MOST_VALUES else []
 
 
 class _Numbers:

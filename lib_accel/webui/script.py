@@ -11,6 +11,7 @@ from modules import errors
 from ..core.errors import strict
 from ..settings.passes import FIRST, HIRES
 from .accordion import ui
+from .host import requests
 from .jobs import job, plots, sharing, started
 from .jobs.session import SESSION
 
@@ -54,9 +55,15 @@ class AccelScript(scripts.Script):
         self.paste_field_names = built.paste_field_names
         return built.controls
 
+    def _tab_of(self, p: Any) -> str | None:
+        """The tab whose gallery shows the job ``p``; None for requests to the API, which no page shows."""
+        if requests.is_one(p):
+            return None
+        return "img2img" if self.is_img2img else "txt2img"
+
     @_carefully
     def before_process(self, p: Any, *args: Any) -> None:
-        SESSION.sweep(by=p)
+        SESSION.sweep(by=p, tab=self._tab_of(p))
         plots.begins(p)
         sharing.tell_others(p, self, args)
 
@@ -92,14 +99,14 @@ class AccelScript(scripts.Script):
 
         @_carefully
         def post_sample(self, p: Any, ps: Any, *args: Any) -> None:
-            SESSION.close(p)
+            SESSION.close(p, self._tab_of(p))
             started.sampled(p)
 
     else:
 
         @_carefully
         def postprocess_batch(self, p: Any, *args: Any, **kwargs: Any) -> None:
-            SESSION.close(p)
+            SESSION.close(p, self._tab_of(p))
             started.sampled(p)
 
     @_carefully
@@ -116,7 +123,7 @@ class AccelScript(scripts.Script):
     def postprocess(self, p: Any, processed: Any, *args: Any) -> None:
         mine = job.job_of(p)
         if mine is not None:
-            SESSION.close(p)
+            SESSION.close(p, self._tab_of(p))
             sharing.tell_of_others(mine)
         plots.ends(p)
         if mine is not None:

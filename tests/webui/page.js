@@ -10,6 +10,7 @@ const updated = [];
 const listeners = {};
 const changed = [];
 const clicked = [];
+let clock = 0;
 const app = {
     querySelector(selector) {
         const tab = selector.match(/^#tab_(txt2img|img2img)$/);
@@ -24,6 +25,7 @@ const context = vm.createContext({
     onUiLoaded: (act) => loaded.push(act),
     onAfterUiUpdate: (act) => updated.push(act),
     setInterval: (act) => timers.push(act),
+    Date: { now: () => clock },
     document: {
         hidden: false,
         createElement: () => ({ addEventListener(event, act) { this[event] = act; } }),
@@ -103,6 +105,24 @@ changed.length = 0;
 buttons.forEach((button) => button.click({ stopPropagation: () => {}, preventDefault: () => {} }));
 told.knobs = { classes: [...classes], buttons: buttons.length, reset: [...changed] };
 told.gains = radios.map((radio) => radio.parentElement.dataset.accelGain);
+// Settings of the host, and its first checkpoint, which may be loading still.
+pass();
+context.opts = { sd_model_checkpoint: "a" };
+told.checkpoint = [pass(), pass()];
+clock += 60000;
+told.loaded = pass();
+const strip = fields["#script_txt2img_accel_strip .accel-told"].dataset;
+const before_waiting = strip.told;
+strip.told = before_waiting.replace("{", '{"waiting": true, ');
+updated.forEach((act) => act());
+told.waiting = [pass()];
+clock += 60000;
+told.waiting.push(pass(), pass());
+strip.told = before_waiting;
+updated.forEach((act) => act());
+pass();
+clock += 60000;
+told.waiting.push(pass());
 // PNG info below a picture, without and with what the job tells below that.
 const report = "Accel report: Accel Fast - 1.2x est.; 4 steps; 4 U-Net calls in 0.91 s (6 of 8 row evaluations).";
 const shown = [{}, { data: `Steps: 4, ${report}, Version: 1` }];

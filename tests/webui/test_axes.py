@@ -92,6 +92,13 @@ def test_every_cell_is_told_below_the_grid(host):
     assert "cells" not in host.job(accel={"preset": "Fast"}).comments
 
 
+def test_a_plot_without_accel_is_told_nothing(host):
+    assert host.grid("Steps", "3, 4").comments == ""
+    # One that was compared with it is.
+    assert "cells in the order of drawing: Off" in host.grid("[Accel] Preset", "Off, Off").comments
+    assert "Balanced" in host.grid("Steps", "3, 4", accel=[True]).comments.splitlines()[0]
+
+
 @pytest.mark.parametrize(
     ("axis", "value", "allowed"),
     [
@@ -111,6 +118,28 @@ def test_the_host_knows_ranges_of_our_axes(host):
     kinds = {option.label: option.type for option in host.module("X/Y/Z plot").axis_options}
     assert kinds["[Accel] Merging: ratio"] == float and kinds["[Accel] Merging: cell width"] == int  # noqa: E721 - as the host asks
     assert kinds["[Accel] Merging: ratio"]("0.25") == 0.25
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("0.5-1 (+0.1)", [0.5, 0.6, 0.7, 0.8, 0.9, 1.0]),
+        ("0.1-0.5 (+0.2), 0.75", [0.1, 0.3, 0.5, 0.75]),
+        ("1-0.7 (-0.1)", [1.0, 0.9, 0.8, 0.7]),
+        ("0.2-0.8 [3]", [0.2, 0.5, 0.8]),
+        ("0.3", [0.3]),
+    ],
+)
+def test_a_range_ends_where_it_says(host, text, values):
+    # The host's own goes on to 1.0999999999999999, which would be refused, and has 0.30000000000000004.
+    told = host.grid("[Accel] T-GATE: gate", text, steps=2).infotexts
+    assert [float(re.search(r"T-GATE gate: ([^,]+)", info, re.IGNORECASE)[1]) for info in told] == values
+
+
+@pytest.mark.parametrize("text", ["0.5-2 (+0.5)", "0.5-1 (+0)", "1-0.5 (+0.1), 3", "0.1-0.5 (+0.0000001), 3"])
+def test_ranges_out_of_bounds_are_refused(host, text):
+    with pytest.raises((RuntimeError, ValueError, ZeroDivisionError)):
+        host.grid("[Accel] T-GATE: gate", text, steps=2)
 
 
 def test_every_axis_names_itself_and_what_it_takes(host):

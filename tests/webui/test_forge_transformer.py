@@ -87,11 +87,11 @@ def test_sizes_are_told_in_pixels_however_small_latents_are(host):
     from lib_accel.webui.jobs.session import SESSION
 
     run(host, FORECAST, width=128, height=64)
-    assert (SESSION.ran[0].width, SESSION.ran[0].height) == (128, 64)
+    assert (SESSION.ran["txt2img"][0].width, SESSION.ran["txt2img"][0].height) == (128, 64)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(processing, "opt_f", 16, raising=False)
         run(host, FORECAST, width=128, height=64)  # The double's latents stay an eighth.
-    assert (SESSION.ran[0].width, SESSION.ran[0].height) == (256, 128)
+    assert (SESSION.ran["txt2img"][0].width, SESSION.ran["txt2img"][0].height) == (256, 128)
 
 
 def test_the_error_is_controlled_and_few_steps_are_left_alone(host):
@@ -170,7 +170,7 @@ def test_a_pass_that_ran_unguided_is_told_as_such(host):
 
     for scale, rows in ((1.0, 1), (4.0, 2)):
         run(host, FORECAST, cfg_scale=scale)
-        (ran,) = SESSION.ran
+        (ran,) = SESSION.ran["txt2img"]
         assert (ran.rows_of_step, ran.rows) == (rows, rows * (STEPS - len(SERVED)))
         assert ran.plain / ran.work == pytest.approx(STEPS / (STEPS - len(SERVED)))
 

@@ -52,6 +52,12 @@ def test_knobs_without_effect_are_marked_and_those_that_were_changed_can_be_rese
     assert told["knobs"] == {"classes": ["accel-idle"], "buttons": 1, "reset": [0.25]}
 
 
+def test_another_checkpoint_is_asked_about_and_a_first_one_until_it_is_loaded(told):
+    assert told["checkpoint"] == [ACCORDION, []] and told["loaded"] == []
+    first, later, at_once, after = told["waiting"]
+    assert (first, later, at_once, after) == (ACCORDION[:1], ACCORDION[:1], [], [])
+
+
 def test_the_account_is_not_read_twice_below_a_picture(told):
     assert "Accel report" in told["untold"] and told["once"] == "Steps: 4, Version: 1"
 
@@ -75,6 +81,7 @@ def test_the_name_of_an_own_preset_is_filled_in(told):
 def test_what_python_is_told(told):
     (sizes, *values), prompt = told["filled"]
     assert json.loads(sizes) == {
+        "tab": "txt2img",
         "width": 640,
         "height": 0,
         "steps": None,

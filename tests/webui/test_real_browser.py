@@ -59,6 +59,12 @@ def test_a_preset_changes_values(page):
     # And back again.
     page.at.locator(f"{page.of('merging.ratio')} .accel-reset").click()
     page.shows({"merging.ratio": before["merging.ratio"]})
+    # So does a method's switch, whose hint is not in sight.
+    page.at.locator(f"{page.of('agents.on')} input").check()
+    arrow = page.at.locator(f"{page.of('agents.on')} .accel-reset")
+    page.until(lambda: arrow.count() and arrow.bounding_box()["width"] > 8, "an arrow that can be seen")
+    arrow.click()
+    page.shows({"agents.on": False})
     # What has no effect as the others stand is marked.
     assert "accel-idle" in page.at.locator(page.of("guidance.sigma_low")).first.get_attribute("class")
     assert "accel-idle" not in page.at.locator(page.of("guidance.after")).first.get_attribute("class")

@@ -1,6 +1,8 @@
 """What is told of a job that was stopped, of one whose passes have checkpoints of their own, of cells, and of a job before."""
 
+import html
 import json
+import re
 
 import pytest
 from acting import data_of
@@ -73,6 +75,82 @@ def test_the_strip_shows_no_job_before_the_last(host):
     assert shown()
     host.job(steps=4)
     assert not shown()
+
+
+def test_a_tab_shows_the_steps_of_its_own_pictures(host):
+    from lib_accel.webui.accordion import strip
+
+    def shown(tab):
+        values = [control.value for control in host.script(tab).controls]
+        asked = {"tab": tab, "width": 512, "height": 512, "steps": 20, "ran": True}
+        found = re.search("as it ran.*?, ([0-9]+) <span>steps", strip.show(json.dumps(asked), *values)[1])
+        return found and int(found[1])
+
+    host.job(accel=ON, steps=6)
+    assert (shown("txt2img"), shown("img2img")) == (6, None)
+    host.job("img2img", accel=ON, steps=11, denoising_strength=0.75)
+    assert (shown("txt2img"), shown("img2img")) == (6, 9)
+    # No page shows what a request drew.
+    asked = host.p(accel=ON, steps=7)
+    asked.is_api = True
+    host.processing.process_images(asked)
+    assert (shown("txt2img"), shown("img2img")) == (6, 9)
+    host.job(steps=4)
+    assert (shown("txt2img"), shown("img2img")) == (None, 9)
+
+
+def _page(host, *, sampler="Euler", tab="txt2img", hires=0, steps=20, **changes):
+    """(header, strip, sentence) of a page whose knobs were changed so, as texts."""
+    from lib_accel.settings.schema import KNOBS
+    from lib_accel.webui.accordion import strip
+
+    values = dict(zip(KNOBS, (control.value for control in host.script(tab).controls))) | {"enabled": True} | changes
+    sizes = {"tab": tab, "width": 512, "height": 512, "steps": steps, "sampler": sampler, "guidance": 7, "hires": hires}
+    return [re.sub("<[^>]*>", "", text) for text in strip.show(json.dumps(sizes), *values.values())]
+
+
+def test_the_page_asks_again_while_no_checkpoint_is_loaded(host):
+    from lib_accel.webui.accordion import strip
+
+    def waits():
+        told = strip.show("", *[control.value for control in host.script().controls])[1]
+        return json.loads(html.unescape(re.search('data-told="([^"]*)"', told)[1]))["waiting"]
+
+    assert waits()
+    host.job(steps=2)
+    assert not waits()
+
+
+MERGED = {"preset": "Custom", "auto": False, "merging.on": True, "forecast.on": False, "downsampling.on": False, "guidance.on": False}
+
+
+@pytest.mark.parametrize(
+    ("option", "shown"),
+    [
+        ("token_merging_ratio", ()),
+        ("token_merging_ratio_hr", ("txt2img first pass", "img2img first pass")),
+        ("token_merging_ratio_img2img", ("txt2img first pass", "txt2img hires pass")),
+    ],
+)
+def test_the_page_foresees_that_the_hosts_token_merging_switches_methods_off(host, monkeypatch, option, shown):
+    monkeypatch.setitem(host.shared.opts.data, option, 0.5)
+    merged = []
+    for tab, hires in (("txt2img", 2), ("img2img", 0)):
+        strip = _page(host, tab=tab, hires=hires, **MERGED)[1]
+        assert "the WebUI's own token merging is on" in strip or option != "token_merging_ratio"
+        places = re.split("(first pass|hires pass)", strip)
+        merged += [f"{tab} {place}" for place, told in zip(places[1::2], places[2::2]) if "merged" in told]
+    assert tuple(sorted(merged)) == tuple(sorted(shown))
+    # As the job does.
+    assert ("methods on tokens off" in host.job(accel=MERGED, steps=6).comments) is ("txt2img first pass" not in shown)
+
+
+def test_the_page_foresees_that_a_sampler_chooses_its_steps_itself(host):
+    strip = _page(host, sampler="DPM adaptive", preset="Custom", auto=False, **{"tgate.on": True, "guidance.on": True})[1]
+    assert "chooses the number of steps itself" in strip
+    assert not any(word in strip for word in ("no negative prompt", "direction kept", "cross-attention cached"))
+    # Nor is it one of few steps, for the job.
+    assert "few steps" in _page(host, steps=8)[2] and "few steps" not in _page(host, steps=8, sampler="DPM adaptive")[2]
 
 
 def test_an_axis_reaches_the_jobs_inside_of_a_cell(start):

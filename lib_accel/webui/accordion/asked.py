@@ -31,7 +31,7 @@ class AskedPass:
 @dataclass(frozen=True)
 class Asked:
     """A job that has not begun. steps: as they stand in the field. loras: their names. ran: whether the page shows a job that is over.
-    edits: whether Prompt-to-Prompt is chosen. spectrum: whether Forge Neo's Spectrum is on."""
+    edits: whether Prompt-to-Prompt is chosen. spectrum: whether Forge Neo's Spectrum is on. tab: whose page it is."""
 
     passes: tuple[AskedPass, ...]
     steps: int
@@ -41,6 +41,7 @@ class Asked:
     ran: bool = False
     edits: bool = False
     spectrum: bool = False
+    tab: str = "txt2img"
 
 
 _ANYTHING = {"width": 512, "height": 512, "steps": 20}
@@ -49,10 +50,10 @@ _ANYTHING = {"width": 512, "height": 512, "steps": 20}
 def read(told: Any) -> Asked:
     """What the browser told (JSON); a usual job where it told nothing that can be.
 
-    told: width, height, steps, guidance, sampler, loras (their tags); of img2img denoising and size (of "Resize by", such as ``768x512``),
-    None where they do not count; of the hires pass hires (0: none, else its factor), hires_size (as the host shows it, None where it shows
-    none), hires_width, hires_height (0: by the other one, or by the factor), hires_steps (0: as many), hires_sampler, hires_guidance (None
-    or 0: the same; the Forge family has a field for it); ran, edits and spectrum, see `Asked`.
+    told: tab, width, height, steps, guidance, sampler, loras (their tags); of img2img denoising and size (of "Resize by", such as
+    ``768x512``), None where they do not count; of the hires pass hires (0: none, else its factor), hires_size (as the host shows it, None
+    where it shows none), hires_width, hires_height (0: by the other one, or by the factor), hires_steps (0: as many), hires_sampler,
+    hires_guidance (None or 0: the same; the Forge family has a field for it); ran, edits and spectrum, see `Asked`.
     """
     try:
         given = json.loads(told)
@@ -78,7 +79,8 @@ def _read(given: Mapping[str, Any]) -> Asked:
         passes.append(AskedPass(HIRES, *_hires_size(given, width, height), min(again, MOST_STEPS), own, scale))
     loras = tuple(sorted(loras_in(" ".join(map(str, given.get("loras") or ())))))
     ran, edits, spectrum = (bool(given.get(key)) for key in ("ran", "edits", "spectrum"))
-    return Asked(tuple(passes), steps, guidance, sampler, loras, ran, edits, spectrum)
+    tab = "img2img" if given.get("tab") == "img2img" else "txt2img"
+    return Asked(tuple(passes), steps, guidance, sampler, loras, ran, edits, spectrum, tab)
 
 
 def _hires_size(given: Mapping[str, Any], width: int, height: int) -> tuple[int, int]:

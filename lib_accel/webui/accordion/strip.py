@@ -11,7 +11,7 @@ from html import escape
 from typing import Any
 
 from ...core.fields import SettingError
-from ...core.method import TOKENS, Kind, Method
+from ...core.method import Kind, Method
 from ...core.samplers import SAMPLERS, Sampler, sampler_named
 from ...cost.preview import KINDS, PassPreview, preview_pass, times_as_fast
 from ...settings.few_step_models import few_step_sign
@@ -22,10 +22,11 @@ from ...settings.passes import HIRES, methods_for, without_methods
 from ...settings.presets import PRESETS
 from ...settings.schema import KNOBS, by_label
 from ..host import facts
+from ..host import family as webuis
 from ..host.levels import foreseen
 from ..jobs.job import NO_PASS
 from ..jobs.session import SESSION
-from . import asked, refused, user_presets
+from . import asked, beforehand, refused, user_presets
 from .asked import Asked, AskedPass
 from .filling import loaded_family, plain, sentence_of
 from .marks import changed_knobs, idle_knobs
@@ -39,7 +40,6 @@ NOTHING = 1.005
 NOT_FASTER = "not faster here"
 NOT_FORECAST = "Steps cannot be forecast with this sampler, so less is saved"
 EDITS = "Prompt-to-Prompt is on: steps in which it edits attention always run, so less is saved than shown"
-SPECTRUM = "Spectrum is on and forecasts steps itself: Forecast, DeepCache and guidance skip save nothing beside it"
 UNET_EVALUATIONS = "U-Net row evaluations"
 EVALUATIONS = {TRANSFORMER: "transformer row evaluations"}
 LEFT_ALONE = "With few steps presets leave this model as it is."
@@ -50,7 +50,8 @@ def show(told: Any, *values: Any) -> tuple[str, str, str]:
     """(HTML for the header, HTML of the strip, the sentence below the preset) for the controls' ``values``. told: see `asked.read`."""
     job, form, own = asked.read(told), dict(zip(KNOBS, values)), user_presets.read()[0]
     shape = loaded_family()
-    few = few_step_sign(job.steps, [facts.checkpoint_name()], job.sampler, job.guidance, job.loras, shape == TRANSFORMER)
+    steps = None if facts.is_adaptive(job.sampler) else job.steps
+    few = few_step_sign(steps, [facts.checkpoint_name()], job.sampler, job.guidance, job.loras, shape == TRANSFORMER)
     family = with_steps(shape, few)
     try:
         refused.check(form)
@@ -67,16 +68,19 @@ def show(told: Any, *values: Any) -> tuple[str, str, str]:
     elif few and name.lower() in PRESETS:
         sentence = f"{FEW_STEPS} {', '.join(_titles(settings)) or '-'}"
     gains = {name: f"{gain:.1f}x" for name, gain in _gains(form, own, family, job, shape, left_alone).items() if gain >= NOTHING}
-    data = _data(gains=gains, idle=idle_knobs(settings), changed=changed_knobs(settings, family, own))
-    strips = "".join(_strip(preview, shape) for preview in passes) + _noted(acting, job, shape) + (_ran(shape) if job.ran else "")
+    # The Forge family loads a checkpoint with the first job.
+    waiting = facts.loaded_model() is None and not webuis.family().forge
+    data = _data(gains=gains, idle=idle_knobs(settings), changed=changed_knobs(settings, family, own), waiting=waiting)
+    strips = "".join(_strip(preview, shape) for preview in passes) + _noted(acting, job, shape) + (_ran(job.tab, shape) if job.ran else "")
     return _header(settings, passes), strips + data, sentence
 
 
-def _ran(shape: str) -> str:
-    """The pictures that were drawn last, as they were."""
-    if not SESSION.ran:
+def _ran(tab: str, shape: str) -> str:
+    """The pictures of this tab that were drawn last, as they were."""
+    ran = SESSION.ran.get(tab)
+    if not ran:
         return ""
-    strips = "".join(_strip(preview, shape) for preview in SESSION.ran[:MOST_RAN])
+    strips = "".join(_strip(preview, shape) for preview in ran[:MOST_RAN])
     return f'<details class="accel-ran" open><summary>{_text("Last picture, as it ran")}</summary>{strips}</details>'
 
 
@@ -85,14 +89,11 @@ def _settings(given: Mapping[str, Any], family: str, own: Mapping[str, Any]) -> 
 
 
 def _passes(settings: Settings, job: Asked, shape: str) -> list[PassPreview]:
-    return [
-        preview_pass(
-            *(settings, p.place, shape, p.width, p.height, p.steps, p.guidance, foreseen(p.sampler)),
-            only=_acts_beside_spectrum if job.spectrum else lambda method: True,
-            guided=facts.runs_both(p.guidance),
-        )
-        for p in job.passes
-    ]
+    def preview(p: AskedPass) -> PassPreview:
+        given = {"guided": facts.runs_both(p.guidance), "becomes": beforehand.becoming(p, job)}
+        return preview_pass(settings, p.place, shape, p.width, p.height, p.steps, p.guidance, foreseen(p.sampler), **given)
+
+    return [preview(p) for p in job.passes]
 
 
 def _gains(
@@ -132,18 +133,11 @@ def _idle(settings: Settings, passes: Iterable[Any]) -> bool:
     return not settings["first_pass"] and all(p.place != HIRES for p in passes)
 
 
-def _acts_beside_spectrum(method: Method) -> bool:
-    """Whether it is sure to save something in the calls that Spectrum runs, all rows of which are needed."""
-    return method.declaration.acts_on == TOKENS
-
-
 def _noted(settings: Settings, job: Asked, shape: str) -> str:
     notes = [NO_PASS] * _idle(settings, job.passes)
-    if job.spectrum:
-        notes.append(SPECTRUM)
-    elif any(_misses(settings, p, shape) for p in job.passes):
-        notes.append(NOT_FORECAST)
+    notes += [NOT_FORECAST] * (not job.spectrum and any(_misses(settings, p, shape) for p in job.passes))
     notes += [EDITS] * job.edits
+    notes += beforehand.notes(settings, job)
     return "".join(f'<div class="accel-notes">{_text(note)}</div>' for note in notes)
 
 

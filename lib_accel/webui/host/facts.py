@@ -108,8 +108,13 @@ def why_left_alone(p: Any, settings: Any) -> Reason | None:
 
 
 def takes_steps_as_it_likes(p: Any) -> bool:
-    """Whether the sampler of the pass at hand does not go by the number of steps: DPM adaptive makes them as long as it can."""
-    return "adaptive" in sampler_name(p).lower()
+    """Whether the sampler of the pass at hand does not go by the number of steps."""
+    return is_adaptive(sampler_name(p))
+
+
+def is_adaptive(sampler: str) -> bool:
+    """Whether the sampler of that name does not go by the number of steps: DPM adaptive makes them as long as it can."""
+    return "adaptive" in sampler.lower()
 
 
 def sampler_name(p: Any) -> str:
@@ -212,6 +217,12 @@ def merges_tokens(p: Any) -> bool:
     if family().forge:
         return (p.get_token_merging_ratio(for_hr=bool(getattr(p, "is_hr_pass", False))) or 0) > 0
     return (getattr(p.sd_model, "applied_token_merged_ratio", 0) or 0) > 0
+
+
+def will_merge_tokens(of_picture: bool, hires: bool) -> bool:
+    """The same of a pass that has not begun, by the host's options, which a job may override. of_picture: it is img2img's."""
+    own = "token_merging_ratio_img2img" if of_picture else "token_merging_ratio_hr" if hires else "token_merging_ratio"
+    return any((option(name, 0) or 0) > 0 for name in (own, "token_merging_ratio"))
 
 
 def spares_memory(p: Any) -> bool:

@@ -10,8 +10,8 @@ from ...settings.infotext import shown_preset
 from ...settings.schema import KNOBS
 from . import job
 
-# Cells of the plot that is drawn now; None while there is none.
-_cells: list[str] | None = None
+# Cells of the plot that is drawn now, each with whether it has anything to do with us; None while there is none.
+_cells: list[tuple[str, bool]] | None = None
 # On the host's processing object of a cell: when it began, and the object's id, which copies do not have. Others send it as JSON.
 BEGAN = "accel_began"
 # On the host's script, so that it is watched once.
@@ -33,9 +33,10 @@ def watch(script: Any) -> None:
         try:
             with job.plotted():
                 done = run(self, p, *args, **named)
-            if _cells and done is not None:
+            # Without Accel a plot is the host's alone.
+            if any(ours for _, ours in _cells) and done is not None:
                 line = str(getattr(done, "comments", "") or "").strip()
-                done.comments = "\n".join(filter(None, (told(_cells), FIRST if line else "", line)))
+                done.comments = "\n".join(filter(None, (told([cell for cell, _ in _cells]), FIRST if line else "", line)))
             return done
         finally:
             _cells = before
@@ -57,7 +58,8 @@ def ends(p: Any) -> None:
     mine = job.job_of(p)
     gain = mine.account.times_as_fast if mine is not None and mine.accelerates else None
     seconds = f"{time.perf_counter() - began:.2f} s"
-    _cells.append(f"{_named(p, mine)} {seconds}" + (f" ({gain:.1f}x est.)" if gain is not None else ""))
+    words = f"{_named(p, mine)} {seconds}" + (f" ({gain:.1f}x est.)" if gain is not None else "")
+    _cells.append((words, mine is not None or bool(getattr(p, job.AXES, None))))
 
 
 def told(cells: list[str]) -> str:

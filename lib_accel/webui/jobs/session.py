@@ -35,17 +35,20 @@ class Session:
         self._open: OpenPass | None = None
         self._made: weakref.WeakSet[Accelerator] = weakref.WeakSet()
         self.last: dict[str, Any] | None = None
-        # The steps of the pictures that were drawn last.
-        self.ran: list[PassPreview] = []
+        # The steps of the pictures that were drawn last, by the tab that shows them.
+        self.ran: dict[str, list[PassPreview]] = {}
 
     # -- a job -------------------------------------------------------------------------------------------------------------
 
-    def sweep(self, by: Any = None) -> None:
-        """Take out whatever an earlier job left, however it ended. by: the job that begins; if another's pass is open, that is told."""
+    def sweep(self, by: Any = None, tab: str | None = None) -> None:
+        """Take out whatever an earlier job left, however it ended. by: the job that begins; if another's pass is open, that is told.
+        tab: the one that shows that job; None where none does."""
         if self._open is not None and by is not None and self._open.job.p is not by:
             self._open.job.account.note(self._open.place, INSIDE)
         self._close()
-        self.ran = []
+        if by is None:
+            self.ran.clear()
+        self.ran.pop(tab, None)
         for accelerator in list(self._made):
             accelerator.remove()
         self._made.clear()
@@ -68,15 +71,15 @@ class Session:
         except Exception as error:
             self._give_up(error)
 
-    def close(self, p: Any) -> None:
-        """The pass, and with it all sampling of a batch of ``p``, is over. Writes the account into PNG info."""
+    def close(self, p: Any, tab: str | None = None) -> None:
+        """The pass, and with it all sampling of a batch of ``p``, is over. Writes the account into PNG info. tab: see `sweep`."""
         self._close()
         job = job_of(p)
-        if job is None:
-            self.ran = []
-        else:
+        if tab is not None:
+            self.ran[tab] = job.account.of_batch.ran if job is not None and job.accelerates else []
+        if job is not None:
             job.tell_why_none_was_seen()
-            self.last, self.ran = job.account.as_dict(), job.account.of_batch.ran if job.accelerates else []
+            self.last = job.account.as_dict()
             job.line = job.account.of_batch.short
             write(p)
 
