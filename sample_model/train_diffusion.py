@@ -84,6 +84,11 @@ class Teacher:
         return seen
 
 
+def share_at(progress: float, most: float, fades: float) -> float:
+    """A teacher's part, 0 to 1, at ``progress`` (0..1) of a training: ``most``, and from ``fades`` on less, to nothing."""
+    return most * min(1.0, (1 - progress) / (1 - fades))
+
+
 def loss_of(unet, context: torch.Tensor, clean: torch.Tensor, levels: torch.Tensor, early: float = 1.0, seen: Callable | None = None):
     """Weighted error of the predicted noise for one batch of clean latents (rows, 4, h, w). early: as of a `Kind`.
 
@@ -145,7 +150,7 @@ def main(argv: list | None = None) -> int:
     elif not options.resume:
         reading.pretrain(modules["text_encoder"], modules["reading"], tokenizer, options.reading_steps, options.seed, device)
     folders = (options.large_teacher, LARGE_TEACHER), (options.teacher, SMALL_TEACHER)  # in the order of False, True
-    teachers = [None if folder is None else (Teacher(folder, device), *when) for folder, when in folders]
+    teachers = [None if folder is None else (Teacher(folder, device), when) for folder, when in folders]
     # Of the U-Net that is trained: a model to go on from has a shape of its own.
     modules["labels"] = labels.LabelHead(labels.features_of(modules["unet"])).to(device)
     if device.type == "cpu":
@@ -172,8 +177,8 @@ def main(argv: list | None = None) -> int:
             context = modules["text_encoder"](tokens)[0]
             seen = None
             if chosen := teachers[min(kind.sizes[0]) <= TEACHER_PIXELS]:
-                teacher, most, fades = chosen
-                seen = teacher.says(tokens, most * min(1.0, (1 - budget.progress) / (1 - fades)))
+                teacher, when = chosen
+                seen = teacher.says(tokens, share_at(budget.progress, *when))
             losses = {"noise": loss_of(modules["unet"], context, clean.to(device), levels, kind.early, seen)}
             losses["labels"] = modules["labels"].loss(listener.features, maps.to(device))
             losses["reading"] = modules["reading"].loss(context, texts, lengths)

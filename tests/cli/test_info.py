@@ -212,7 +212,7 @@ def test_a_model_from_disk(tmp_path, capsys):
         (["sd15", "--size", "100"], ["--size", "100", "multiple of 8"]),
         (["sd15", "--batch", "0"], ["--batch", "0"]),
         (["sd15", "--steps", "0"], ["--steps", "0"]),
-        (["sd15", "--variants", "tomesd"], ["tomesd", "presets"]),
+        (["sd15", "--variants", "tomesd"], ["tomesd", "preset"]),
         (["sd15", "--variants", "turbo"], ["turbo"]),
     ],
 )

@@ -112,7 +112,7 @@ def test_prompts_of_different_lengths_in_chunks_are_aligned():
 
 
 def test_different_word_counts_are_a_sentence():
-    with pytest.raises(ValueError, match=r"^edit is 'replace', and 'a cat' has 2 words, 'a big cat' 3; it needs as many"):
+    with pytest.raises(ValueError, match=r"^edit is 'replace', and 'a cat' has 2 words, 'a big cat' 3; it must have as many"):
         alignment.replacement(prompts.Words()("a cat"), prompts.Words()("a big cat"))
 
 

@@ -198,12 +198,14 @@ def test_a_teacher_says_most_of_the_noise_and_nothing_at_the_end(tmp_path, unet_
     tokens, times = torch.zeros(2, 77, dtype=torch.long), torch.tensor([3, 700])
     noisy, noise = torch.randn(2, 2, 4, 8, 8)
     answer = teacher.unet(noisy, times, teacher.text_encoder(tokens)[0]).sample
-    for progress, share in ((0.0, 0.8), (0.5, 0.8), (0.85, 0.4), (1.0, 0.0)):
-        torch.testing.assert_close(teacher.says(tokens, progress)(noisy, times, noise), noise + share * (answer - noise))
+    shares = [train_diffusion.share_at(progress, 0.8, 0.7) for progress in (0.0, 0.5, 0.85, 1.0)]
+    assert shares == pytest.approx([0.8, 0.8, 0.4, 0.0])
+    for share in shares:
+        torch.testing.assert_close(teacher.says(tokens, share)(noisy, times, noise), noise + share * (answer - noise))
 
     def unet(noisy, times, context):
         return SimpleNamespace(sample=teacher.unet(noisy, times, teacher.text_encoder(tokens)[0]).sample)
 
     levels = train_diffusion.noise_levels()
     assert train_diffusion.loss_of(unet, None, noisy, levels, seen=lambda *given: unet(*given).sample).item() == 0
-    assert train_diffusion.main([*unet_arguments, str(tmp_path / "second"), "--teacher", str(folder)]) == 0
+    assert train_diffusion.main([*unet_arguments, str(tmp_path / "second"), "--teacher", str(folder), "--large-teacher", str(folder)]) == 0

@@ -111,7 +111,7 @@ def test_much_is_cut(show):
 
 def test_a_checkpoint_without_chunks_is_told(host, show):
     host.sd_models.switch_to(host.model(kind="sd3"))
-    assert "SD1, SD2 and SDXL" in show("cat -> dog")
+    assert "SD1.x, SD2.x and SDXL" in show("cat -> dog")
 
 
 def test_every_label_and_hint_is_in_the_chinese_localization(host):
