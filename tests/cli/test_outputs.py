@@ -68,15 +68,20 @@ def test_sizes_that_were_measured_are_kept_when_a_later_one_fails(tmp_path, monk
     assert "| 64 | 2 |" in told and told.endswith("Stopped: what comes after these rows was not measured.\n")
 
 
-def test_stopping_a_command_is_one_line_and_sizes_that_were_drawn_stay(tmp_path, monkeypatch, capsys):
+def stop_when(monkeypatch, due):
+    """`quality` is stopped from the keyboard at the first prompt (its number, the size) for which ``due``."""
     drawn = taking_turns.draw_one
 
     def draw_one(work, index, prompt, size):
-        if size == 72:
+        if due(index, size):
             raise KeyboardInterrupt
         return drawn(work, index, prompt, size)
 
     monkeypatch.setattr(taking_turns, "draw_one", draw_one)
+
+
+def test_stopping_a_command_is_one_line_and_sizes_that_were_drawn_stay(tmp_path, monkeypatch, capsys):
+    stop_when(monkeypatch, lambda index, size: size == 72)
     words = f"quality --count 1 --preset --method --steps 1 --size 64 72 --out {tmp_path}"
     assert main(words.split()) == 130
     assert list(json.loads((tmp_path / "quality.json").read_text())["sizes"]) == ["64"]
@@ -84,14 +89,7 @@ def test_stopping_a_command_is_one_line_and_sizes_that_were_drawn_stay(tmp_path,
 
 
 def test_a_stopped_size_keeps_the_prompts_that_were_finished(tmp_path, monkeypatch, capsys):
-    drawn = taking_turns.draw_one
-
-    def draw_one(work, index, prompt, size):
-        if index == 2:
-            raise KeyboardInterrupt
-        return drawn(work, index, prompt, size)
-
-    monkeypatch.setattr(taking_turns, "draw_one", draw_one)
+    stop_when(monkeypatch, lambda index, size: index == 2)
     words = f"quality --count 4 --preset --method --variants fewer:part=0.5 --steps 2 --size 64 72 --out {tmp_path}"
     assert main(words.split()) == 130
     result = json.loads((tmp_path / "quality.json").read_text())

@@ -12,7 +12,6 @@ from ..jobs.circumstances import TOKENS_OFF
 from .asked import Asked, AskedPass
 
 NO_FIXED_STEPS = "This sampler chooses the number of steps itself, so no step is left out and guidance is kept in every step"
-
 SPECTRUM = "Spectrum is on and forecasts steps itself: Forecast, DeepCache and guidance skip save nothing beside it"
 
 
