@@ -8,6 +8,7 @@ from typing import Any
 from .fields import changed, described
 from .method import CALL, ROWS, STAGES
 from .reasons import Reason, as_data
+from .served_steps import ServedSteps
 from .step_count import StepCount
 
 # What methods act on that have no layers to be counted.
@@ -38,8 +39,7 @@ class MethodAccount:
         self.dropped_steps = StepCount()
         self.kept_steps = StepCount()
         self.rows_dropped = 0
-        # Steps in which a picture's call was served, by (number of the pass, picture).
-        self.served_steps: dict[tuple[int, int], set[int]] = {}
+        self.served_steps = ServedSteps()
         self.shallow_steps = StepCount()
         self.rows_shallow = 0
         self.cache_bytes = 0
@@ -57,7 +57,7 @@ class MethodAccount:
 
     def _why_idle(self) -> str | None:
         """Why it did nothing, where nothing else says so."""
-        if self.effects or self.rows_dropped or any(self.served_steps.values()) or self.shallow_steps:
+        if self.effects or self.rows_dropped or self.served_steps or self.shallow_steps:
             return None
         if self.behind:
             return Reason.of("behind", "{method} already leaves out the same rows", method=self.behind)
@@ -81,15 +81,7 @@ class MethodAccount:
 
     def served(self, pass_and_step: tuple[int, int], picture: int, ran: bool = False) -> None:
         """The whole U-Net call of ``picture`` (from 0) was served in this step; or it ran."""
-        number, step = pass_and_step
-        steps = self.served_steps.setdefault((number, picture), set())
-        if not ran:
-            steps.add(step)
-
-    def _served(self) -> list[dict[str, Any]]:
-        """For every pass and picture the steps in which its call was served; empty where none was."""
-        pictures = sorted(self.served_steps.items()) if any(self.served_steps.values()) else []
-        return [{"pass": number, "picture": picture, "steps": sorted(steps)} for (number, picture), steps in pictures]
+        self.served_steps.add(pass_and_step, picture, ran)
 
     def shallow(self, pass_and_step: tuple[int, int], rows: int) -> None:
         """Deep stages of the U-Net were served to ``rows`` rows of a call in this step."""
@@ -139,7 +131,8 @@ class MethodAccount:
             "unguided_steps": len(self.dropped_steps),
             "kept_direction_steps": len(self.kept_steps),
             "evaluations_saved": self.rows_dropped,
-            "served": self._served(),
+            "served": self.served_steps.as_list(),
+            "served_before": self.served_steps.before,
             "shallow_steps": len(self.shallow_steps),
             "rows_shallow": self.rows_shallow,
             "cache_bytes": self.cache_bytes,
@@ -193,11 +186,15 @@ class Report:
         if not d["unet_calls"]:
             return f"no {d['noun']} call was seen"
         passes = f"{d['passes']} passes, " if d["passes"] > 1 else ""
-        calls = f"{d['unet_calls']} {d['noun']} calls"
+        calls = _counted(d["unet_calls"], f"{d['noun']} call")
         calls = f"{d['calls_run']} of {calls} run" if d.get("calls_served") else calls
         ran, whole = self.rows
         rows = f" ({ran} of {whole} row evaluations)" if ran < whole else ""
-        return f"{passes}{d['steps']} steps, {calls} in {d['seconds']:.2f} s{rows}"
+        return f"{passes}{_counted(d['steps'], 'step')}, {calls} in {d['seconds']:.2f} s{rows}"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _did(method: dict[str, Any]) -> bool:
@@ -233,7 +230,7 @@ def _method_clause(method: dict[str, Any], whole: dict[str, Any]) -> str:
         if steps:
             more.append(f"{words} for {steps} of {whole['steps']} steps")
     if method["served"]:
-        more.append(_forecast_words(method["served"], whole))
+        more.append(_forecast_words(method, whole))
     if method["evaluations_saved"]:
         more.append(f"{method['evaluations_saved']} evaluations saved")
     if method["cache_bytes"] and _did(method):
@@ -248,11 +245,12 @@ def _method_clause(method: dict[str, Any], whole: dict[str, Any]) -> str:
     return clause + (f" [{'; '.join(notes)}]" if notes else "")
 
 
-def _forecast_words(served: list[dict[str, Any]], whole: dict[str, Any]) -> str:
+def _forecast_words(method: dict[str, Any], whole: dict[str, Any]) -> str:
     """How many steps were forecast in all passes, by picture where they differ."""
     counts: dict[int, list[int]] = {}
-    for one in served:
+    for one in method["served"]:
         counts.setdefault(one["pass"], []).append(len(one["steps"]))
-    least, most = (sum(map(extreme, counts.values())) for extreme in (min, max))
+    before = method.get("served_before", (0, 0))
+    least, most = (so_far + sum(map(extreme, counts.values())) for so_far, extreme in zip(before, (min, max)))
     of_all = f"of {whole['steps']} steps forecast"
     return f"{most} {of_all}" if least == most else f"{least} to {most} {of_all}, by picture"

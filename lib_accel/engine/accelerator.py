@@ -58,6 +58,8 @@ class Accelerator:
         self._shared = Shared()
         self._calls = [Calls(subject, runners, self._host, traits, self._auto, self._shared) for subject in self._subjects]
         self._removed = False
+        # How many `with` blocks are open.
+        self._entered = 0
         self._put()
 
     # -- what a host tells and asks ------------------------------------------------------------------------------------------
@@ -148,10 +150,13 @@ class Accelerator:
         if self._removed:
             # Everything inside would silently be drawn without it.
             raise RuntimeError("This accelerator was removed and does nothing more. Call accelerated() again.")
+        self._entered += 1
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self.remove()
+        self._entered -= 1
+        if not self._entered:
+            self.remove()
 
     # -- the account -------------------------------------------------------------------------------------------------------
 

@@ -35,9 +35,14 @@ def declare_least(method: str, least: Mapping[str, int] | None) -> None:
         BUILT_IN[kind][method] = tokens
 
 
+def methods_with_least() -> list[str]:
+    """The methods that pay only from some number of tokens on."""
+    return list(dict.fromkeys(name for table in BUILT_IN.values() for name in table))
+
+
 @dataclass(frozen=True)
 class Thresholds:
-    """A table of least token counts by method name. SettingError when one is out of range.
+    """A table of least token counts by method name. SettingError for a name of no method on tokens and for a count out of range.
 
     least: method -> tokens, 0 or more; a method that is not listed acts everywhere. origin: where the table came from, for the report.
     """
@@ -48,6 +53,10 @@ class Thresholds:
     def __post_init__(self) -> None:
         if not isinstance(self.least, Mapping):
             raise SettingError(f"Thresholds.least is {self.least!r}; it must be a mapping of method names to tokens.")
+        known = methods_with_least()
+        for name in self.least:
+            if name not in known:
+                raise SettingError(f"Thresholds.least names {name!r}; it must name methods on tokens: {', '.join(known)}.")
         rule = {"kind": "integer", "low": 0, "high": None}
         least = {name: checked(f"Thresholds.least[{name!r}]", tokens, rule) for name, tokens in self.least.items()}
         object.__setattr__(self, "least", least)
@@ -115,7 +124,8 @@ def read_own(device: torch.device) -> tuple[dict[str, int] | None, str | None]:
             return None, f"the calibration {path} was ignored: it is of version {version!r}, not {VERSION}"
         if table is None:
             return None, f"the calibration {path} was ignored: it was made on another device"
-        least = {str(method): int(tokens) for method, tokens in table.items()}
+        # Another version may have had other methods.
+        least = {method: int(tokens) for method, tokens in table.items() if method in methods_with_least()}
         if any(tokens < 0 for tokens in least.values()):
             raise ValueError("a number of tokens below 0")
         return least, None

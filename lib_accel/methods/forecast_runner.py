@@ -117,7 +117,7 @@ class ForecastRunner(Runner):
     def end_pass(self) -> None:
         if self._beside and not len(self._history):
             self.account.note(_no_forecast(self._beside))
-        elif not any(self.account.served_steps.values()) and not self.account.idle and not self.stopped:
+        elif not self.account.served_steps and not self.account.idle and not self.stopped:
             ended = Reason.of("ended_early", "the pass or the window ended before a step could be forecast")
             self.account.is_idle(Reason.of("too_far_off", "forecasts were too far off in every step") if self._could else ended)
         self._could = False

@@ -78,7 +78,7 @@ def test_a_call_outside_all_windows(kind):
     with accelerated(unet, TokenMerging(window=(0.5, 1))) as accelerator:
         assert (models.call(unet) == plain).all()
     assert "TokenMerging: 0 of 7 layers" in str(accelerator.report())
-    assert "1 steps, 1 U-Net calls" in str(accelerator.report())
+    assert "1 step, 1 U-Net call in" in str(accelerator.report())
 
 
 @both

@@ -141,6 +141,19 @@ def test_a_bad_number_of_tokens_gets_a_sentence(tokens):
         Thresholds({"TokenMerging": tokens})
 
 
+@pytest.mark.parametrize("name", ["TokenMergin", "Forecast", 3])
+def test_a_name_of_no_method_on_tokens_gets_a_sentence(name):
+    with pytest.raises(
+        SettingError, match=rf"Thresholds\.least names {re.escape(repr(name))}; it must name .*: AgentAttention, TokenMerging"
+    ):
+        Thresholds({name: 100})
+
+
+def test_a_calibration_may_name_methods_of_another_version():
+    write_own(CPU, {"TokenMerging": 10, "TokenFolding": 20})
+    assert read_own(CPU) == ({"TokenMerging": 10}, None)
+
+
 def test_a_table_that_is_none_gets_a_sentence():
     with pytest.raises(SettingError, match=r"Thresholds\.least is .*; it must be a mapping"):
         Thresholds([100])

@@ -81,3 +81,14 @@ def test_an_accelerator_that_was_removed_is_not_entered_again():
     with pytest.raises(RuntimeError, match="was removed and does nothing more"), accelerator:
         pass
     accelerator.remove()
+
+
+def test_the_outermost_block_removes():
+    unet = models.ldm_unet()
+    with accelerated(unet, TokenMerging()) as accelerator:
+        with accelerator:
+            models.call(unet)
+        models.call(unet)
+        assert accelerator.report().as_dict()["unet_calls"] == 2
+    with pytest.raises(RuntimeError, match="was removed"), accelerator:
+        pass
