@@ -120,6 +120,15 @@
 
     const marked = {};
     const waits = {};
+    // The family of models that each tab's knobs were filled for; a page opens with those of SD1.
+    const families = {};
+
+    function fillFor(tab, family) {
+        if (!family || family === (families[tab] || "sd1")) return;
+        families[tab] = family;
+        const button = gradioApp().querySelector(`#script_${tab}_accel_refill`);
+        if (button) button.click();
+    }
 
     // What changes when the host, and not somebody on this page, is what makes another preview.
     function host(tab) {
@@ -131,8 +140,9 @@
     function mark(tab) {
         const found = gradioApp().querySelector(`#script_${tab}_accel_strip .accel-told`);
         if (!found) return;
-        const { gains, idle, changed, waiting } = JSON.parse(found.dataset.told);
+        const { gains, idle, changed, waiting, family } = JSON.parse(found.dataset.told);
         waits[tab] = Boolean(waiting);
+        fillFor(tab, family);
         for (const input of gradioApp().querySelectorAll(`#script_${tab}_accel_preset input`)) {
             const gain = gains[input.value];
             input.parentElement.dataset.accelGain = gain ? `~${gain}` : "";

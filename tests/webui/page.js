@@ -15,7 +15,7 @@ const app = {
     querySelector(selector) {
         const tab = selector.match(/^#tab_(txt2img|img2img)$/);
         if (tab) return {};
-        if (selector.endsWith("_refresh") || selector.endsWith("_listing")) return { click: () => clicked.push(selector) };
+        if (/_(refresh|listing|refill)$/.test(selector)) return { click: () => clicked.push(selector) };
         return fields[selector] ?? null;
     },
     querySelectorAll: (selectors) => selectors.split(",").flatMap((selector) => placed[selector.trim()] ?? []),
@@ -118,6 +118,14 @@ updated.forEach((act) => act());
 told.waiting = [pass()];
 clock += 60000;
 told.waiting.push(pass(), pass());
+// Models of another family: the knobs are filled for them, once.
+told.families = [];
+for (const family of ["sd1", "sdxl", "sdxl", "sd1"]) {
+    clicked.length = 0;
+    strip.told = before_waiting.replace("{", `{"family": "${family}", `);
+    updated.forEach((act) => act());
+    told.families.push(clicked.filter((one) => one.endsWith("_refill")));
+}
 strip.told = before_waiting;
 updated.forEach((act) => act());
 pass();

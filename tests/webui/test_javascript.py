@@ -58,6 +58,11 @@ def test_another_checkpoint_is_asked_about_and_a_first_one_until_it_is_loaded(to
     assert (first, later, at_once, after) == (ACCORDION[:1], ACCORDION[:1], [], [])
 
 
+def test_knobs_are_filled_for_a_model_of_another_family(told):
+    refill = ["#script_txt2img_accel_refill"]
+    assert told["families"] == [[], refill, [], refill]
+
+
 def test_the_account_is_not_read_twice_below_a_picture(told):
     assert "Accel report" in told["untold"] and told["once"] == "Steps: 4, Version: 1"
 

@@ -1,6 +1,11 @@
 """A preset is chosen, or becomes Custom, by what somebody touched: gradio 4 tells of an `input` for values that code sets, too."""
 
-from lib_accel.settings.job import METHOD_KNOBS
+import html
+import json
+import re
+
+from lib_accel.settings.job import METHOD_KNOBS, NOT_IN_PRESETS
+from lib_accel.settings.schema import KNOBS
 
 
 def events_on(host, elem_id, kind):
@@ -30,5 +35,28 @@ def test_nothing_of_ours_waits_in_the_queue(host):
     named = ("_accel", "_prompttoprompt_")
     ours = [e for e in host.demo.dependencies if any(name in blocks[at] for name in named for at in e["targets"])]
     asking = [event for event in ours if event["backend_fn"]]
-    assert {"own_save", "own_delete", "refresh"} <= {blocks[at].rsplit("accel_", 1)[-1] for event in asking for at in event["targets"]}
+    assert {"own_save", "own_delete", "refresh", "refill"} <= {
+        blocks[at].rsplit("accel_", 1)[-1] for event in asking for at in event["targets"]
+    }
     assert [blocks[event["targets"][0]] for event in asking if event["queue"] is not False] == []
+
+
+def test_a_model_of_another_family_fills_the_presets_knobs_anew(start):
+    """The page tells the browser the family, and the browser asks for its values; Custom's and pinned numbers of tokens stay."""
+    host = start()
+    from lib_accel.webui.accordion import filling, strip
+
+    filled = [name for name in KNOBS if name not in NOT_IN_PRESETS]
+
+    def values(preset):
+        return {name: update["value"] for name, update in zip(filled, filling.fill_anew(preset)) if "value" in update}
+
+    def family():
+        told = strip.show("", *[control.value for control in host.script().controls])[1]
+        return json.loads(html.unescape(re.search('data-told="([^"]*)"', told)[1]))["family"]
+
+    before = values("Draft"), family()
+    host.sd_models.switch_to(host.model(kind="sdxl", context_dim=2048))
+    assert (before[1], family()) == ("sd1", "sdxl")
+    assert before[0]["downsampling.deeper_factor"] == 2 and values("Draft")["downsampling.deeper_factor"] == 1
+    assert values("Custom") == {} and not any(name.startswith("least.") for name in values("Draft"))

@@ -44,6 +44,11 @@ def fill(chosen: Any) -> list[Any]:
     return _updates({**pinned, **values})
 
 
+def fill_anew(chosen: Any) -> list[Any]:
+    """The knobs for the preset ``chosen`` when a model of another family was loaded. Custom's stay as they are."""
+    return _updates(_meant(chosen))
+
+
 def fill_page(chosen: Any) -> list[Any]:
     """The same for a page that opens with the preset ``chosen``.
 

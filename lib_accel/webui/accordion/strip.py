@@ -70,7 +70,8 @@ def show(told: Any, *values: Any) -> tuple[str, str, str]:
     gains = {name: f"{gain:.1f}x" for name, gain in _gains(form, own, family, job, shape, left_alone).items() if gain >= NOTHING}
     # The Forge family loads a checkpoint with the first job.
     waiting = facts.loaded_model() is None and not webuis.family().forge
-    data = _data(gains=gains, idle=idle_knobs(settings), changed=changed_knobs(settings, family, own), waiting=waiting)
+    marks = {"idle": idle_knobs(settings), "changed": changed_knobs(settings, family, own)}
+    data = _data(gains=gains, **marks, waiting=waiting, family=shape)
     strips = "".join(_strip(preview, shape) for preview in passes) + _noted(acting, job, shape) + (_ran(job.tab, shape) if job.ran else "")
     return _header(settings, passes), strips + data, sentence
 

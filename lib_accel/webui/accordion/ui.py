@@ -106,6 +106,8 @@ def build(elem_id: Callable[[str], str], tab: str) -> Built:
         refresh = gr.Button("Preview", elem_id=elem_id("refresh"), elem_classes=["accel-hidden"])
         # The other tab's scripts press it when they saved or deleted a preset.
         listing = gr.Button("Preview", elem_id=elem_id("listing"), elem_classes=["accel-hidden"])
+        # The browser presses it when a model of another family was loaded.
+        refill = gr.Button("Preview", elem_id=elem_id("refill"), elem_classes=["accel-hidden"])
         sizes = gr.Textbox("", visible=False)
 
     filled = [name for name in KNOBS if name not in NOT_IN_PRESETS]
@@ -128,6 +130,7 @@ def build(elem_id: Callable[[str], str], tab: str) -> Built:
     }
     refresh.click(**look)
     Context.root_block.load(filling.fill_page, **knobs_of_preset)
+    refill.click(filling.fill_anew, **knobs_of_preset)
     listing.click(filling.listed, inputs=[], outputs=[made["preset"]], show_progress=False, queue=False)
     tell = {"fn": None, "_js": f"() => accel.ownChanged({tab!r})", "inputs": [], "outputs": []}
     at_once = {"outputs": [made["preset"], said], "show_progress": False, "queue": False}
