@@ -126,3 +126,13 @@ def test_every_label_and_hint_is_in_the_chinese_localization(host):
     assert [component.label for component in made] == [control.label for control in controls.CONTROLS.values()]
     ids = [block.elem_id for block in demo.blocks.values() if block.elem_id]
     assert len(set(ids)) == len(ids) and "script_txt2img_prompttoprompt_refresh" in ids
+
+
+@pytest.mark.parametrize("edits", ["", "cat -> dog"])
+def test_a_model_that_cannot_be_edited_is_told_as_the_job_tells_it(host, show, edits):
+    host.sd_models.switch_to(host.model(kind="sd3"))
+    html = show(edits)
+    assert (
+        "can change nothing: this model has no transformer blocks of a kind that it knows. It works with SD1.x" in html
+        and "accel-chip" not in html
+    )

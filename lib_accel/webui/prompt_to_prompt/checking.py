@@ -146,8 +146,15 @@ def _check_job(p: Any) -> None:
     if obstacle:
         raise SettingError(f"{TITLE} can change nothing: {obstacle.values.get('why', obstacle)}.")
     other = "sd_model_checkpoint" in (getattr(p, "override_settings", None) or {})
-    if not other and not facts.has_layers(facts.unet_of(p)):
-        raise SettingError(f"{TITLE} can change nothing: this model has no transformer blocks of a kind that it knows.")
+    if not other:
+        check_model(facts.unet_of(p))
+
+
+def check_model(unet: Any) -> None:
+    """SettingError for a U-Net or transformer in which nothing can be edited."""
+    if not facts.has_layers(unet):
+        sentence = "this model has no transformer blocks of a kind that it knows. It works with SD1.x, SD2.x and SDXL"
+        raise SettingError(f"{TITLE} can change nothing: {sentence}.")
 
 
 def prompt_of(line: Line, source: str) -> str:

@@ -16,7 +16,7 @@ from ...core.fields import SettingError
 from ...prompt_to_prompt import Edit, Mixing, PromptTokens, blankless, kind_of, mix, split_words, tokenize
 from ..host import facts
 from . import controls, host_text
-from .checking import checked_form, of_line, prompt_of
+from .checking import check_model, checked_form, of_line, prompt_of
 from .controls import FormValues
 from .lines import Line, parse_lines
 
@@ -34,6 +34,8 @@ def show(told: Any, *values: Any) -> str:
     prompt, seeds, styles = _read(told)
     source = host_text.without_comments(prompt)
     try:
+        if (unet := facts.loaded_unet()) is not None:
+            check_model(unet)
         settings = controls.read(values)
         lines = parse_lines(settings["edits"])
         if not lines:
