@@ -54,6 +54,11 @@ def controlnet_units(p: Any, params: Any) -> tuple[bool, ...]:
     return tuple(units)
 
 
+def stages_now(unet: nn.Module) -> tuple[int, ...]:
+    """Which modules the U-Net's stages are at this moment: Kohya Hires.fix puts scalers in the place of some until a step of its own."""
+    return tuple(id(stage) for name in ("input_blocks", "output_blocks") for stage in getattr(unet, name, ()))
+
+
 def loras_at_work() -> tuple[tuple[str, str], ...]:
     """Which LoRAs are in the U-Net's layers now, and how strongly: what the host's own module for them compares before each layer runs."""
     loaded = getattr(sys.modules.get("networks"), "loaded_networks", None) or ()

@@ -11,10 +11,11 @@ from ...core.rows import Row
 from ...engine.accelerator import Accelerator
 from ...methods.registry import of_known_rows
 from ..jobs.unguided import Unguided, why_guided
-from . import interceptors
+from . import facts, interceptors
 from .levels import Levels, scales_of
-from .neighbours import changing_loras, controlnet_units, loras_at_work
+from .neighbours import changing_loras, controlnet_units, loras_at_work, stages_now
 from .rows import guidance_of, parts_of, rows_of, settled_from
+from .texts import CHANGED, Texts
 
 LEFT_TO_HOST = Reason.of("left_to_host", "guidance was left to the WebUI where it skips the negative prompt itself (NGMS, Skip Early CFG)")
 AND_WEIGHTS = Reason.of("and_weights", "guidance at scale 1 was kept: the weights of the AND prompts do not add up to 1")
@@ -33,6 +34,7 @@ class Steps:
         self._levels = Levels() if self._asks_sigma else None
         self._may_skip = any(method.declaration.acts_on == CALL for method in methods)
         self._unguided: Unguided | None = None
+        self._texts = Texts()
         self._expected: int | None = None
         self._trusts_rows = True
         self.notes: set[str] = set()
@@ -49,13 +51,16 @@ class Steps:
                 self._accelerator.switch_off(of_known_rows(), caller or CHANGED_BATCH)
             self._accelerator.step(index, total, rows)
             return
-        parts = parts_of(denoiser)
+        parts, settled = parts_of(denoiser), settled_from(denoiser, total)
+        self._texts.see(params, stay=index > settled)
+        if self._texts.changes:
+            self.notes.add(CHANGED)
         told = {
             "guidance": self._guidance(denoiser, parts),
-            "settled": settled_from(denoiser, total),
+            "settled": settled,
             "guided_because": why_guided(denoiser, parts),
             "whole_because": changing_loras(denoiser.p),
-            "state": (controlnet_units(denoiser.p, params), loras_at_work()),
+            "state": (controlnet_units(denoiser.p, params), loras_at_work(), stages_now(facts.unet_of(denoiser.p)), self._texts.changes),
         }
         if self._levels is not None:
             told |= self._of_sampler(denoiser, params)
