@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import nn
 
+from ..core.reasons import Reason
 from ..core.sites import Site, named, sites_in
 from ..core.stages import Stage, StageList
+from . import known
 from .base import Backend
+
+# Packages whose modules in a U-Net work row by row, besides its own.
+ROW_BY_ROW = frozenset({"torch", "tomesd", "lib_accel", *known.HOST_FORWARDS})
 
 
 class LDMBackend(Backend):
@@ -42,6 +49,29 @@ class LDMBackend(Backend):
             stages.add("up", level, "block", {f"output_blocks.{index}": module})
             level -= _changes_size(module, "Upsample")
         return stages.done()
+
+    def rows_obstacle(self, unet: nn.Module, args: tuple, kwargs: dict, count: int, by_host: bool) -> str | None:
+        return known.class_obstacle(unet) or next(_strangers(unet, by_host), None)
+
+
+def _strangers(unet: nn.Module, by_host: bool) -> Iterator[str]:
+    """What of ``unet`` may count rows or mix them (clauses): NegPiP halves a batch, AnimateDiff's modules make one video of it."""
+    # Others put theirs behind the first of a stage.
+    packages = ROW_BY_ROW | {_package(type(module)) for module in (unet, next(unet.middle_block.children(), unet))}
+    for name, module in unet.named_modules():
+        if by_host and module is unet:
+            continue
+        place, kind = name or "the U-Net", type(module)
+        if _package(kind) not in packages:
+            yield Reason.of("module", "{place} is a {kind} of {package}", place=place, kind=kind.__name__, package=_package(kind))
+        for forward in ("forward", "_forward"):
+            obstacle = known.forward_obstacle(known.own_forward(module, forward), known.ROWS, known.HOST_FORWARDS, place)
+            if obstacle:
+                yield obstacle
+
+
+def _package(kind: type) -> str:
+    return kind.__module__.partition(".")[0]
 
 
 def _changes_size(stage: nn.Module, class_name: str) -> bool:

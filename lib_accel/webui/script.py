@@ -10,6 +10,7 @@ from modules import errors
 
 from ..core.errors import strict
 from ..settings.passes import FIRST, HIRES
+from . import callbacks
 from .accordion import ui
 from .host import requests
 from .jobs import job, plots, sharing, started
@@ -35,6 +36,13 @@ def _carefully(moment: Any) -> Any:
             errors.report(f"Accel failed in {moment.__name__} and is off for this job", exc_info=True)
 
     return careful
+
+
+def _open(p: Any, place: str, has_sampler: bool = True) -> None:
+    """See `Session.open`."""
+    if job.job_of(p) is not None:
+        callbacks.come_last()
+    SESSION.open(p, place, has_sampler)
 
 
 class AccelScript(scripts.Script):
@@ -81,19 +89,19 @@ class AccelScript(scripts.Script):
         if mine is not None and mine.edits is not None:
             mine.edits.pad(p)
         if not EVERY_SAMPLING:
-            SESSION.open(p, FIRST, has_sampler=False)
+            _open(p, FIRST, has_sampler=False)
 
     if EVERY_SAMPLING:
 
         @_carefully
         def process_before_every_sampling(self, p: Any, *args: Any, **kwargs: Any) -> None:
-            SESSION.open(p, HIRES if getattr(p, "is_hr_pass", False) else FIRST)
+            _open(p, HIRES if getattr(p, "is_hr_pass", False) else FIRST)
 
     else:
 
         @_carefully
         def before_hr(self, p: Any, *args: Any) -> None:
-            SESSION.open(p, HIRES)
+            _open(p, HIRES)
 
     if POST_SAMPLE:
 

@@ -384,3 +384,14 @@ def test_placeholders_are_never_computed_with():
         assert isinstance(out, Placeholder)
     real += 1
     assert torch.nn.Conv2d(3, 5, 3)(one).shape == real.shape
+
+
+def test_placeholders_come_apart_into_as_many_as_tensors_do():
+    """FreeU takes the highest and the lowest of what enters a stage, with their places."""
+    one = Placeholder.like(torch.ones(2, 3, 4, 4))
+    highest, place = torch.max(one, dim=1, keepdim=True)
+    assert isinstance(highest, Placeholder) and highest.shape == (2, 1, 4, 4) and place.dtype == torch.int64
+    assert isinstance(torch.max(one), Placeholder) and one.min(dim=-1).values.shape == (2, 3, 4)
+    assert [tuple(part.shape) for part in one.chunk(3, dim=1)] == [(2, 1, 4, 4)] * 3
+    first, second = one
+    assert isinstance(second, Placeholder) and first.shape == (3, 4, 4)

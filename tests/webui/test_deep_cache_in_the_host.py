@@ -1,6 +1,7 @@
 """DeepCache in the host double: which steps run the shallow stages alone, and what is told of it."""
 
 import pytest
+import torch
 from acting import unet_of
 from harness import pixels, same
 from stepping import last_report
@@ -99,3 +100,26 @@ def test_where_every_step_runs_in_whole(host, fields):
     plain = host.job(steps=STEPS, **fields)
     done = host.job(accel=DEEP, steps=STEPS, **fields)
     assert same(done, plain) and "DeepCache is off" in done.comments
+
+
+class FreeU:
+    """What FreeU puts in the place of torch where an LDM U-Net joins skip connections."""
+
+    def __getattr__(self, name):
+        return getattr(torch, name)
+
+    def cat(self, tensors, dim):
+        h, skip = tensors
+        highest, _ = torch.max(h.mean(1).flatten(1), dim=-1, keepdim=True)
+        h *= 1 + 0.1 * (h.mean(1, keepdim=True) / highest[..., None, None])
+        return torch.cat([h, torch.fft.ifftn(torch.fft.fftn(skip, dim=(-2, -1)) * 0.9, dim=(-2, -1)).real], dim=dim)
+
+
+def test_beside_freeu(host, monkeypatch):
+    from ldm.modules.diffusionmodules import openaimodel
+
+    monkeypatch.setattr(openaimodel, "th", FreeU())
+    plain = host.job(steps=STEPS)
+    host.job(accel=DEEP, steps=STEPS)
+    assert shallow_steps(host) == [len(FIXED)] and not host.errors.reports
+    assert same(host.job(steps=STEPS), plain)

@@ -4,6 +4,7 @@ import sys
 
 import guided
 import pytest
+import torch
 from guided import rows_run
 from harness import same
 from stepping import last_report, methods_of
@@ -126,6 +127,45 @@ def test_a_lora_whose_weight_changes_in_mid_pass(host, monkeypatch, settings):
 
     monkeypatch.setitem(host.callbacks.callbacks, "cfg_denoiser", [("lora", change), *host.callbacks.callbacks["cfg_denoiser"]])
     assert rows_run_by_step(host, settings)[0] == [2, 2, 2, 1, 1, 1, 2, 1, 1, 1]
+
+
+def test_texts_that_another_extension_changes_in_mid_pass(host):
+    """CADS draws noise into them in early steps: nothing is continued from another text. Prompt editing is told beforehand."""
+
+    def noise(params):
+        if params.denoiser.step < 6:
+            params.text_cond = params.text_cond + torch.randn(params.text_cond.shape) * 0.1
+
+    host.callbacks.on_cfg_denoiser(noise)
+    rows, done = rows_run_by_step(host, FREE, steps=16)
+    assert all(rows[:9]) and 0 in rows[9:]
+    assert "another extension changed the prompts' texts in mid-pass" in done.comments
+    host.callbacks.remove_callbacks_for_function(noise)
+    assert "changed" not in rows_run_by_step(host, FREE, steps=16, prompt="a [b:c:0.3] [d|e]")[1].comments
+
+
+def test_stages_that_another_extension_puts_scalers_around(host):
+    """Kohya Hires.fix, until a step of its own: nothing is continued from the U-Net with scalers to the one without."""
+    unet = host.shared.sd_model.model.diffusion_model
+    first, last = unet.input_blocks[2], unet.output_blocks[-3]
+
+    class Scaler(torch.nn.Module):
+        def __init__(self, scale, block):
+            super().__init__()
+            self.scale, self.block = scale, block
+
+        def forward(self, x, *args):
+            return self.block(torch.nn.functional.interpolate(x, scale_factor=self.scale), *args)
+
+    def put(params):
+        begins, ends = params.denoiser.step == 0, params.denoiser.step == 6
+        if begins or ends:
+            unet.input_blocks[2], unet.output_blocks[-3] = (Scaler(0.5, first), Scaler(2.0, last)) if begins else (first, last)
+
+    host.callbacks.on_cfg_denoiser(put)
+    rows, _ = rows_run_by_step(host, FREE, steps=16)
+    assert not rows[5] and all(rows[6:9]) and 0 in rows[9:]
+    assert not host.errors.reports
 
 
 def test_off_is_exact_after_it(host):

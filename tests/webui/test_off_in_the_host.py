@@ -87,11 +87,16 @@ def test_off_after_a_job_that_was_stopped(start, how):
     host = start()
     unet = host.shared.sd_model.model.diffusion_model
     before = fingerprint(unet)
-    host.callbacks.on_cfg_denoiser(lambda params: getattr(host.shared.state, how)() if params.sampling_step == 2 else None)
+
+    def stop(params):
+        if params.sampling_step == 2:
+            getattr(host.shared.state, how)()
+
+    host.callbacks.on_cfg_denoiser(stop)
     stopped = host.job(accel=ON)
     assert "4 steps, 4 U-Net calls" in stopped.comments
     assert differences(before, fingerprint(unet)) == set()
-    host.callbacks.callbacks["cfg_denoiser"].pop()
+    host.callbacks.remove_callbacks_for_function(stop)
     assert same(host.job(), without)
 
 

@@ -5,7 +5,7 @@ import importlib
 import guided
 import pytest
 import torch
-from acting import unet_of
+from acting import blocks, unet_of
 from harness import same
 from serving import ServeCalls, ServeStage, Shallow, res_blocks_run
 from traces import differences, fingerprint
@@ -130,3 +130,38 @@ def test_a_control_that_comes_and_goes(host, serving, monkeypatch, when):
     # What the neighbour put back, if that is not ours.
     assert not isinstance(vars(unet).pop("forward", None), InstanceForward)
     assert not differences(before, fingerprint(unet))
+
+
+def pairing(module, pictures):
+    """NegPiP's attention: of twice as many rows as pictures the second half is the negative prompt's, of others all are the prompt's."""
+
+    def forward(x, context=None, mask=None):
+        text = context.clone()
+        text[: pictures if len(x) == 2 * pictures else len(x)] += 1
+        return type(module).forward(module, x, text, mask)
+
+    return forward
+
+
+@pytest.mark.parametrize("method", [ServeCalls(every=3, images=(1,)), Shallow(2, images=(1,))], ids=["calls", "stages"])
+def test_pictures_are_not_skipped_one_by_one_beside_attention_that_counts_rows(host, serving, method):
+    for block in blocks(host):
+        block.attn2.forward = pairing(block.attn2, 2)
+    plain = host.job(batch_size=2)
+    served = serving(method, batch_size=2)
+    assert same(served, plain)
+    assert "a forward from test_served_in_the_host is on" in served.comments
+
+
+@pytest.mark.parametrize("method", [ServeCalls(every=3, images=(1,)), Shallow(2, images=(1,))], ids=["calls", "stages"])
+def test_pictures_are_not_skipped_one_by_one_beside_modules_that_mix_rows(host, serving, method):
+    class Frames(torch.nn.Module):
+        """Motion modules: each frame sees the mean of all."""
+
+        def forward(self, x):
+            return x + x.unflatten(0, (2, -1)).mean(1, keepdim=True).expand(-1, len(x) // 2, -1, -1, -1).flatten(0, 1)
+
+    torch.nn.Sequential.append(unet_of(host).input_blocks[1], Frames())
+    plain = host.job(batch_size=2)
+    served = serving(method, batch_size=2)
+    assert same(served, plain) and "is a Frames of test_served_in_the_host" in served.comments

@@ -169,12 +169,12 @@ def test_a_kept_direction_brings_the_picture_closer(host, situation, monkeypatch
     """In every batching, AND prompts too: the host's own combination gets rows that guide."""
     from modules import sd_samplers_cfg_denoiser, shared
 
-    def predict(self, x, sigma, cond):
+    def forward(self, x, sigma, cond):
         """In the real host's units; a network that hardly changes from step to step."""
         sigma = sigma.view(-1, 1, 1, 1)
         return x - sigma * shared.sd_model.apply_model(x * 0 + 0.1, sigma[:, 0, 0, 0] * 0, cond)
 
-    monkeypatch.setattr(sd_samplers_cfg_denoiser.CFGDenoiser, "predict", predict)
+    monkeypatch.setattr(sd_samplers_cfg_denoiser.Inner, "forward", forward)
     options, fields, guided, unguided = TABLE[situation]
     host.shared.opts.data.update(options)
     fields = {"batch_size": 2, "cfg_scale": 3, **fields}

@@ -12,6 +12,8 @@ from ...backends.known import forward_in_class
 from ...core.reasons import Reason
 
 TITLE = "regional prompter"
+# Where AnimateDiff's layers come from: they look at the rows of a batch as frames of one video.
+MOTION = "motion_module"
 OFF = ("", "0", "false", "none")
 CHANGING = Reason.of("lora_changes", "a LoRA's weight changes from step to step")
 # LoRA Control writes weight@step, LoRA Block Weight start=, stop= or step=.
@@ -22,6 +24,8 @@ def counting_rows(p: Any, unet: nn.Module) -> str | None:
     """Who counts on every row of a job's batches, by name; None when nobody does."""
     if regional_prompter(p, unet):
         return "Regional Prompter"
+    if any(type(module).__module__ == MOTION for module in unet.modules()):
+        return "AnimateDiff"
     step_cache = forward_in_class(unet)
     if step_cache:
         return step_cache.removesuffix(".py")
@@ -48,6 +52,11 @@ def controlnet_units(p: Any, params: Any) -> tuple[bool, ...]:
             begin, end = getattr(unit, "start_guidance_percent", 0.0), getattr(unit, "stop_guidance_percent", 1.0)
             units.append(begin <= done <= end)
     return tuple(units)
+
+
+def stages_now(unet: nn.Module) -> tuple[int, ...]:
+    """Which modules the U-Net's stages are at this moment: Kohya Hires.fix puts scalers in the place of some until a step of its own."""
+    return tuple(id(stage) for name in ("input_blocks", "output_blocks") for stage in getattr(unet, name, ()))
 
 
 def loras_at_work() -> tuple[tuple[str, str], ...]:

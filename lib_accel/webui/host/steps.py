@@ -11,9 +11,11 @@ from ...core.rows import Row
 from ...engine.accelerator import Accelerator
 from ...methods.registry import of_known_rows
 from ..jobs.unguided import Unguided, why_guided
+from . import facts, interceptors
 from .levels import Levels, scales_of
-from .neighbours import changing_loras, controlnet_units, loras_at_work
+from .neighbours import changing_loras, controlnet_units, loras_at_work, stages_now
 from .rows import guidance_of, parts_of, rows_of, settled_from
+from .texts import CHANGED, Texts
 
 LEFT_TO_HOST = Reason.of("left_to_host", "guidance was left to the WebUI where it skips the negative prompt itself (NGMS, Skip Early CFG)")
 AND_WEIGHTS = Reason.of("and_weights", "guidance at scale 1 was kept: the weights of the AND prompts do not add up to 1")
@@ -32,6 +34,7 @@ class Steps:
         self._levels = Levels() if self._asks_sigma else None
         self._may_skip = any(method.declaration.acts_on == CALL for method in methods)
         self._unguided: Unguided | None = None
+        self._texts = Texts()
         self._expected: int | None = None
         self._trusts_rows = True
         self.notes: set[str] = set()
@@ -40,25 +43,27 @@ class Steps:
         """The host is about to run a step: its callback `on_cfg_denoiser`."""
         self.restore()
         index, total = denoiser.step, max(int(denoiser.total_steps), 1)
-        rows = rows_of(denoiser, params) if self._trusts_rows else None
+        caller = interceptors.caller(denoiser)
+        rows = rows_of(denoiser, params) if self._trusts_rows and caller is None else None
         self._expected = None if rows is None else len(rows)
         if rows is None or not self._drops:
             if rows is None:
-                self._accelerator.switch_off(of_known_rows(), CHANGED_BATCH)
+                self._accelerator.switch_off(of_known_rows(), caller or CHANGED_BATCH)
             self._accelerator.step(index, total, rows)
             return
-        parts = parts_of(denoiser)
+        parts, settled = parts_of(denoiser), settled_from(denoiser, total)
+        self._texts.see(params, stay=index > settled)
+        if self._texts.changes:
+            self.notes.add(CHANGED)
         told = {
-            "guidance": guidance_of(denoiser) if self._drops_at_one else None,
-            "settled": settled_from(denoiser, total),
+            "guidance": self._guidance(denoiser, parts),
+            "settled": settled,
             "guided_because": why_guided(denoiser, parts),
             "whole_because": changing_loras(denoiser.p),
-            "state": (controlnet_units(denoiser.p, params), loras_at_work()),
+            "state": (controlnet_units(denoiser.p, params), loras_at_work(), stages_now(facts.unet_of(denoiser.p)), self._texts.changes),
         }
         if self._levels is not None:
             told |= self._of_sampler(denoiser, params)
-        if told["guidance"] is None and self._drops_at_one and denoiser.p.cfg_scale == 1:
-            self.notes.add(AND_WEIGHTS)
         self._accelerator.step(index, total, rows, **told)
         if not any(row.role == "uncond" for row in rows):
             if self._leaves_out:
@@ -72,6 +77,16 @@ class Steps:
         rows = rows[: sum(parts)] if branch == "cond" else [Row("uncond", i) for i, count in enumerate(parts) for _ in range(count)]
         self._expected = len(rows)
         self._accelerator.step(index, total, rows, dropped=True, **told)
+
+    def _guidance(self, denoiser: Any, parts: Sequence[int]) -> float | None:
+        """The scale at which guidance may be dropped when it is 1; None where there is none such. What keeps it then is noted."""
+        if not self._drops_at_one:
+            return None
+        combiner = interceptors.combiner(denoiser, parts)
+        scale = None if combiner else guidance_of(denoiser)
+        if scale is None and denoiser.p.cfg_scale == 1:
+            self.notes.add(Reason.of("kept_at_one", "guidance at scale 1 was kept: {why}", why=combiner) if combiner else AND_WEIGHTS)
+        return scale
 
     def _of_sampler(self, denoiser: Any, params: Any) -> dict[str, Any]:
         """What is told for methods that go by noise levels, or leave out whole steps; see `Accelerator.step`."""

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ...core.reasons import Reason
-from ..host import facts
+from ..host import facts, interceptors
 from ..host.rows import host_skips_uncond, is_edit, parts_of
 
 # Of a picture, by its number: the direction that it is guided by all the same, as predicted noise [channels, h, w]; None for none.
@@ -38,7 +38,9 @@ def why_guided(denoiser: Any, parts: Sequence[int]) -> str | None:
     previews = facts.option("live_preview_content", "Prompt") == "Negative prompt"
     if previews and hasattr(denoiser, "alphas") and any(count != 1 for count in parts):
         return Reason.of("negative_previews", "live previews show the negative prompt of an AND prompt")
-    return None
+    # What others make of AND prompts without a negative prompt is no sum.
+    by_others = interceptors.combiner(denoiser, parts) if any(count != 1 for count in parts) else None
+    return by_others or interceptors.reader()
 
 
 class Unguided:

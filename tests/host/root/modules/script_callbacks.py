@@ -2,14 +2,22 @@
 
 import sys
 from dataclasses import field, make_dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from modules import errors
 
 BEFORE_JOBS = ("app_started", "before_reload", "script_unloaded", "before_ui", "model_loaded")
 CATEGORIES = (*BEFORE_JOBS, "cfg_denoiser", "cfg_denoised", "cfg_after_cfg", "infotext_pasted")
 BACKWARDS = ("script_unloaded", "before_ui")
-callbacks: dict[str, list[tuple[str, Any]]] = {category: [] for category in CATEGORIES}
+
+
+class ScriptCallback(NamedTuple):
+    script: str
+    callback: Any
+
+
+callbacks: dict[str, list[ScriptCallback]] = {category: [] for category in CATEGORIES}
+callback_map = {f"callbacks_{category}": registered for category, registered in callbacks.items()}
 
 _steps = ["sampling_step", "total_sampling_steps"]
 _by_whom = ("denoiser", Any, field(default=None))
@@ -20,7 +28,7 @@ AfterCFGCallbackParams = make_dataclass("AfterCFGCallbackParams", ["x", *_steps]
 
 def _registrar(category):
     def register(callback, *, name=None):
-        callbacks[category].append((sys._getframe(1).f_code.co_filename, callback))
+        callbacks[category].append(ScriptCallback(sys._getframe(1).f_code.co_filename, callback))
 
     return register
 

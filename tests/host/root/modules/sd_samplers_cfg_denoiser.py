@@ -8,6 +8,14 @@ from modules.prompt_parser import cat, each
 from modules.script_callbacks import AfterCFGCallbackParams, CFGDenoisedParams, CFGDenoiserParams, dispatch
 
 
+class Inner(nn.Module):
+    """What a denoiser calls: denoised rows. The timestep falls with sigma."""
+
+    def forward(self, x, sigma, cond):
+        sigma_ = sigma.view(-1, 1, 1, 1)
+        return x - shared.sd_model.apply_model(x * (1 + sigma_**2).rsqrt(), sigma / 14.0 * 999, cond) * sigma_ * 0.1
+
+
 class CFGDenoiser(nn.Module):
     # Older hosts do not tell their callbacks who calls.
     tells_denoiser = True
@@ -16,11 +24,7 @@ class CFGDenoiser(nn.Module):
         super().__init__()
         self.sampler, self.p, self.step, self.init_latent = sampler, None, 0, None
         self.steps = self.total_steps = self.image_cfg_scale = None
-
-    def predict(self, x, sigma, cond):
-        """Denoised rows. The timestep falls with sigma."""
-        sigma_ = sigma.view(-1, 1, 1, 1)
-        return x - shared.sd_model.apply_model(x * (1 + sigma_**2).rsqrt(), sigma / 14.0 * 999, cond) * sigma_ * 0.1
+        self.inner_model = Inner()
 
     def combine_denoised(self, x_out, conds_list, uncond, cond_scale):
         unconditional = x_out[-uncond.shape[0] :]
@@ -70,7 +74,7 @@ class CFGDenoiser(nn.Module):
         x_out = self._predict_all(x_in, sigma_in, image_in, text, negative, batch, skips, edit)
         if skips:
             x_out = torch.cat([x_out, torch.stack([x_out[parts[0][0]] for parts in conds_list])])
-        dispatch("cfg_denoised", CFGDenoisedParams(x_out, *steps, self.predict))
+        dispatch("cfg_denoised", CFGDenoisedParams(x_out, *steps, self.inner_model))
         if edit:
             denoised = self._combine_edit(x_out, cond_scale)
         else:
@@ -95,9 +99,9 @@ class CFGDenoiser(nn.Module):
         for begin in range(0, cond.shape[0], size):
             part = each(lambda tensor, begin=begin: tensor[begin : begin + size], cond)
             rows = slice(begin, begin + part.shape[0])
-            outputs.append(self.predict(x[rows], sigma[rows], {"c_crossattn": part, "c_concat": image if whole else image[rows]}))
+            outputs.append(self.inner_model(x[rows], sigma[rows], cond={"c_crossattn": part, "c_concat": image if whole else image[rows]}))
         if len(groups) > 1:
             # All rows where it holds none: the host counts from the end.
             rows = slice(-negative.shape[0], None)
-            outputs.append(self.predict(x[rows], sigma[rows], {"c_crossattn": negative, "c_concat": image[rows]}))
+            outputs.append(self.inner_model(x[rows], sigma[rows], cond={"c_crossattn": negative, "c_concat": image[rows]}))
         return torch.cat(outputs)
