@@ -86,8 +86,9 @@ HOOKS = frozenset(
     }
 )
 
-# Packages whose functions, as hooks of torch's own kind, work row by row and token by token: they prepare weights, or count.
-TORCH_HOOKS = {"torch", "diffusers", "peft", "torchao", "optimum", "bitsandbytes", "accelerate", "lib_accel"}
+# Packages whose functions, as hooks of torch's own kind, work row by row and token by token: they prepare or move weights, or count. The
+# WebUI's ("modules") move the parts of a model to the GPU with --lowvram.
+TORCH_HOOKS = {"torch", "diffusers", "peft", "torchao", "optimum", "bitsandbytes", "accelerate", "modules", "lib_accel"}
 
 # Forwards on diffusers' layers and blocks: package -> what may be done. Those of diffusers and accelerate run the hooks above.
 DIFFUSERS_FORWARDS: dict[str, frozenset[str]] = {"diffusers": _ALL, "accelerate": _ALL}

@@ -219,6 +219,35 @@ def test_the_coefficients_of_lms_integrate_cubics_exactly():
     assert gains.lms(sigmas, j) == pytest.approx(sum(map(abs, areas)) / sigmas[j])
 
 
+FORGE = json.loads((Path(__file__).parents[1] / "data/samplers/forge.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("schedule", sorted(FORGE["pictures"]))
+@pytest.mark.parametrize("name", ["Res Multistep", "ER SDE"])
+def test_weights_are_those_of_the_forge_familys_samplers(name, schedule):
+    """Steps made of them go through the latents that the host's own functions were seen to go through."""
+    kind, steps = schedule.rsplit(" ", 1)
+    sigmas, pictures = WEBUI["schedules"][kind][steps], FORGE["pictures"][schedule]
+    weights = gains.res_weights if name == "Res Multistep" else gains.er_sde_weights
+    kept = (lambda sigma: sigma) if name == "Res Multistep" else gains.er_scale
+    x = 1.0
+    for j, seen in enumerate(FORGE[name][schedule]):
+        assert x == pytest.approx(seen, abs=2e-6)
+        if sigmas[j + 1] > 0:
+            kept_part = kept(sigmas[j + 1]) / kept(sigmas[j])
+            x = kept_part * x + sum(weight * pictures[j - back] for back, weight in enumerate(weights(sigmas, j)))
+
+
+@pytest.mark.parametrize("name", ["Res Multistep", "ER SDE"])
+def test_the_gain_of_the_forge_familys_samplers(name):
+    """What a call weighs in its own step and in the next; the last step is its picture."""
+    sigmas = karras()
+    gain, weights = (gains.res_multistep, gains.res_weights) if name == "Res Multistep" else (gains.er_sde, gains.er_sde_weights)
+    assert gain(sigmas, 8) == pytest.approx(abs(weights(sigmas, 8)[0]) + abs(weights(sigmas, 9)[1]))
+    assert gain(sigmas, 23) == pytest.approx(abs(weights(sigmas, 23)[0]))
+    assert gain(sigmas, 24) == 1.0
+
+
 def test_even_schedules_are_not_steep():
     assert not gains.is_steep(karras()) and not gains.is_steep(karras(20))
     assert gains.is_steep(WEBUI["schedules"]["Uniform"]["25"]) and gains.is_steep(WEBUI["schedules"]["KL Optimal"]["25"])
@@ -227,7 +256,8 @@ def test_even_schedules_are_not_steep():
 def test_a_first_level_without_end_costs_no_numbers():
     """Zero terminal SNR: nothing can be said of the step from there, and later ones are as they are."""
     sigmas = [math.inf, *karras()[5:]]
-    assert all(math.isfinite(gains.dpmpp_2m(sigmas, j)) for j in range(1, len(sigmas) - 1))
+    for gain in (gains.dpmpp_2m, gains.res_multistep, gains.er_sde):
+        assert all(math.isfinite(gain(sigmas, j)) for j in range(1, len(sigmas) - 1))
 
 
 def test_calls_of_the_samplers_that_run_twice():
