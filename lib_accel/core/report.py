@@ -80,10 +80,12 @@ class MethodAccount:
         self.rows_dropped += rows
 
     def served(self, pass_and_step: tuple[int, int], picture: int, ran: bool = False) -> None:
-        """The whole U-Net call of ``picture`` (from 0) was served in this step; or it ran."""
+        """The whole U-Net call of ``picture`` (from 0) was served in this step; or it ran, if only for some of its rows."""
         number, step = pass_and_step
         steps = self.served_steps.setdefault((number, picture), set())
-        if not ran:
+        if ran:
+            steps.discard(step)
+        else:
             steps.add(step)
 
     def _served(self) -> list[dict[str, Any]]:

@@ -135,5 +135,12 @@ class Whereabouts:
         more = (told.settled, told.guided_because, told.dropped, evaluation, sigmas)
         moment = Moment(step, layout, place, told.guidance, self._noise.kind, noise, sample, *more)
         state = told.state if self._clock.told else residuals_of(self._loop)
-        more_told = {"state": state, "whole_because": told.whole_because, "mixed": self._noise.mixed}
+        others = _without(self._clock.rows_told, layout)
+        more_told = {"state": state, "whole_because": told.whole_because, "mixed": self._noise.mixed, "in_other_calls": others}
         return replace(moment, sampler=sampler, scales=scales, **more_told)
+
+
+def _without(told: Sequence[Row] | None, rows: Layout) -> Layout:
+    """Those of the rows that a host told of a step which are not among ``rows``."""
+    here = {row.key for row in rows}
+    return Layout(row for row in told or () if row.key not in here)

@@ -149,7 +149,9 @@ class DeepCacheRunner(Runner):
 
     def _serves(self, moment: Moment, rows: tuple[int, ...], image: int) -> bool:
         """Whether the picture ``image`` needs no whole call: all of its rows were kept last in one step, and not too long ago."""
-        kept = {self._kept_at.get(moment.rows[index].key) for index in rows if moment.rows[index].image == image}
+        # Those in other calls of the step, too: the picture is guided by all of them.
+        whole = (*(moment.rows[index] for index in rows), *moment.in_other_calls)
+        kept = {self._kept_at.get(row.key) for row in whole if row.image == image}
         since = kept.pop()
         if kept or since is None or not 0 < self._index - since < self.config.every:
             return False
