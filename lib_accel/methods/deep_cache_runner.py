@@ -15,6 +15,10 @@ from ..engine.contract import Moment, Runner, StageCut, UNetCall
 
 BY_SAMPLER = "by sampler"
 HIDDEN = "hidden"
+# Why nothing was served to the end.
+NO_STEP = Reason.of("no_step_between", "no step was left between those that always run")
+TOO_FAR_OFF = Reason.of("kept_too_far_off", "what was kept was too far off in every step")
+NEVER_WHOLE = Reason.of("never_all_rows", "never were all rows of a picture kept in one step: guidance came and went")
 
 
 def _in_whole(why: str) -> Reason:
@@ -32,6 +36,7 @@ class DeepCacheRunner(Runner):
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         self._served_any = False
+        self._why_idle = NO_STEP
         self.reset()
 
     def reset(self) -> None:
@@ -68,7 +73,7 @@ class DeepCacheRunner(Runner):
             self._begin(moment)
         self._index, self._sigma = moment.step.index, self._level(moment)
         if not self._served_any:
-            self.account.is_idle(Reason.of("no_step_between", "no step was left between those that always run"))
+            self.account.is_idle(self._why_idle)
         if self._index < moment.settled:
             self.account.note(waiting_for_prompts("DeepCache", moment.settled, moment.step.total))
             self._forget()
@@ -153,12 +158,22 @@ class DeepCacheRunner(Runner):
         whole = (*(moment.rows[index] for index in rows), *moment.in_other_calls)
         kept = {self._kept_at.get(row.key) for row in whole if row.image == image}
         since = kept.pop()
+        if kept:
+            self._tell_idle(NEVER_WHOLE)
         if kept or since is None or not 0 < self._index - since < self.config.every:
             return False
         if not self.config.tolerance:
             return True
         drift = self._drift.get(image)
-        return drift is not None and drift * (self._index - since) <= self.config.tolerance
+        near = drift is not None and drift * (self._index - since) <= self.config.tolerance
+        if not near:
+            self._tell_idle(TOO_FAR_OFF)
+        return near
+
+    def _tell_idle(self, why: Reason) -> None:
+        self._why_idle = why
+        if not self._served_any:
+            self.account.is_idle(why)
 
     def _measure(self, rows: Layout, out: torch.Tensor) -> None:
         """How far off each picture's rows would have been, had they been served now."""

@@ -155,6 +155,16 @@ def test_a_tolerance_runs_what_would_be_too_far_off(kind):
     for tolerance, expected in ((1000, [2, 4]), (1e-9, [])):
         with accelerated(unet, DeepCache(tolerance=tolerance, warm_up=0.3, last=1)) as accelerator:
             assert shallow_steps(unet, accelerator, 6)[0] == expected
+        assert guided.codes(account(accelerator)) == ([] if expected else ["kept_too_far_off"])
+
+
+def test_guidance_that_comes_and_goes_leaves_nothing_and_that_is_told():
+    unet = models.ldm_unet()
+    with accelerated(unet, DeepCache(warm_up=0.6)) as accelerator:
+        for step in range(5):
+            # Step 3 is the one between: what was kept last is of one half only.
+            guided.step(unet, accelerator, step, 5, ((COND,),) if step == 2 else (PAIR,))
+    assert guided.codes(account(accelerator)) == ["never_all_rows"] and not account(accelerator)["shallow_steps"]
 
 
 @both
