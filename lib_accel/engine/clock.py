@@ -137,6 +137,7 @@ class Whereabouts:
         state = told.state if self._clock.told else residuals_of(self._loop)
         others = _without(self._clock.rows_told, layout)
         more_told = {"state": state, "whole_because": told.whole_because, "mixed": self._noise.mixed, "in_other_calls": others}
+        more_told["sigma"] = told.sigma
         return replace(moment, sampler=sampler, scales=scales, **more_told)
 
 

@@ -57,6 +57,7 @@ class Moment:
     joins: asks what may join something of its own to what stages return, a ControlNet's residuals or another forward (a clause); None:
     nothing.
     in_other_calls: the rows that the other U-Net calls of this step hold, as far as a host told them.
+    sigma: the noise level as a host told it; it costs nothing to ask.
     """
 
     step: Step
@@ -79,6 +80,7 @@ class Moment:
     joins: Callable[[], str | None] = lambda: None
     mixed: str = ""
     in_other_calls: Layout = NO_ROWS
+    sigma: float | None = None
 
 
 @dataclass(frozen=True)

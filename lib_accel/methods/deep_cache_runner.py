@@ -12,6 +12,7 @@ from ..core.rows import Layout
 from ..core.schedule import first_step, waiting_for_prompts
 from ..core.stages import Stage
 from ..engine.contract import Moment, Runner, StageCut, UNetCall
+from .noise_course import NoiseCourse
 
 BY_SAMPLER = "by sampler"
 HIDDEN = "hidden"
@@ -44,6 +45,7 @@ class DeepCacheRunner(Runner):
         self._history = RowHistory()
         self._forget()
         self._before: Stage | None = None
+        self._course = NoiseCourse()
         # Of the step at hand: whether deep stages may be served, and what leaves them is kept.
         self._may_serve = self._keeps = False
         self._index = 0
@@ -72,6 +74,9 @@ class DeepCacheRunner(Runner):
         if self._before is None:
             self._begin(moment)
         self._index, self._sigma = moment.step.index, self._level(moment)
+        if self._course.turns(moment):
+            # Restart goes back to more noise: deep features of a clean picture say nothing there.
+            self._forget()
         if not self._served_any:
             self.account.is_idle(self._why_idle)
         if self._index < moment.settled:

@@ -181,6 +181,23 @@ def test_two_evaluations_of_a_step_are_alike(kind):
     assert counts[0] == counts[1] == counts[4] == counts[5] > counts[2] == counts[3] == counts[6] == counts[7]
 
 
+@both
+@pytest.mark.parametrize("order", ["by sampler", 0, 1])
+def test_noise_that_rises_again_lets_go_of_what_was_kept(kind, order):
+    """Restart draws a part of the pass again. DPM2 a's second evaluations are about where its next steps begin: that is no turn."""
+    unet = models.UNETS[kind]()
+    restart = (10, 5, 2, 1, 0.5, 0.2, 0.1, 2.0, 1.0, 0.5, 0.2, 0.1)
+    levels = {"down": (8, 4, 2, 1.0, 1.00001, 0.5), "up": (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)}
+    for sigmas, expected in ((restart, [1, 3, 5, 8, 10]), (levels["down"], [1, 3, 5]), (levels["up"], [1, 3, 5])):
+        ran, steps = res_blocks_run(unet), []
+        with accelerated(unet, DeepCache(warm_up=0, last=0, order=order)) as accelerator:
+            for index, sigma in enumerate(sigmas):
+                before = len(ran)
+                guided.step(unet, accelerator, index, len(sigmas), sigma=float(sigma), sampler="Restart")
+                steps.append(len(ran) - before)
+        assert [index for index, count in enumerate(steps) if count < max(steps)] == expected
+
+
 def test_pipelines_and_their_second_pictures():
     pipe = models.pipeline(models.diffusers_unet())
     with accelerated(pipe, DeepCache(**PUBLISHED)) as accelerator:
