@@ -41,6 +41,8 @@ class MethodAccount:
         # Steps in which a picture's call was served, by (number of the pass, picture).
         self.served_steps: dict[tuple[int, int], set[int]] = {}
         self.shallow_steps = StepCount()
+        # The same by number of the pass.
+        self.shallow_in: dict[int, set[int]] = {}
         self.rows_shallow = 0
         self.cache_bytes = 0
 
@@ -96,6 +98,7 @@ class MethodAccount:
     def shallow(self, pass_and_step: tuple[int, int], rows: int) -> None:
         """Deep stages of the U-Net were served to ``rows`` rows of a call in this step."""
         self.shallow_steps.add(pass_and_step)
+        self.shallow_in.setdefault(pass_and_step[0], set()).add(pass_and_step[1])
         self.rows_shallow += rows
 
     def keeps(self, nbytes: int) -> None:
@@ -143,6 +146,7 @@ class MethodAccount:
             "evaluations_saved": self.rows_dropped,
             "served": self._served(),
             "shallow_steps": len(self.shallow_steps),
+            "shallow_in": [{"pass": number, "steps": sorted(steps)} for number, steps in sorted(self.shallow_in.items())],
             "rows_shallow": self.rows_shallow,
             "cache_bytes": self.cache_bytes,
         }
