@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..core.conditions import version_of
 from ..core.reasons import Reason
 from ..core.sites import FIRST, SECOND, is_transformer
 
@@ -64,6 +65,9 @@ PAIRED = frozenset(
 )
 
 
+# What a loop draws into or by besides texts, as far as callbacks are handed it. Where the model is not given it, it changes no prediction.
+PICTURES = ("mask", "masked_image_latents", "image_latents", "depth_mask", "image", "control_image")
+LATENTS_ALONE = 4
 # References to the copy of a frame's locals that nobody else asked for: the frame's, two names here, the one that counts.
 OURS_ALONE = 4
 # What blocks of modular pipelines call the pipeline.
@@ -188,6 +192,16 @@ def residuals_of(loop: Loop | None) -> Hashable:
         return None
     controls, adapter = loop.told.get("cond_scale"), loop.told.get("down_intrablock_additional_residuals")
     return None if controls is None and adapter is None else (_frozen(controls), adapter is not None)
+
+
+def pictures_of(loop: Loop | None) -> Hashable:
+    """Which mask and pictures ``loop`` gives its model in this step, which a callback may change in mid-pass; None where it gives none."""
+    # Those with perturbed attention make their mask anew in every step.
+    if loop is None or not loop.direct or "PAG" in loop.name or loop.told.get("num_channels_unet") == LATENTS_ALONE:
+        return None
+    handed = getattr(loop.pipeline, "_callback_tensor_inputs", None) or ()
+    tensors = [(name, loop.told.get(name)) for name in PICTURES if name in handed]
+    return tuple((name, id(one), version_of(one)) for name, one in tensors if isinstance(one, torch.Tensor)) or None
 
 
 def _frozen(value: Any) -> Hashable:

@@ -39,7 +39,7 @@ class Conditions:
         whole: whether the call has rows of all pictures.
         Tensors are compared by identity, and by value only where that differs.
         """
-        now = tuple((text, _version(text)) for text in texts)
+        now = tuple((text, version_of(text)) for text in texts)
         told = []
         for index, row in enumerate(rows):
             kept = self._rows.get(row.key)
@@ -115,6 +115,6 @@ def _row_of(text: torch.Tensor, index: int) -> torch.Tensor:
     return text[index] if text.ndim and text.shape[0] > index else text
 
 
-def _version(tensor: torch.Tensor) -> int:
+def version_of(tensor: torch.Tensor) -> int:
     """Counts changes in place; tensors made in inference mode do not tell."""
     return -1 if tensor.is_inference() else tensor._version

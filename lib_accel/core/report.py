@@ -8,7 +8,7 @@ from typing import Any
 from .fields import changed, described
 from .method import CALL, ROWS, STAGES
 from .reasons import Reason, as_data
-from .served_steps import ServedSteps
+from .served_steps import PASSES_KEPT, ServedSteps
 from .step_count import StepCount
 
 # What methods act on that have no layers to be counted.
@@ -41,6 +41,8 @@ class MethodAccount:
         self.rows_dropped = 0
         self.served_steps = ServedSteps()
         self.shallow_steps = StepCount()
+        # The same by number of the pass, of the last ones.
+        self.shallow_in: dict[int, set[int]] = {}
         self.rows_shallow = 0
         self.cache_bytes = 0
 
@@ -80,12 +82,15 @@ class MethodAccount:
         self.rows_dropped += rows
 
     def served(self, pass_and_step: tuple[int, int], picture: int, ran: bool = False) -> None:
-        """The whole U-Net call of ``picture`` (from 0) was served in this step; or it ran."""
+        """The whole U-Net call of ``picture`` (from 0) was served in this step; or it ran, if only for some of its rows."""
         self.served_steps.add(pass_and_step, picture, ran)
 
     def shallow(self, pass_and_step: tuple[int, int], rows: int) -> None:
         """Deep stages of the U-Net were served to ``rows`` rows of a call in this step."""
         self.shallow_steps.add(pass_and_step)
+        self.shallow_in.setdefault(pass_and_step[0], set()).add(pass_and_step[1])
+        if len(self.shallow_in) > PASSES_KEPT:
+            del self.shallow_in[min(self.shallow_in)]
         self.rows_shallow += rows
 
     def keeps(self, nbytes: int) -> None:
@@ -134,6 +139,7 @@ class MethodAccount:
             "served": self.served_steps.as_list(),
             "served_before": self.served_steps.before,
             "shallow_steps": len(self.shallow_steps),
+            "shallow_in": [{"pass": number, "steps": sorted(steps)} for number, steps in sorted(self.shallow_in.items())],
             "rows_shallow": self.rows_shallow,
             "cache_bytes": self.cache_bytes,
         }

@@ -15,10 +15,12 @@ class ServedSteps:
         self._before = (0, 0)
 
     def add(self, pass_and_step: tuple[int, int], picture: int, ran: bool = False) -> None:
-        """The call of ``picture`` (from 0) was served in this step: (number of the pass, step index); or it ran."""
+        """The call of ``picture`` (from 0) was served in this step: (number of the pass, step index); or it ran, if only in part."""
         number, step = pass_and_step
         steps = self._passes.setdefault(number, {}).setdefault(picture, set())
-        if not ran:
+        if ran:
+            steps.discard(step)
+        else:
             steps.add(step)
         if len(self._passes) > PASSES_KEPT:
             oldest = self._passes.pop(min(self._passes))

@@ -21,5 +21,10 @@ class StepCount:
             self._pass, self._steps = number, set()
         self._steps.add(step)
 
+    @property
+    def last(self) -> int:
+        """The index of the furthest step of the last pass; -1 before any."""
+        return max(self._steps, default=-1)
+
     def __len__(self) -> int:
         return self._before + len(self._steps)

@@ -5,11 +5,11 @@ An estimate (see `estimate`); what was really done is the report's to say.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..core.method import CALL, STAGES, TOKENS, Kind, Method
+from ..core.method import CALL, STAGES, TOKENS, Kind, Method, Schedule
 from ..core.work import StepWork
 from ..methods.registry import METHODS, with_least
 from ..ops.levels import grid_at
@@ -51,11 +51,12 @@ def preview_pass(
     only: Callable[[Method], bool] = lambda method: True,
     guided: bool = True,
     becomes: Callable[[Method], Method | None] = lambda method: method,
+    ran: Callable[[Method], Schedule | None] = lambda method: None,
 ) -> PassPreview:
     """What ``settings`` would do in a pass of ``steps`` steps at ``width`` x ``height`` pixels. shape: the model's, one of
     `estimate.SHAPES`. scale: the guidance scale. sampler: its name. only: which of its methods count.
     guided: whether its steps run the negative prompt without Accel; some hosts leave it out at scale 1. becomes: what a method is in the
-    circumstances of the pass; None: it is off."""
+    circumstances of the pass; None: it is off. ran: in which steps it really was at work, where that is known."""
     scale, base = (scale, 2) if guided else (None, 1)
     given = tuple(filter(None, map(becomes, methods_for(settings, place, scale)[0])))
     unet, latent = SHAPES[shape], (max(height // 8, 1), max(width // 8, 1))
@@ -66,7 +67,7 @@ def preview_pass(
     least = {method: settings[f"least.{group}"] if settings["auto"] else 0 for group, method in with_least().items()}
     acting = [method for method in chosen if h * w >= least.get(type(method), 0)]
     told = scale if settings["drop_at_one"] else None
-    schedules = [method.schedule(steps, told, sampler) for method in acting]
+    schedules = [ran(method) or method.schedule(steps, told, sampler) for method in acting]
     known: dict[Any, tuple[float, float]] = {}
     kinds, work, rows = [], 0.0, 0.0
     for step in range(steps):
@@ -130,12 +131,14 @@ def ran_pass(
     the account has seen at work.
     """
     steps = max(report["steps"], 1)
+    # Behind a refiner's switch a part of a pass has an account of its own.
+    begin = max(report["last_step"] + 1 - steps, 0)
     acted = {method["method"] for method in report["methods"] if method["layers"] or method["shallow_steps"] or method["evaluations_saved"]}
 
     def seen(method: Method) -> bool:
         return type(method).__name__ in acted and method.declaration.acts_on != CALL
 
-    given = {"sampler": sampler, "guided": guided}
+    given = {"sampler": sampler, "guided": guided, "ran": lambda method: _shallow(method, report, range(begin, begin + steps))}
     shown = preview_pass(settings, place, shape, *size, steps, only=seen, **given)
     inside = preview_pass(
         settings, place, shape, *size, steps, only=lambda m: seen(m) and m.declaration.acts_on in (TOKENS, STAGES), **given
@@ -143,8 +146,26 @@ def ran_pass(
     part = rows[0] / max(rows[1], 1)
     counted = shown.rows_of_step * steps * part
     whole = replace(shown, work=inside.work * part, plain=inside.plain, rows=counted, idle=(), later=(), limits=())
-    courses = (_served(method, shown.steps, set(one["steps"])) for method in report["methods"] for one in method["served"])
+    courses = (_served(method, shown.steps, served) for method in report["methods"] for served in _by_picture(method, begin))
     return [replace(whole, steps=course) for course in dict.fromkeys(courses)] or [whole]
+
+
+def _shallow(method: Method, report: Mapping[str, Any], steps: range) -> Schedule | None:
+    """The ``steps`` of a pass in which ``method`` served stages; None where it serves none."""
+    if method.declaration.acts_on != STAGES:
+        return None
+    mine = (one for one in report["methods"] if one["method"] == type(method).__name__)
+    found = {step for one in mine for part in one["shallow_in"] for step in part["steps"]}
+    kinds = tuple(kind.name for kind in method.declaration.kinds)
+    return Schedule(tuple(kinds if step in found else () for step in steps))
+
+
+def _by_picture(method: Mapping[str, Any], begin: int) -> Iterable[set[int]]:
+    """The steps served to each picture of a pass, which another checkpoint may divide; counted from ``begin``."""
+    pictures: dict[int, set[int]] = {}
+    for one in method["served"]:
+        pictures.setdefault(one["picture"], set()).update(step - begin for step in one["steps"])
+    return pictures.values()
 
 
 def _served(method: Mapping[str, Any], steps: tuple[tuple[str, ...], ...], served: set[int]) -> tuple[tuple[str, ...], ...]:

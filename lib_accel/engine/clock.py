@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..backends.loops import Loop, calling_loop, residuals_of
+from ..backends.loops import Loop, calling_loop, pictures_of, residuals_of
 from ..backends.pipeline import PipelineView
 from ..core.noise import Noise
 from ..core.noise_view import NoiseView
@@ -49,6 +49,7 @@ class Whereabouts:
         self._own = self._pipeline
         self._noise = self._pipeline.noise if self._pipeline else NoiseView(model)
         self._told = Told()
+        self._state: Hashable = None
         self.passes = 0
         # Whether the call read last came from a pipeline's own loop.
         self.in_loop = False
@@ -134,6 +135,20 @@ class Whereabouts:
         evaluation = told.evaluation if self._clock.told or self._pipeline is None else self._pipeline.evaluation
         more = (told.settled, told.guided_because, told.dropped, evaluation, sigmas)
         moment = Moment(step, layout, place, told.guidance, self._noise.kind, noise, sample, *more)
-        state = told.state if self._clock.told else residuals_of(self._loop)
-        more_told = {"state": state, "whole_because": told.whole_because, "mixed": self._noise.mixed}
+        state = told.state if self._clock.told else self._state_in(self._loop)
+        others = _without(self._clock.rows_told, layout)
+        more_told = {"state": state, "whole_because": told.whole_because, "mixed": self._noise.mixed, "in_other_calls": others}
+        more_told["sigma"] = told.sigma
         return replace(moment, sampler=sampler, scales=scales, **more_told)
+
+    def _state_in(self, loop: Loop | None) -> Hashable:
+        """What predictions depend on besides; see `Moment`. A call beside the loop says nothing of the loop's."""
+        if loop is None or loop.direct:
+            self._state = (residuals_of(loop), pictures_of(loop))
+        return self._state
+
+
+def _without(told: Sequence[Row] | None, rows: Layout) -> Layout:
+    """Those of the rows that a host told of a step which are not among ``rows``."""
+    here = {row.key for row in rows}
+    return Layout(row for row in told or () if row.key not in here)

@@ -16,6 +16,8 @@ from ..core.schedule import Step
 from ..core.sites import Site
 from ..core.stages import Stage
 
+NO_ROWS = Layout(())
+
 
 @dataclass
 class UNetCall:
@@ -54,6 +56,8 @@ class Moment:
     kept under another is let go. whole_because: why no call may be left out as a whole (a clause); None: they may.
     joins: asks what may join something of its own to what stages return, a ControlNet's residuals or another forward (a clause); None:
     nothing.
+    in_other_calls: the rows that the other U-Net calls of this step hold, as far as a host told them.
+    sigma: the noise level as a host told it; it costs nothing to ask.
     """
 
     step: Step
@@ -75,6 +79,8 @@ class Moment:
     whole_because: str | None = None
     joins: Callable[[], str | None] = lambda: None
     mixed: str = ""
+    in_other_calls: Layout = NO_ROWS
+    sigma: float | None = None
 
 
 @dataclass(frozen=True)

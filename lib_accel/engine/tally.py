@@ -37,4 +37,5 @@ class Tally:
             "stages_run": max(0, run * stages - self.stages_served),
             "stages_served": self.stages_served,
             "steps": len(self.steps),
+            "last_step": self.steps.last,
         }

@@ -56,7 +56,7 @@ class DeepCache(Method):
         settings=("every", "branch", "tolerance", "warm_up", "warm_sigma", "last", "order"),
         rare=("tolerance", "warm_up", "warm_sigma", "last", "order"),
         known_rows=True,
-        sigma=lambda config: config.order != 0 or config.warm_sigma > 0,
+        sigma=lambda config: True,
         check_steps=(3, 4),
     )
 

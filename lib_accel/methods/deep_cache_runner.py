@@ -12,9 +12,14 @@ from ..core.rows import Layout
 from ..core.schedule import first_step, waiting_for_prompts
 from ..core.stages import Stage
 from ..engine.contract import Moment, Runner, StageCut, UNetCall
+from .noise_course import NoiseCourse
 
 BY_SAMPLER = "by sampler"
 HIDDEN = "hidden"
+# Why nothing was served to the end.
+NO_STEP = Reason.of("no_step_between", "no step was left between those that always run")
+TOO_FAR_OFF = Reason.of("kept_too_far_off", "what was kept was too far off in every step")
+NEVER_WHOLE = Reason.of("never_all_rows", "never were all rows of a picture kept in one step: guidance came and went")
 
 
 def _in_whole(why: str) -> Reason:
@@ -32,6 +37,7 @@ class DeepCacheRunner(Runner):
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         self._served_any = False
+        self._why_idle = NO_STEP
         self.reset()
 
     def reset(self) -> None:
@@ -39,6 +45,7 @@ class DeepCacheRunner(Runner):
         self._history = RowHistory()
         self._forget()
         self._before: Stage | None = None
+        self._course = NoiseCourse()
         # Of the step at hand: whether deep stages may be served, and what leaves them is kept.
         self._may_serve = self._keeps = False
         self._index = 0
@@ -67,8 +74,11 @@ class DeepCacheRunner(Runner):
         if self._before is None:
             self._begin(moment)
         self._index, self._sigma = moment.step.index, self._level(moment)
+        if self._course.turns(moment):
+            # Restart goes back to more noise: deep features of a clean picture say nothing there.
+            self._forget()
         if not self._served_any:
-            self.account.is_idle(Reason.of("no_step_between", "no step was left between those that always run"))
+            self.account.is_idle(self._why_idle)
         if self._index < moment.settled:
             self.account.note(waiting_for_prompts("DeepCache", moment.settled, moment.step.total))
             self._forget()
@@ -149,14 +159,26 @@ class DeepCacheRunner(Runner):
 
     def _serves(self, moment: Moment, rows: tuple[int, ...], image: int) -> bool:
         """Whether the picture ``image`` needs no whole call: all of its rows were kept last in one step, and not too long ago."""
-        kept = {self._kept_at.get(moment.rows[index].key) for index in rows if moment.rows[index].image == image}
+        # Those in other calls of the step, too: the picture is guided by all of them.
+        whole = (*(moment.rows[index] for index in rows), *moment.in_other_calls)
+        kept = {self._kept_at.get(row.key) for row in whole if row.image == image}
         since = kept.pop()
+        if kept:
+            self._tell_idle(NEVER_WHOLE)
         if kept or since is None or not 0 < self._index - since < self.config.every:
             return False
         if not self.config.tolerance:
             return True
         drift = self._drift.get(image)
-        return drift is not None and drift * (self._index - since) <= self.config.tolerance
+        near = drift is not None and drift * (self._index - since) <= self.config.tolerance
+        if not near:
+            self._tell_idle(TOO_FAR_OFF)
+        return near
+
+    def _tell_idle(self, why: Reason) -> None:
+        self._why_idle = why
+        if not self._served_any:
+            self.account.is_idle(why)
 
     def _measure(self, rows: Layout, out: torch.Tensor) -> None:
         """How far off each picture's rows would have been, had they been served now."""

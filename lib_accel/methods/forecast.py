@@ -114,6 +114,10 @@ class Forecast(Method):
         """Whether which steps run is a fixed plan."""
         return self.every > 0 and sampler.forecasting.fixed
 
+    def runs_all(self, sampler: Sampler) -> bool:
+        """Whether that plan leaves no step out."""
+        return self.every == 1 and self.is_fixed(sampler)
+
     def steps_between(self, sampler: Sampler, steps: int, sigmas: Sequence[float] | None = None) -> range:
         """The steps of a pass of ``steps`` that need not always run. sigmas: its noise levels, where they are known."""
         rules = sampler.forecasting
@@ -126,7 +130,7 @@ class Forecast(Method):
         return range(first, max(steps - last, first))
 
     def forecasts(self, steps: int, sampler: Sampler) -> bool:
-        return sampler.forecasting is not None and bool(self.steps_between(sampler, steps))
+        return sampler.forecasting is not None and not self.runs_all(sampler) and bool(self.steps_between(sampler, steps))
 
     def schedule(self, steps: int, scale: float | None = None, sampler: str = "", run: Sequence[int] | None = None) -> Schedule:
         told = range(steps) if run is None else run

@@ -37,6 +37,8 @@ def why_not(moment: Moment, config: Forecast, account: MethodAccount) -> str | N
         return Reason.of("no_total", "the number of steps is not known")
     if moment.mixed == "flow" and (why := config.why_not_on_flow(steps_of(moment), sampler)):
         return why
+    if config.runs_all(sampler):
+        return Reason.of("runs_all", "every step runs, as its settings say")
     if not config.is_fixed(sampler):
         if config.every:
             sentence = "run every has no effect with {sampler}: a fixed plan is for Euler, Euler a and DDIM only"

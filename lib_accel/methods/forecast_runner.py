@@ -167,7 +167,9 @@ class ForecastRunner(Runner):
         for index in self._handed - set(ran):
             image = picture_of(moment.rows[index])
             self._served.add(image)
-            self.account.served(moment.pass_and_step, max(image, 0))
+            # Where another call of the step ran for it, it was not.
+            if image not in self._ran.pictures:
+                self.account.served(moment.pass_and_step, max(image, 0))
         if not ran:
             return
         rows = Layout(moment.rows[index] for index in ran)
@@ -200,9 +202,13 @@ class ForecastRunner(Runner):
         """Whether ``row`` is served: its picture needs no call, and it ran whenever its picture did last."""
         image = picture_of(row)
         if image not in self._decided:
-            self._decided[image] = self._needs_no_call(moment, image)
-        if not self._decided[image]:
-            return False
+            # Rows of the same picture in other calls of the step: what is served here is combined with what they predict.
+            others = (other for other in moment.in_other_calls if picture_of(other) == image)
+            self._decided[image] = self._needs_no_call(moment, image) and all(self._is_ready(moment, other, image) for other in others)
+        return self._decided[image] and self._is_ready(moment, row, image)
+
+    def _is_ready(self, moment: Moment, row: Row, image: int) -> bool:
+        """Whether ``row`` can be continued, and from when its picture ran last."""
         kept = self._history.newest(OUTPUT, row, 2)
         needed = 2 if self._order(moment) else 1
         return len(kept) >= needed and kept[0].coordinate == self._newest_level(image)

@@ -48,6 +48,30 @@ def test_no_step_is_continued_across_the_end_of_a_controlnet(window):
     assert set(whole) & {10, 11, 12} and not set(cut) & {10, 11, 12} and set(cut) & set(range(10)) and set(cut) & set(range(13, 20))
 
 
+@pytest.mark.parametrize("channels", [9, 4])
+@pytest.mark.parametrize("how", ["another", "in place"])
+def test_no_step_is_continued_across_a_change_of_the_mask(channels, how):
+    """A model that is not given the mask predicts the same whatever it is."""
+    pipe = models.pipeline(models.diffusers_unet(in_channels=channels), "StableDiffusionInpaintPipeline", EULER)
+    given = {"image": torch.rand(1, 3, 64, 64), "mask_image": torch.ones(1, 1, 64, 64), "strength": 1.0}
+
+    def change(pipe, index, tensors):
+        if index == 9:
+            half = torch.ones_like(tensors["mask"])
+            half[..., 4:] = 0
+            if how == "another":
+                tensors["mask"] = half
+            else:
+                tensors["mask"].copy_(half)
+
+    with accelerated(pipe, EAGER) as accelerator:
+        more = at_each(change) | {"callback_on_step_end_tensor_inputs": ["latents", "mask"]}
+        models.picture(pipe, 20, size=64, **given, **more)
+        (cut,) = served(accelerator)
+    anew = not {*range(10, 15)} & {*cut}
+    assert anew is (channels == 9) and {*cut} & {*range(10)} and {*cut} & {*range(15, 20)}
+
+
 def test_offloading_that_takes_our_forward_away_after_every_picture():
     pipe, ran = models.pipeline(schedule=EULER), []
     pipe.enable_model_cpu_offload(device="cpu")

@@ -106,16 +106,12 @@ def test_a_hook_on_a_shallow_stage_leaves_the_deep_ones_served():
 
 def test_the_webuis_own_hooks_that_move_blocks_are_in_nobodys_way():
     """With --lowvram one is on every block; it asks nothing of what the block is given."""
-    pipe, moved = models.pipeline(schedule=EULER), []
-
-    def move(module, args):
-        moved.append(module)
-
-    move.__module__ = "modules.lowvram"
+    pipe, home = models.pipeline(schedule=EULER), {"__name__": "modules.lowvram"}
+    exec("moved = []\ndef move(module, args): moved.append(module)", home)
     for module in (pipe.unet.mid_block, *pipe.unet.down_blocks, *pipe.unet.up_blocks):
-        module.register_forward_pre_hook(move)
+        module.register_forward_pre_hook(home["move"])
     _, report = drawn(pipe, UNGUIDED, DeepCache())
-    assert report["methods"][0]["evaluations_saved"] > 0 and report["methods"][1]["shallow_steps"] > 0 and moved
+    assert report["methods"][0]["evaluations_saved"] > 0 and report["methods"][1]["shallow_steps"] > 0 and home["moved"]
 
 
 def test_layers_whose_projections_carry_a_hook_run_on_all_tokens():

@@ -3,7 +3,7 @@
 import models
 import pytest
 
-from lib_accel import DeepCache, GuidanceSkip, TGate, TokenMerging, accelerated
+from lib_accel import DeepCache, Forecast, GuidanceSkip, TGate, TokenMerging, accelerated
 
 LATE = GuidanceSkip(when="after", after=0.5)
 
@@ -25,6 +25,8 @@ JOBS = {
     "an unguided job by similarity": ((GuidanceSkip(threshold=0.0),), {"guidance_scale": 1.0}, "unguided_job"),
     "every step is guided": ((GuidanceSkip(when="after", after=0.5, every=1),), {}, "always_guided"),
     "every step is whole": ((DeepCache(every=1),), {}, "no_step_between"),
+    "every step runs": ((Forecast(every=1),), {}, "no_forecast"),
+    "deep stages that were too far off": ((DeepCache(tolerance=1e-9, warm_up=0.0),), {}, "kept_too_far_off"),
     "a guided part that is all": ((GuidanceSkip(when="after", after=1.0),), {}, "always_guided"),
     "guidance that a callback ended": ((LATE,), ENDED, "guidance_ended"),
 }

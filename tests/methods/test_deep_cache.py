@@ -155,6 +155,16 @@ def test_a_tolerance_runs_what_would_be_too_far_off(kind):
     for tolerance, expected in ((1000, [2, 4]), (1e-9, [])):
         with accelerated(unet, DeepCache(tolerance=tolerance, warm_up=0.3, last=1)) as accelerator:
             assert shallow_steps(unet, accelerator, 6)[0] == expected
+        assert guided.codes(account(accelerator)) == ([] if expected else ["kept_too_far_off"])
+
+
+def test_guidance_that_comes_and_goes_leaves_nothing_and_that_is_told():
+    unet = models.ldm_unet()
+    with accelerated(unet, DeepCache(warm_up=0.6)) as accelerator:
+        for step in range(5):
+            # Step 3 is the one between: what was kept last is of one half only.
+            guided.step(unet, accelerator, step, 5, ((COND,),) if step == 2 else (PAIR,))
+    assert guided.codes(account(accelerator)) == ["never_all_rows"] and not account(accelerator)["shallow_steps"]
 
 
 @both
@@ -169,6 +179,23 @@ def test_two_evaluations_of_a_step_are_alike(kind):
                 guided.step(unet, accelerator, index, 5, timestep=900 - 100 * (index + evaluation), evaluation=evaluation)
                 counts.append(len(ran))
     assert counts[0] == counts[1] == counts[4] == counts[5] > counts[2] == counts[3] == counts[6] == counts[7]
+
+
+@both
+@pytest.mark.parametrize("order", ["by sampler", 0, 1])
+def test_noise_that_rises_again_lets_go_of_what_was_kept(kind, order):
+    """Restart draws a part of the pass again. DPM2 a's second evaluations are about where its next steps begin: that is no turn."""
+    unet = models.UNETS[kind]()
+    restart = (10, 5, 2, 1, 0.5, 0.2, 0.1, 2.0, 1.0, 0.5, 0.2, 0.1)
+    levels = {"down": (8, 4, 2, 1.0, 1.00001, 0.5), "up": (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)}
+    for sigmas, expected in ((restart, [1, 3, 5, 8, 10]), (levels["down"], [1, 3, 5]), (levels["up"], [1, 3, 5])):
+        ran, steps = res_blocks_run(unet), []
+        with accelerated(unet, DeepCache(warm_up=0, last=0, order=order)) as accelerator:
+            for index, sigma in enumerate(sigmas):
+                before = len(ran)
+                guided.step(unet, accelerator, index, len(sigmas), sigma=float(sigma), sampler="Restart")
+                steps.append(len(ran) - before)
+        assert [index for index, count in enumerate(steps) if count < max(steps)] == expected
 
 
 def test_pipelines_and_their_second_pictures():

@@ -278,6 +278,15 @@ def test_without_noise_levels_nothing_is_served():
     assert not account(accelerator)["served"] and guided.codes(account(accelerator)) == ["no_forecast: no_level"]
 
 
+def test_a_plan_that_leaves_no_step_out_says_so():
+    """And another method that would stand back for forecasts does not."""
+    unet = models.ldm_unet()
+    skip = GuidanceSkip(when="after", after=0.4, reuse=True, only_where_better=True)
+    with accelerated(unet, Forecast(every=1), skip) as accelerator:
+        sample(unet, accelerator)
+    assert guided.codes(account(accelerator)) == ["no_forecast: runs_all"] and account(accelerator, 1)["evaluations_saved"]
+
+
 def test_a_short_pass_says_so():
     unet = models.ldm_unet()
     sigmas = LEVELS[-7:]

@@ -80,7 +80,7 @@ def test_image_to_image(host):
 def test_prompts_that_change(host):
     """Nothing is served before the last change, and nothing over it."""
     host.job(accel=DEEP, prompt="a [b:c:0.5]", steps=STEPS)
-    # Whole at 6, shallow at 7, and so on, but for the last.
+    # The new prompt is there from 7 on: whole then, shallow at 8 and 10, and the last one is whole.
     assert shallow_steps(host) == [2] and "change" in " ".join(parts(host)[0][1]["notes"])
 
 

@@ -70,7 +70,7 @@ class Account:
         work = (ran[0].work, ran[0].plain) if ran else None
         data = {**report.as_dict(), "passes": 0 if goes_on else 1, "work": work}
         number = sum(earlier["passes"] for where, earlier in self.passes if where == place) + data["passes"]
-        data["methods"] = [{**method, "served": _of_pass(method["served"], number)} for method in data["methods"]]
+        data["methods"] = [_numbered(method, number) for method in data["methods"]]
         if stopped.was_stopped():
             data["methods"] = list(map(stopped.told, data["methods"]))
             self.note(place, stopped.where(data))
@@ -173,6 +173,12 @@ class Account:
                 self.note(place, text)
 
 
+def _numbered(method: dict[str, Any], number: int) -> dict[str, Any]:
+    """What a report tells of a method, its steps as those of the host's pass ``number``."""
+    shallow = [{**one, "pass": number} for one in method["shallow_in"]]
+    return {**method, "served": _of_pass(method["served"], number), "shallow_in": shallow}
+
+
 def _of_pass(served: list[dict[str, Any]], number: int) -> list[dict[str, Any]]:
     """The steps that were served to every picture, whatever passes the engine made of the host's pass ``number``."""
     steps: dict[int, set[int]] = {}
@@ -230,6 +236,7 @@ def _merged(reports: list[dict[str, Any]]) -> dict[str, Any]:
                 same[count] += method[count]
             for most in ("layers", "too_small", "cache_bytes"):
                 same[most] = max(same[most], method[most])
+            same["shallow_in"] = same["shallow_in"] + method["shallow_in"]
             same["served"] = _together(same["served"], method["served"])
             same["notes"] = sorted({*same["notes"], *method["notes"]})
             same["reasons"] = _all_of(same["reasons"], method["reasons"])
