@@ -174,6 +174,18 @@ _CORRECTED = Forecasting(
     levels={"careful": Control(0.02, 2, 22), "middle": Control(0.04, 2, 20), "fast": Control(0.08, 2, 19), "fastest": Control(0.08, 2, 19)},
 )
 _LINEAR_MULTISTEP = replace(_CORRECTED, gain=gains.lms)
+_EXPONENTIAL = replace(_SECOND_ORDER, gain=gains.res_multistep)
+# It adds little noise. Steps of two forecasts in a row made the worst of 16 pictures 6 dB worse.
+_LITTLE_NOISE = replace(
+    _SECOND_ORDER_NOISE,
+    gain=gains.er_sde,
+    levels={
+        "careful": Control(0.02, 2, 18.4),
+        "middle": Control(0.08, 1, 17.3),
+        "fast": Control(0.08, 2, 15.0),
+        "fastest": Control(0.16, 2, 14.1),
+    },
+)
 _BY_ETA = {"Euler a": (_STRAIGHT, _ANCESTRAL), "DDIM": (_STRAIGHT, _ANCESTRAL), "DPM++ 2M SDE": (_SECOND_ORDER, _SECOND_ORDER_NOISE)}
 
 _ALL = (
@@ -184,6 +196,9 @@ _ALL = (
     Sampler("DPM++ 2M SDE", 2, adds_noise=True, eta=1.0, multistep=True, forecasting=_SECOND_ORDER_NOISE),
     Sampler("UniPC", 3, multistep=True, forecasting=_CORRECTED),
     Sampler("LMS", 4, multistep=True, forecasting=_LINEAR_MULTISTEP),
+    # Of the Forge family.
+    Sampler("Res Multistep", 2, multistep=True, forecasting=_EXPONENTIAL),
+    Sampler("ER SDE", 3, adds_noise=True, eta=1.0, multistep=True, forecasting=_LITTLE_NOISE),
     # Not forecast.
     Sampler("DPM++ 2M SDE Heun", 2, adds_noise=True, eta=1.0, multistep=True),
     Sampler("DPM++ 3M SDE", 3, adds_noise=True, eta=1.0, multistep=True),

@@ -17,6 +17,8 @@ CALLS = json.loads((Path(__file__).parents[1] / "data/samplers/model_calls.json"
 SCHEDULES = [(name, int(steps)) for name, lists in WEBUI["schedules"].items() for steps in lists]
 # What the WebUI lists, and of it what is forecast.
 FORECAST = {"Euler", "DDIM", "Euler a", "DPM++ 2M", "DPM++ 2M SDE", "UniPC", "LMS"}
+# The Forge family lists more.
+ALL_FORECAST = sorted(name for name, sampler in SAMPLERS.items() if sampler.forecasting)
 NOISY = {"Euler a", "DPM++ 2M SDE", "DPM++ 2M SDE Heun", "DPM++ 3M SDE", "DPM++ SDE", "DPM++ 2S a", "DPM2 a", "Restart", "LCM"}
 MULTISTEP = {"DPM++ 2M", "DPM++ 2M SDE", "DPM++ 2M SDE Heun", "DPM++ 3M SDE", "LMS", "PLMS", "UniPC"}
 
@@ -41,7 +43,7 @@ def test_with_the_name_of_every_schedule_behind_it(name, schedule):
 
 
 @pytest.mark.parametrize(("schedule", "steps"), SCHEDULES)
-@pytest.mark.parametrize("name", sorted(FORECAST))
+@pytest.mark.parametrize("name", ALL_FORECAST)
 def test_every_sampler_on_every_schedule(name, schedule, steps):
     """Gains are numbers above 0 at every step, and at the end of schedules that make much of an error more calls run."""
     sampler, sigmas = SAMPLERS[name], WEBUI["schedules"][schedule][str(steps)]
@@ -49,10 +51,14 @@ def test_every_sampler_on_every_schedule(name, schedule, steps):
     assert all(0 < sampler.gain(sigmas, j) < 100 for j in range(calls))
     rules = sampler.forecasting
     even = schedule in ("Karras", "Exponential", "Polyexponential")
-    steep = 0 if even else 4 if name == "DPM++ 2M" else 3
-    expected = {"Euler": 2, "DDIM": 2, "Euler a": 1, "DPM++ 2M SDE": 1}.get(name, steep)
+    steep = 0 if even else 4 if name in ("DPM++ 2M", "Res Multistep") else 3
+    expected = {"Euler": 2, "DDIM": 2, "Euler a": 1, "DPM++ 2M SDE": 1, "ER SDE": 1}.get(name, steep)
     assert rules.last_of(sigmas) == expected
     assert 5 <= rules.first(calls) < calls - expected
+
+
+def test_what_is_forecast():
+    assert set(ALL_FORECAST) == FORECAST | {"Res Multistep", "ER SDE"}
 
 
 @pytest.mark.parametrize("name", ["UniPC Trailing", "", "euler b", "res_multistep", None, 7])
@@ -64,7 +70,7 @@ def test_names_are_read_whatever_their_case():
     assert sampler_named("dpm++ 2m KARRAS") is SAMPLERS["DPM++ 2M"]
 
 
-@pytest.mark.parametrize("name", sorted(FORECAST))
+@pytest.mark.parametrize("name", ALL_FORECAST)
 def test_levels_go_from_careful_to_fast(name):
     rules = SAMPLERS[name].forecasting
     assert tuple(rules.levels) == LEVELS
