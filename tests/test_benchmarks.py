@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import shlex
 import sys
 from pathlib import Path
@@ -264,3 +265,41 @@ def test_a_batch_in_which_one_picture_needs_more_calls(capsys):
     alone = [int(number) for number in told.split("calls alone: ")[1].split(" of ")[0].split(", ")]
     ran = int(told.split("in one batch ")[1].split(" of ")[0])
     assert len(alone) == 4 and max(alone) <= 9 and ran <= 2 * 9 * 4 and "x as fast" in told
+
+
+@pytest.mark.parametrize("name", ["Res Multistep", "ER SDE Karras"])
+def test_samplers_of_the_forge_family(name, tmp_path):
+    """They are forecast by the values of the table, and are nobody's afterwards."""
+    import forge_samplers
+
+    from lib_accel.cli.samplers import SAMPLERS
+    from lib_accel.core.scheduler_classes import CLASSES
+
+    before = {*SAMPLERS}, {*CLASSES}
+    words = "--preset --method --count 1 --size 64 --steps 12 --variants forecast:tolerance=1000,largest_gap=1,last=1 --sampler"
+    assert forge_samplers.main([*words.split(), name, "--out", str(tmp_path)]) == 0
+    (rows,) = json.loads((tmp_path / "quality.json").read_text())["sizes"].values()
+    assert rows[1]["calls"] < 12 and math.isfinite(rows[1]["psnr"])
+    assert ({*SAMPLERS}, {*CLASSES}) == before
+
+
+def test_the_forge_familys_samplers_step_as_they_do_there():
+    """Schedulers and weights share their formulas; these are compared with the host's own latents in `test_samplers`."""
+    import torch
+
+    from benchmarks.lab.forge_samplers import ERSDEScheduler
+    from lib_accel.core.sampler_gains import er_scale, er_sde_weights
+
+    scheduler = ERSDEScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="linspace")
+    scheduler.set_timesteps(6)
+    sigmas, pictures = scheduler.sigmas.tolist(), torch.randn(6, 1, 1, 64, 64, dtype=torch.float64)
+    x = torch.zeros(1, 1, 64, 64, dtype=torch.float64)
+    for j, timestep in enumerate(scheduler.timesteps):
+        after = scheduler.step((x - pictures[j]) / sigmas[j], timestep, x)[0]
+        if j == 5:
+            assert torch.allclose(after, pictures[5])
+            break
+        kept = er_scale(sigmas[j + 1]) / er_scale(sigmas[j])
+        drift = kept * x + sum(weight * pictures[j - back] for back, weight in enumerate(er_sde_weights(sigmas, j)))
+        assert (after - drift).std().item() == pytest.approx(math.sqrt(sigmas[j + 1] ** 2 - (sigmas[j] * kept) ** 2), rel=0.1)
+        x = after
