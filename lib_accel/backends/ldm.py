@@ -68,6 +68,9 @@ def _strangers(unet: nn.Module, by_host: bool) -> Iterator[str]:
             obstacle = known.forward_obstacle(known.own_forward(module, forward), known.ROWS, known.HOST_FORWARDS, place)
             if obstacle:
                 yield obstacle
+        hook = known.torch_hook_obstacle(module, place)
+        if hook:
+            yield hook
 
 
 def _package(kind: type) -> str:

@@ -129,6 +129,18 @@ def test_pictures_are_decided_each_for_itself():
         torch.testing.assert_close(run.latents[image], latents, atol=1e-3, rtol=1e-3)
 
 
+def test_where_rows_may_not_be_cut_a_batch_is_served_or_runs_as_one():
+    """Somebody's hook may look at all rows together. The line tells what that cost."""
+    unet, home = models.ldm_unet(), {"__name__": "somebody"}
+    exec("def look(module, args, out): pass", home)
+    unet.middle_block.register_forward_hook(home["look"])
+    with accelerated(unet, Forecast(tolerance=0.6, largest_gap=2, last=1)) as accelerator:
+        run = sample(unet, accelerator, images=4)
+    together = [served_in(accelerator).get(image, []) for image in range(4)]
+    assert set(run.ran) == {0, 8} and all(served == together[0] for served in together)
+    assert "pictures that could have been forecast were run with the others: " in str(accelerator.report())
+
+
 @every_kind
 def test_calls_apart_are_decided_together(kind):
     unet = models.UNETS[kind]()
