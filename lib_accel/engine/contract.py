@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..backends.known import TOKENS
-from ..core.report import MethodAccount
+from ..core.method_account import MethodAccount
 from ..core.rows import RowPlan
 from ..core.schedule import Window
 from ..core.sites import Site

@@ -8,7 +8,7 @@ from ..core.reasons import Reason
 from ..engine.contract import Moment
 
 if TYPE_CHECKING:
-    from ..core.report import MethodAccount
+    from ..core.method_account import MethodAccount
     from .forecast import Forecast
 
 NO_SAMPLER = Reason.of("no_sampler", "the sampler is not known")
