@@ -29,13 +29,14 @@ def write_model(folder: Path, autoencoder, text_encoder, tokenizer, unet) -> Non
     _edit(folder / "scheduler" / "scheduler_config.json", skip_prk_steps=True, **others)
 
 
-def write_flow_model(folder: Path, autoencoder, text_encoder, tokenizer, transformer) -> None:
-    """The same of a FluxPipeline, in which the text encoder has both places: one for the words, one for all of them together."""
+def write_flow_model(folder: Path, autoencoder, text_encoder, tokenizer, transformer, words: int) -> None:
+    """The same of a FluxPipeline, in which the text encoder has both places: one for the words, cut to ``words`` tokens, one for all of
+    them together."""
     from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
 
     autoencoder, text_encoder, transformer = _halves(autoencoder, text_encoder, transformer)
     autoencoder.register_to_config(shift_factor=0.0)
-    texts = {"text_encoder": text_encoder, "tokenizer": tokenizer, "text_encoder_2": text_encoder, "tokenizer_2": tokenizer}
+    texts = {"text_encoder": text_encoder, "tokenizer": tokenizer, "text_encoder_2": _cut(text_encoder, words), "tokenizer_2": tokenizer}
     pipeline = FluxPipeline(scheduler=FlowMatchEulerDiscreteScheduler(), vae=autoencoder, transformer=transformer, **texts)
     write_pipeline(folder, pipeline, "transformer")
 
@@ -43,6 +44,17 @@ def write_flow_model(folder: Path, autoencoder, text_encoder, tokenizer, transfo
 def _halves(*parts) -> list:
     """Copies in half precision, on the processor."""
     return [torch.nn.Module.to(copy.deepcopy(part), "cpu", torch.float16) for part in parts]
+
+
+def _cut(text_encoder, words: int):
+    """A copy that reads ``words`` tokens and no more; it sees only what came before, so what it says of them stays the same."""
+    longer = text_encoder.state_dict()
+    shorter = type(text_encoder)(type(text_encoder.config)(**text_encoder.config.to_dict() | {"max_position_embeddings": words}))
+    fits = {
+        name: longer[name][: len(value)] if "position_embedding" in name else longer[name] for name, value in shorter.state_dict().items()
+    }
+    shorter.load_state_dict(fits)
+    return shorter.half()
 
 
 def write_pipeline(folder: Path, pipeline, model: str) -> None:
