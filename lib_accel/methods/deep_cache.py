@@ -13,7 +13,8 @@ from ..core.method import STAGES, Declaration, Kind, Method, Schedule
 from ..core.schedule import Window, acts_in, first_step
 from ..core.stages import Stage
 from ..core.work import StepWork
-from .deep_cache_runner import BY_SAMPLER, DeepCacheRunner
+from . import shared_settings as shared
+from .deep_cache_runner import DeepCacheRunner
 
 SHALLOW = "shallow"
 # Levels of the U-Net that run in whole, by the name of the branch.
@@ -60,7 +61,7 @@ class DeepCache(Method):
         check_steps=(3, 4),
     )
 
-    every: int = setting(2, "integer", "Run every", "3: every third step runs the whole U-Net; higher: faster; 1: all", 1, 10)
+    every: int = shared.run_every(2, 1, " the whole U-Net", "1: all")
     branch: str | int = setting(
         0,
         "choice",
@@ -68,13 +69,11 @@ class DeepCache(Method):
         "stages that run in the other steps; 0: fastest; higher: closer to the full picture",
         choices=(*LEVELS, *range(BRANCHES)),
     )
-    tolerance: float = setting(0.0, "number", "Tolerance", "higher: faster, further from the full picture; 0: no limit", 0, 1000)
-    warm_up: float = setting(0.32, "number", "Warm-up", "part of the steps that always run first; lower: faster", 0, 1)
-    warm_sigma: float = setting(0.0, "number", "Warm-up sigma", "every step runs until sigma is down to this; 0: no limit", 0)
-    last: int = setting(1, "integer", "Last steps", "steps at the end that always run; higher: slower", 0, 1000)
-    order: str | float = setting(
-        BY_SAMPLER, "choice", "Order", "1: continues along a line; 0: repeats the last; by sampler is best", choices=(BY_SAMPLER, 0, 0.5, 1)
-    )
+    tolerance: float = shared.tolerance("no limit")
+    warm_up: float = shared.warm_up(0.32)
+    warm_sigma: float = shared.warm_sigma()
+    last: int = shared.last(1)
+    order: str | float = shared.order()
     offload: bool = setting(False, "flag", "Caches in main memory", "on: slower, less GPU memory")
     window: Window = setting((0.0, 1.0), "window", "DeepCache window", "part of the pass in which deep stages may be served")
 

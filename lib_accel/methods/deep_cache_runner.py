@@ -13,8 +13,8 @@ from ..core.schedule import first_step, waiting_for_prompts
 from ..core.stages import Stage
 from ..engine.contract import Moment, Runner, StageCut, UNetCall
 from .noise_course import NoiseCourse
+from .shared_settings import BY_SAMPLER
 
-BY_SAMPLER = "by sampler"
 HIDDEN = "hidden"
 # Why nothing was served to the end.
 NO_STEP = Reason.of("no_step_between", "no step was left between those that always run")

@@ -15,9 +15,9 @@ from ..core.reasons import Reason
 from ..core.samplers import LEVELS, Control, Sampler, sampler_named
 from ..core.schedule import Window, acts_in
 from ..core.work import StepWork
+from . import shared_settings as shared
 from .forecast_runner import ForecastRunner
 
-BY_SAMPLER = "by sampler"
 # Of a fixed plan: until sigma is about 3.
 FIXED_WARM_UP = 0.32
 SERVED = "forecast"
@@ -65,17 +65,13 @@ class Forecast(Method):
     )
 
     level: str = setting("middle", "choice", "Level", "careful: closest to the full picture; fastest: fewest steps run", choices=LEVELS)
-    every: int = setting(0, "integer", "Run every", "3: every third step runs; higher: faster; 0: decided for each picture", 0, 10)
-    tolerance: float = setting(
-        0.0, "number", "Tolerance", "higher: faster, further from the full picture; 0: the level's value", 0, 1000, step=0.0025
-    )
+    every: int = shared.run_every(0, 0, "", "0: decided for each picture")
+    tolerance: float = shared.tolerance("the level's value", step=0.0025)
     largest_gap: int = setting(0, "integer", "Largest gap", "steps forecast in a row; higher: faster; 0: the level's value", 0, 10)
-    warm_up: float = setting(0.0, "number", "Warm-up", "part of the steps that always run first; 0: by the sampler", 0, 1)
-    warm_sigma: float = setting(0.0, "number", "Warm-up sigma", "every step runs until sigma is down to this; 0: no limit", 0)
-    last: int = setting(-1, "integer", "Last steps", "steps at the end that always run; higher: slower; -1: by the sampler", -1, 1000)
-    order: str | float = setting(
-        BY_SAMPLER, "choice", "Order", "1: continues along a line; 0: repeats the last; by sampler is best", choices=(BY_SAMPLER, 0, 0.5, 1)
-    )
+    warm_up: float = shared.warm_up(0.0, "; 0: by the sampler")
+    warm_sigma: float = shared.warm_sigma()
+    last: int = shared.last(-1, -1, "; -1: by the sampler")
+    order: str | float = shared.order()
     window: Window = setting((0.0, 1.0), "window", "Forecast window", "part of the pass in which steps may be forecast")
 
     def __post_init__(self) -> None:
@@ -108,7 +104,7 @@ class Forecast(Method):
 
     def order_of(self, sampler: Sampler) -> float:
         """Of the forecast with ``sampler``, which can be forecast."""
-        return sampler.forecasting.order if self.order == BY_SAMPLER else float(self.order)
+        return sampler.forecasting.order if self.order == shared.BY_SAMPLER else float(self.order)
 
     def is_fixed(self, sampler: Sampler) -> bool:
         """Whether which steps run is a fixed plan."""

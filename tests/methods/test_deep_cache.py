@@ -158,6 +158,19 @@ def test_a_tolerance_runs_what_would_be_too_far_off(kind):
         assert guided.codes(account(accelerator)) == ([] if expected else ["kept_too_far_off"])
 
 
+@both
+def test_every_step_runs_until_the_noise_is_low_enough(kind):
+    unet, sigmas = models.UNETS[kind](), (10.0, 8.0, 6.0, 4.0, 3.0, 2.0, 1.0, 0.5)
+    for limit, expected in ((0, [1, 3, 5]), (3.0, [4, 6]), (2.9, [5]), (0.1, [])):
+        ran, steps = res_blocks_run(unet), []
+        with accelerated(unet, DeepCache(warm_up=0, last=1, warm_sigma=limit)) as accelerator:
+            for index, sigma in enumerate(sigmas):
+                before = len(ran)
+                guided.step(unet, accelerator, index, len(sigmas), sigma=sigma)
+                steps.append(len(ran) - before)
+        assert [index for index, count in enumerate(steps) if count < max(steps)] == expected
+
+
 def test_guidance_that_comes_and_goes_leaves_nothing_and_that_is_told():
     unet = models.ldm_unet()
     with accelerated(unet, DeepCache(warm_up=0.6)) as accelerator:
