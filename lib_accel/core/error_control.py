@@ -2,13 +2,13 @@
 
 At every call that runs, what the forecast would have been is compared with what came. From that follows how far off one further on may be
 expected to be: errors of interpolation grow with the distance, and the sampler makes more or less of an error. Calls are served as long
-as what is expected of them adds up to no more than a tolerance.
+as what is expected of them adds up to no more than a tolerance. Where deep stages may be served (DeepCache), a call that may not be served
+may still run its shallow stages alone, as long as the error that is expected of this fits into the rest of the tolerance.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Sequence
 from typing import SupportsFloat
 
@@ -25,34 +25,49 @@ class ErrorControl:
         control: tolerance and largest gap.
         order: of the forecast: 0 holds, 1 is the line through the two newest calls, 0.5 half way between.
         noises: what is predicted in every step; None: noise, at ``sigmas``.
+        shallow_order: of what deep stages are served, 0 to 1.
     """
 
     def __init__(
-        self, sampler: Sampler, sigmas: Sequence[float], control: Control, order: float, noises: Sequence[Noise] | None = None
+        self,
+        sampler: Sampler,
+        sigmas: Sequence[float],
+        control: Control,
+        order: float,
+        noises: Sequence[Noise] | None = None,
+        shallow_order: float = 0.0,
     ) -> None:
-        self._sampler, self._sigmas, self._control, self._order = sampler, sigmas, control, order
+        self._sampler, self._sigmas, self._control = sampler, sigmas, control
         self._noises = [Noise(sigma=sigma) for sigma in sigmas] if noises is None else noises
-        # The noise levels of the last calls that ran, the newest last.
-        self._levels: deque[float] = deque(maxlen=3)
-        self._error: SupportsFloat | None = None
+        self._forecast = _Expected(order)
+        # What is held changes as far as the noise level does; it is not noise itself.
+        self._shallow = _Expected(1.0 if shallow_order == 1 else 0.5)
         self._spent = 0.0
-        self._gap = 0
+        self._gap = self._ran_shallow = 0
 
-    def ran(self, step: int, error: SupportsFloat | None) -> None:
+    def ran(self, step: int, error: SupportsFloat | None, shallow: SupportsFloat | None = None) -> None:
         """The call of ``step`` ran.
 
         Args:
             error: root mean square of the forecast for it less what came, of the guided prediction; of the derivative or of the picture,
                 as the sampler is forecast. None: there was no forecast. A tensor is read when it decides: a GPU is not waited for before.
+            shallow: the same of what its shallow stages alone would have predicted; None: that was not measured.
         """
-        self._levels.append(self._noises[step].along)
-        self._error = error
-        self._spent, self._gap = 0.0, 0
+        level = self._noises[step].along
+        self._forecast.add(level, error)
+        self._shallow.add(level, shallow)
+        self._spent, self._gap, self._ran_shallow = 0.0, 0, 0
 
     def served(self, step: int) -> None:
         """The call of ``step`` was served."""
         self._spent += self.expected(step)
         self._gap += 1
+
+    def ran_shallow(self, step: int) -> None:
+        """The call of ``step`` ran its shallow stages alone. Forecasts go on from what it predicted."""
+        self._spent += self.expected_shallow(step)
+        self._forecast.add_shallow(self._noises[step].along)
+        self._gap, self._ran_shallow = 0, self._ran_shallow + 1
 
     def may_serve(self, step: int) -> bool:
         """Whether the call of ``step`` may be served; the first and last steps of a pass are for others to leave out."""
@@ -60,30 +75,76 @@ class ErrorControl:
             return False
         return self._spent + self.expected(step) <= self._control.tolerance
 
+    def may_run_shallow(self, step: int, most: int) -> bool:
+        """Whether the shallow stages are enough for the call of ``step``. most: how many such calls there may be from a whole one to the
+        next."""
+        return self._ran_shallow < most and self._spent + self.expected_shallow(step) <= self._control.tolerance
+
     def expected(self, step: int) -> float:
         """The error to expect in the latents from serving ``step``; infinite where nothing is known."""
-        if self._error is None:
-            return math.inf
-        growth = growth_of_error(self._noises[step].along, tuple(self._levels)[::-1], self._order)
+        return self._in_latents(step, self._forecast)
+
+    def expected_shallow(self, step: int) -> float:
+        """The same from running its shallow stages alone."""
+        return self._in_latents(step, self._shallow)
+
+    def _in_latents(self, step: int, of: _Expected) -> float:
+        expected = of.at(self._noises[step].along)
         if self._sampler.forecasting.of == "derivative":
-            growth *= self._noises[step].level
-        expected = float(self._error) * growth * self._sampler.gain(self._sigmas, step)
+            expected *= self._noises[step].level
+        expected *= self._sampler.gain(self._sigmas, step)
         return expected if expected == expected else math.inf
 
 
-def growth_of_error(level: float, levels: Sequence[float], order: float) -> float:
-    """How much larger the error of a forecast at ``level`` is expected to be than it was at the newest of ``levels``, the calls that ran.
+class _Expected:
+    """How far off something will be at another noise level, by how far off it was when it was measured last. order: as it is continued."""
 
-    Order 1: the remainder of linear interpolation, through the two calls before the newest then, through the newest and the one before
-    now. Order 0.5: as the distance. Order 0: as its square root; what is held while noise is added wanders. Infinite with too few levels.
+    def __init__(self, order: float) -> None:
+        self._order = order
+        # The noise levels that it is continued from, those of calls that ran in whole, and those that it was continued from when it was
+        # measured, behind the one where it was; the newest first.
+        self._levels: tuple[float, ...] = ()
+        self._whole: tuple[float, ...] = ()
+        self._measured: tuple[float, ...] = ()
+        self._error: SupportsFloat | None = None
+
+    def add(self, level: float, error: SupportsFloat | None) -> None:
+        """It was off by ``error`` at ``level``, from which it is continued now. None: that is not known."""
+        self._measured, self._error = (level, *self._levels), error
+        self._levels = self._whole = (level, *self._whole)[:2]
+
+    def add_shallow(self, level: float) -> None:
+        """Until the next call in whole it is continued from ``level``, too; nothing new was learnt of its error."""
+        self._levels = (level, *self._levels)[:2]
+
+    def at(self, level: float) -> float:
+        """What to expect at ``level``; infinite where nothing is known."""
+        if self._error is None:
+            return math.inf
+        return float(self._error) * growth_of_error(level, self._levels, self._order, self._measured)
+
+
+def growth_of_error(level: float, levels: Sequence[float], order: float, measured: Sequence[float] | None = None) -> float:
+    """How much larger the error of a forecast at ``level`` is expected to be than it was when it was measured.
+
+    levels: of the calls that it is continued from, the newest first. measured: where it was measured, and behind it the levels of the calls
+    that it was continued from then; None: at the newest of ``levels``, from those behind it.
+
+    Order 1: the remainder of linear interpolation. Order 0.5: as the distance. Order 0: as its square root; what is held while noise is
+    added wanders. Infinite with too few levels.
     """
-    if len(levels) < (3 if order == 1 else 2) or not all(map(math.isfinite, levels)):
+    measured = levels if measured is None else measured
+    needed = 2 if order == 1 else 1
+    known = (*levels, *measured)
+    if len(levels) < needed or len(measured) < needed + 1 or not all(map(math.isfinite, known)):
         return math.inf
-    newest, before = levels[0], levels[1]
-    if order == 1:
-        return _ratio((level - newest) * (level - before), (newest - before) * (newest - levels[2]))
-    distance = _ratio(level - newest, newest - before)
-    return distance if order else math.sqrt(max(distance, 0.0))
+    growth = _ratio(_reach(level, levels, needed), _reach(measured[0], measured[1:], needed))
+    return math.sqrt(max(growth, 0.0)) if not order else growth
+
+
+def _reach(level: float, levels: Sequence[float], points: int) -> float:
+    """By how much a line through so many points, the first of ``levels``, may miss at ``level``."""
+    return math.prod(level - point for point in levels[:points])
 
 
 def _ratio(above: float, below: float) -> float:

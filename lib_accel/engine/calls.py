@@ -28,6 +28,7 @@ from .guard import guarded
 from .hooks import Arming
 from .host_side import HostSide
 from .instance_forward import below
+from .second_run import SecondRuns
 from .shared import Shared
 from .stage_forward import stage_runs
 from .subject import COMPILED, Subject
@@ -50,6 +51,7 @@ class Calls:
         self._entrance = threading.Lock()
         self._end = EndOfPass(host.where, self._is_at_work, self._end_pass)
         self.tally, self.watch = shared.tally, shared.watch
+        self._second = SecondRuns(subject, traits, auto, shared)
         serves = any(runner.serves_calls for runner in runners)
         self.attachment = Attachment(subject.unet, self._enter, self._leave, self._serve if serves else None, self._before_copy)
 
@@ -232,6 +234,8 @@ class Calls:
         if opened.plan.runs_nothing:
             self._see_whether_served(opened)
         output = opened.finish(output, self._subject.backend)
+        if not not_served:
+            self._second.behind(opened, args, kwargs)
         if self._where.ends_pass:
             self._end_pass()
         return output

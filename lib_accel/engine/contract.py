@@ -71,6 +71,8 @@ class Runner:
     outlives_prompts = False
     # The same of a change of the guidance scale alone.
     outlives_scale = False
+    # Whether its part in a call's layers may be done over (`second_cut`): it keeps nothing of them but what it observes.
+    repeatable = True
     # Whether it adds something of its own to rows that it dropped; a host that drops rows itself has to ask for it (`direction`).
     changes_fill = False
 
@@ -184,6 +186,15 @@ class Runner:
     def cut_stages(self, moment: Moment, rows: tuple[int, ...]) -> StageCut | None:
         """Which of the ``rows`` (indices into ``moment.rows``) that are left to run need their shallow stages alone."""
         return None
+
+    def second_cut(self, moment: Moment, rows: tuple[int, ...], ran: tuple[int, ...]) -> StageCut | None:
+        """After a call that ran ``rows`` (indices), of them ``ran`` in whole: the deep stages of all ``rows`` to serve in a second run.
+        That tells what the shallow ones alone would have predicted (`measured`). Nothing is observed in it, nobody else sees what it predicts.
+        """
+        return None
+
+    def measured(self, moment: Moment, prediction: torch.Tensor, rows: tuple[int, ...]) -> None:
+        """The second run predicted ``prediction`` [all rows, ...]; ``rows`` (indices) of it ran in whole before."""
 
     def watches(self, stage: Stage) -> bool:
         """Whether `serve_stage` and `observe_stage` want ``stage`` in this call; asked for every call."""

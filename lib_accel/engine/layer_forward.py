@@ -73,7 +73,7 @@ class LayerForward(InstanceForward):
         # Outputs may be kept and served whatever the layer was given; tokens and computations of unknown calls stay as they are.
         changing = [r for r in runners if r.reduces or r.computes or not r.observes]
         out = self._stand_down(changing, given.own) if given.own else self._reduce_and_compute(call, changing, layer)
-        watching = [r for r in runners if r.observes]
+        watching = [r for r in runners if r.observes and not call.repeats]
         if watching and out is None:
             out = own(given.x)
         for runner in watching:
@@ -113,6 +113,8 @@ class LayerForward(InstanceForward):
 
 def _count(call: UNetCall, runner: Runner, tokens_in: int, tokens_run: int) -> None:
     account = runner.account
+    if call.repeats:
+        return
     account.calls += 1
     account.tokens_in += tokens_in
     account.tokens_run += tokens_run

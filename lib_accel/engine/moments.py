@@ -25,7 +25,8 @@ class UNetCall:
 
     rows: its layout. step: where it stands. pass_and_step: (number of the pass, step index), for counting.
     finest: the finest level of this U-Net that has attention. grids: real (h, w) in tokens, by site, as each spatial transformer sees it.
-    shared: what methods keep for the length of this call.
+    shared: what methods keep for the length of this call. repeats: whether it runs once more what was seen before, so that nothing in it is
+    kept for later calls or counted.
     """
 
     backend: Backend
@@ -36,6 +37,7 @@ class UNetCall:
     finest: int = 0
     grids: dict[Site, tuple[int, int]] = field(default_factory=dict)
     shared: dict[Any, Any] = field(default_factory=dict)
+    repeats: bool = False
 
 
 @dataclass(frozen=True)

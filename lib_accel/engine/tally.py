@@ -12,11 +12,12 @@ from ..core.step_count import StepCount
 class Tally:
     """Counts of U-Net calls, of their rows [rows as given, as run, as served] and of stages; steps as (number of the pass, step index).
 
-    stood_down: clauses that concern all methods.
+    calls_measured: second runs of shallow stages behind calls. stood_down: clauses that concern all methods.
     """
 
     calls: int = 0
     calls_served: int = 0
+    calls_measured: int = 0
     rows: int = 0
     rows_run: int = 0
     rows_served: int = 0
@@ -34,6 +35,7 @@ class Tally:
             "rows_served": self.rows_served,
             "calls_run": run,
             "calls_served": self.calls_served,
+            "calls_measured": self.calls_measured,
             "stages_run": max(0, run * stages - self.stages_served),
             "stages_served": self.stages_served,
             "steps": len(self.steps),

@@ -13,12 +13,14 @@ from ..core.schedule import first_step, waiting_for_prompts
 from ..core.stages import Stage
 from ..engine.contract import Moment, Runner, StageCut, UNetCall
 from .noise_course import NoiseCourse
+from .shallow_calls import Decides
 from .shared_settings import BY_SAMPLER
 
 HIDDEN = "hidden"
 # Why nothing was served to the end.
 NO_STEP = Reason.of("no_step_between", "no step was left between those that always run")
 TOO_FAR_OFF = Reason.of("kept_too_far_off", "what was kept was too far off in every step")
+FORECAST_DECIDES = Reason.of("forecast_decides", "the steps that were not forecast were better run in whole")
 NEVER_WHOLE = Reason.of("never_all_rows", "never were all rows of a picture kept in one step: guidance came and went")
 
 
@@ -51,6 +53,10 @@ class DeepCacheRunner(Runner):
         self._index = 0
         self._sigma: float | None = None
         self._handed: tuple[int, ...] = ()
+        # Whoever decides for each picture which steps run their shallow stages alone. What would be served in the call at hand, where that
+        # is to be measured.
+        self._decides: Decides | None = None
+        self._would: StageCut | None = None
 
     def _forget(self) -> None:
         self._history.clear()
@@ -92,7 +98,12 @@ class DeepCacheRunner(Runner):
     # -- calls -------------------------------------------------------------------------------------------------------------
 
     def begin_call(self, moment: Moment) -> None:
-        self._handed = ()
+        self._handed, self._would = (), None
+        self._decides = next((other for other in self.at_work if hasattr(other, "decides") and other.decides(moment)), None)
+        if self._decides is not None and self._index >= moment.settled:
+            self._decides.shallow_order = self._order
+            self._may_serve = moment.step.within(self.config.window) and self.config.every > 1
+            self._keeps = self._decides.keeps_stages(moment) and self.config.every > 1
         if self._history.under((tuple(moment.sample.shape[1:]), moment.sample.dtype)):
             self._forget()
 
@@ -105,20 +116,32 @@ class DeepCacheRunner(Runner):
             )
             return None
         chosen = tuple(index for index in rows if self._serves(moment, rows, moment.rows[index].image))
+        if self._decides is not None and chosen != rows and self._decides.wants_shallow_measured(moment):
+            # What would be served to those that run in whole, before it is replaced.
+            self._would = None if moment.whole_because or moment.joins() else self._cut(moment, rows)
         if not chosen:
             return None
         joined = moment.whole_because or moment.joins()
         if joined:
             self.account.note(_in_whole(joined))
             return None
-        hidden = self._at(Layout(moment.rows[index] for index in chosen))
-        if hidden is None:
-            return None
-        self._handed = chosen
-        return StageCut(self._before, chosen, hidden)
+        cut = self._cut(moment, chosen)
+        self._handed = chosen if cut is not None else ()
+        return cut
+
+    def _cut(self, moment: Moment, rows: tuple[int, ...]) -> StageCut | None:
+        hidden = self._at(Layout(moment.rows[index] for index in rows))
+        return None if hidden is None else StageCut(self._before, rows, hidden)
 
     def refused(self) -> None:
         self._handed = ()
+
+    def second_cut(self, moment: Moment, rows: tuple[int, ...], ran: tuple[int, ...]) -> StageCut | None:
+        return self._would
+
+    def measured(self, moment: Moment, prediction: torch.Tensor, rows: tuple[int, ...]) -> None:
+        if self._decides is not None:
+            self._decides.measured_shallow(moment, prediction, rows)
 
     def watches(self, stage: Stage) -> bool:
         return self._keeps and stage is self.stages[self._before.index - 1]
@@ -136,6 +159,8 @@ class DeepCacheRunner(Runner):
             self._served_any = True
             self.account.is_idle(None)
             self.account.shallow(moment.pass_and_step, len(served))
+            if self._decides is not None and not moment.evaluation:
+                self._decides.ran_shallow(moment, prediction, tuple(sorted(served)))
 
     # -- decisions -----------------------------------------------------------------------------------------------------------
 
@@ -165,7 +190,11 @@ class DeepCacheRunner(Runner):
         since = kept.pop()
         if kept:
             self._tell_idle(NEVER_WHOLE)
-        if kept or since is None or not 0 < self._index - since < self.config.every:
+        if kept or since is None or since >= self._index:
+            return False
+        if self._decides is not None:
+            return self._allowed(moment, image)
+        if self._index - since >= self.config.every:
             return False
         if not self.config.tolerance:
             return True
@@ -174,6 +203,13 @@ class DeepCacheRunner(Runner):
         if not near:
             self._tell_idle(TOO_FAR_OFF)
         return near
+
+    def _allowed(self, moment: Moment, image: int) -> bool:
+        """Whether whoever decides says that the shallow stages of picture ``image`` are enough."""
+        allowed = self._decides.allows_shallow(moment, image, self.config.every - 1)
+        if not allowed:
+            self._tell_idle(FORECAST_DECIDES)
+        return allowed
 
     def _tell_idle(self, why: Reason) -> None:
         self._why_idle = why

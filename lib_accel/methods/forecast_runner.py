@@ -10,16 +10,14 @@ import torch
 from ..core.error_control import ErrorControl
 from ..core.noise import Noise
 from ..core.reasons import Reason
-from ..core.row_history import RowHistory
 from ..core.rows import Layout, Row
 from ..core.schedule import waiting_for_prompts
 from ..engine.contract import Moment, Runner
 from .forecast_passes import NO_SIGMA, ROWS_UNKNOWN, sigma_of, steps_of, why_not
-from .forecast_units import as_continued, as_prediction
 from .guided_error import GuidedError, picture_of
+from .kept_predictions import KeptPredictions
+from .shallow_calls import ShallowCalls
 
-# The U-Net's whole output, as a place of `RowHistory`.
-OUTPUT = "output"
 # Why rows of a call are unknown that the loop made for a step of its own.
 OF_THE_LOOP = ("too_many_calls", "order_unknown", "no_pairs")
 
@@ -35,13 +33,15 @@ class ForecastRunner(Runner):
     window = (0.0, 1.0)
     serves_calls = True
     outlives_scale = True
+    # Of what deep stages are served: 1 along a line, 0 as it was.
+    shallow_order = 0.0
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         self.reset()
 
     def reset(self) -> None:
-        self._history = RowHistory(depth=2)
+        self._kept = KeptPredictions(self.config)
         self._pictures: dict[int, ErrorControl] = {}
         # The step that the pass, or what is known of it, began with; and whether any step might have been forecast.
         self._begin: int | None = None
@@ -55,7 +55,7 @@ class ForecastRunner(Runner):
         self._decided: dict[int, bool] = {}
         self._handed: set[int] = set()
         self._served: set[int] = set()
-        self._ran = GuidedError(0)
+        self._ran, self._shallow = GuidedError(0), ShallowCalls(0)
         # Why it is not known whose rows a call held.
         self._beside: str | None = None
         # What the step ran in whole because its rows could not be cut.
@@ -67,7 +67,7 @@ class ForecastRunner(Runner):
 
     def begin_step(self, moment: Moment) -> None:
         self._decided, self._served, self._prompts, self._uncut = {}, set(), set(), None
-        self._ran = GuidedError(moment.step.index)
+        self._ran, self._shallow = GuidedError(moment.step.index), ShallowCalls(moment.step.index)
         self._may_serve = self._learns = False
         strange, self._strange = self._strange, False
         reason = self._why_not(moment)
@@ -99,14 +99,18 @@ class ForecastRunner(Runner):
             self.account.is_idle(Reason.of("too_short", sentence, steps=steps, first=first))
 
     def end_step(self) -> None:
-        for image in self._served:
+        for image in self._served - self._shallow.pictures:
             control = self._pictures.get(image)
             if control is not None:
                 control.served(self._ran.step)
         for image in self._ran.pictures - self._served:
             control = self._pictures.get(image)
             if control is not None:
-                control.ran(self._ran.step, self._ran.of(image))
+                control.ran(self._ran.step, self._ran.of(image), self._shallow.error_of(image))
+        for image in self._shallow.pictures - self._ran.pictures:
+            control = self._pictures.get(image)
+            if control is not None:
+                control.ran_shallow(self._ran.step)
         if self._uncut and self._ran.pictures:
             self.account.note(Reason.of("uncut", "pictures that could have been forecast were run with the others: {why}", why=self._uncut))
         prompts = frozenset(self._prompts)
@@ -115,7 +119,7 @@ class ForecastRunner(Runner):
         self._prompts_before = prompts or self._prompts_before
 
     def end_pass(self) -> None:
-        if self._beside and not len(self._history):
+        if self._beside and not len(self._kept):
             self.account.note(_no_forecast(self._beside))
         elif not self.account.served_steps and not self.account.idle and not self.stopped:
             ended = Reason.of("ended_early", "the pass or the window ended before a step could be forecast")
@@ -130,7 +134,7 @@ class ForecastRunner(Runner):
         self._handed = set()
         self._prompts |= {(row.key, row.weight) for row in moment.rows if row.role == "cond"}
         key = (moment.sample.shape[1:], moment.predicts, moment.guidance)
-        if self._history.under(key):
+        if self._kept.under(key):
             self._forget()
             self._begin, self._may_serve = moment.step.index, False
 
@@ -153,13 +157,8 @@ class ForecastRunner(Runner):
             self._uncut = moment.obstacle()
             if self._uncut:
                 return None
-        served: dict[int, torch.Tensor] = {}
-        noise = self._noise(moment)
-        for index in wanted:
-            kept = self._history.at(OUTPUT, [moment.rows[index]], self._level(moment), self._order(moment))
-            served[index] = as_prediction(moment, kept, noise, moment.sample[index : index + 1])[0]
-        self._handed = set(served)
-        return served
+        self._handed = set(wanted)
+        return {index: self._kept.forecast(moment, index) for index in wanted}
 
     def end_call(self, moment: Moment, prediction: torch.Tensor, ran: tuple[int, ...]) -> None:
         if not self._learns or moment.evaluation or _is_beside(moment):
@@ -175,22 +174,60 @@ class ForecastRunner(Runner):
         rows = Layout(moment.rows[index] for index in ran)
         for row in rows:
             self.account.served(moment.pass_and_step, max(picture_of(row), 0), ran=True)
-        taken = list(ran)
-        values = as_continued(moment, prediction[taken], self._noise(moment), moment.sample[taken])
+        values = self._values(moment, prediction, ran)
+        if values is None:
+            return
+        self._ran.add(moment, rows, self._errors(moment, rows, values))
+        self._kept.put(moment, rows, values)
+        for row in rows:
+            self._pictures.setdefault(picture_of(row), self._new_control(moment))
+        self.account.keeps(self._kept.nbytes)
+
+    def _values(self, moment: Moment, prediction: torch.Tensor, rows: tuple[int, ...]) -> torch.Tensor | None:
+        """``prediction`` of these rows as it is continued; None, and nothing more in this step, where the noise level is not known."""
+        values = self._kept.values(moment, prediction, rows)
         if values is None:
             self._learns = self._may_serve = False
             self.account.note(_no_forecast(NO_SIGMA))
-            return
-        level = self._level(moment)
-        errors = self._errors(moment, rows, values, level)
-        self._ran.add(moment, rows, errors)
-        self._history.put(OUTPUT, rows, values, level)
-        for row in rows:
-            self._pictures.setdefault(picture_of(row), self._new_control(moment))
-        self.account.keeps(self._history.nbytes)
+        return values
 
     def forecasts(self, moment: Moment) -> bool:
         return not self.stopped and self._why_not(moment) is None and bool(self._between(moment))
+
+    # -- calls that run their shallow stages alone, see `shallow_calls.Decides` ----------------------------------------------
+
+    def decides(self, moment: Moment) -> bool:
+        """Whether it decides for each picture which steps of the pass run."""
+        return not self.stopped and self._learns and not self.config.is_fixed(moment.sampler)
+
+    def keeps_stages(self, moment: Moment) -> bool:
+        return moment.step.index + 3 >= self._between(moment).start
+
+    def allows_shallow(self, moment: Moment, image: int, most: int) -> bool:
+        if not self._may_serve or moment.evaluation or self._decided.get(image):
+            return False
+        control, decided = self._pictures.get(image), self._shallow.decided
+        if image not in decided:
+            decided[image] = control is not None and control.may_run_shallow(moment.step.index, most)
+        return decided[image]
+
+    def wants_shallow_measured(self, moment: Moment) -> bool:
+        return not moment.evaluation and moment.step.index + 1 in self._between(moment)
+
+    def ran_shallow(self, moment: Moment, prediction: torch.Tensor, rows: tuple[int, ...]) -> None:
+        values = self._values(moment, prediction, rows)
+        if values is None:
+            return
+        layout = Layout(moment.rows[index] for index in rows)
+        self._kept.put_shallow(moment, layout, values)
+        self._shallow.ran(layout)
+        for row in layout:
+            self.account.served(moment.pass_and_step, max(picture_of(row), 0), ran=True)
+
+    def measured_shallow(self, moment: Moment, prediction: torch.Tensor, rows: tuple[int, ...]) -> None:
+        values = self._kept.values(moment, prediction, rows)
+        layout = Layout(moment.rows[index] for index in rows)
+        self._shallow.measured(moment, layout, None if values is None else self._kept.errors_of(moment, layout, values))
 
     # -- decisions ---------------------------------------------------------------------------------------------------------
 
@@ -204,14 +241,8 @@ class ForecastRunner(Runner):
         if image not in self._decided:
             # Rows of the same picture in other calls of the step: what is served here is combined with what they predict.
             others = (other for other in moment.in_other_calls if picture_of(other) == image)
-            self._decided[image] = self._needs_no_call(moment, image) and all(self._is_ready(moment, other, image) for other in others)
-        return self._decided[image] and self._is_ready(moment, row, image)
-
-    def _is_ready(self, moment: Moment, row: Row, image: int) -> bool:
-        """Whether ``row`` can be continued, and from when its picture ran last."""
-        kept = self._history.newest(OUTPUT, row, 2)
-        needed = 2 if self._order(moment) else 1
-        return len(kept) >= needed and kept[0].coordinate == self._newest_level(image)
+            self._decided[image] = self._needs_no_call(moment, image) and all(self._kept.is_ready(moment, other, image) for other in others)
+        return self._decided[image] and self._kept.is_ready(moment, row, image)
 
     def _needs_no_call(self, moment: Moment, image: int) -> bool:
         sampler, index = moment.sampler, moment.step.index
@@ -220,30 +251,21 @@ class ForecastRunner(Runner):
         control = self._pictures.get(image)
         return control is not None and control.may_serve(index)
 
-    def _newest_level(self, image: int) -> float | None:
-        rows = (row for row in self._history.rows(OUTPUT) if picture_of(row) == image)
-        return min((self._history.newest(OUTPUT, row)[0].coordinate for row in rows), default=None)
-
-    def _errors(self, moment: Moment, rows: Layout, values: torch.Tensor, level: float) -> torch.Tensor | None:
-        """How far off forecasts of ``rows`` were [rows, channels, h, w]; None where it takes more calls to tell, or decides nothing."""
-        index, order = moment.step.index, self._order(moment)
-        if self.config.is_fixed(moment.sampler) or index + 1 not in self._between(moment):
-            return None
-        if any(len(self._history.newest(OUTPUT, row, 2)) < (2 if order else 1) for row in rows):
-            return None
-        forecast = self._history.at(OUTPUT, rows, level, order)
-        return None if forecast is None or forecast.shape != values.shape else forecast - values
+    def _errors(self, moment: Moment, rows: Layout, values: torch.Tensor) -> torch.Tensor | None:
+        """How far off forecasts of ``rows`` were [rows, channels, h, w]; None where that decides nothing."""
+        decides = not self.config.is_fixed(moment.sampler) and moment.step.index + 1 in self._between(moment)
+        return self._kept.errors(moment, rows, values) if decides else None
 
     def _new_control(self, moment: Moment) -> ErrorControl:
         sampler = moment.sampler
         sigmas = moment.sigmas or ()
         noises = [Noise(moment.predicts, sigma, moment.mixed) for sigma in sigmas]
-        return ErrorControl(sampler, sigmas, self.config.control(sampler), self._order(moment), noises)
+        return ErrorControl(sampler, sigmas, self.config.control(sampler), self._kept.order(moment), noises, self.shallow_order)
 
     # -- the pass ----------------------------------------------------------------------------------------------------------
 
     def _forget(self) -> None:
-        self._history.clear()
+        self._kept.clear()
         self._pictures.clear()
         self._begin = self._sigma = self._prompts_before = None
 
@@ -253,18 +275,6 @@ class ForecastRunner(Runner):
         left = None if moment.sigmas is None else moment.sigmas[begin:]
         between = self.config.steps_between(moment.sampler, steps_of(moment) - begin, left)
         return range(between.start + begin, between.stop + begin)
-
-    def _order(self, moment: Moment) -> float:
-        return self.config.order_of(moment.sampler)
-
-    def _level(self, moment: Moment) -> float | None:
-        """What predictions are continued along."""
-        return self._noise(moment).along
-
-    # -- what is kept ------------------------------------------------------------------------------------------------------
-
-    def _noise(self, moment: Moment) -> Noise:
-        return Noise(moment.predicts, sigma_of(moment), moment.mixed)
 
 
 def _is_beside(moment: Moment) -> bool:

@@ -140,6 +140,6 @@ class Planner:
         return self._kept.get(key, call.rows)
 
     def _keep(self, call: UNetCall, key: Any, slots: torch.Tensor) -> None:
-        if self.settings.plan_every > 1:
+        if self.settings.plan_every > 1 and not call.repeats:
             self._kept.put(key, call.rows, slots)
             self._made_at.update({(key, row.key): call.step.index for row in call.rows})

@@ -45,6 +45,8 @@ class PromptToPromptRunner(Runner):
     computes = frozenset({"attn1", "attn2"})
     exclusive = True
     ability = PLAIN
+    # Maps of words are summed up over calls.
+    repeatable = False
     outlives_prompts = True
     window = (0.0, 1.0)
 

@@ -406,7 +406,7 @@ def test_nothing_is_kept_when_it_is_over(kind):
         sample(unet, accelerator)
         runner = accelerator.running(Forecast)
         assert account(accelerator)["cache_bytes"] == 2 * 2 * 4 * 16 * 16 * 4
-    assert len(runner._history) == 0
+    assert len(runner._kept) == 0
 
 
 def test_the_report_counts_pictures():

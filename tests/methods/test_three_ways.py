@@ -1,0 +1,226 @@
+"""Forecast with DeepCache: for each picture and step one decision among a forecast, the shallow stages alone, and a whole call."""
+
+import math
+
+import guided
+import models
+import pytest
+import torch
+from guided import account
+from sampling import LEVELS, rows_of, sample
+
+from lib_accel import DeepCache, Forecast, GuidanceSkip, PromptToPrompt, Row, TGate, TokenMerging, accelerated
+from lib_accel.core.samplers import SAMPLERS
+
+STEPS = len(LEVELS) - 1
+GUIDANCE = 3.0
+both = pytest.mark.parametrize("kind", models.BOTH)
+
+
+def courses(accelerator, picture=0):
+    """(steps forecast, steps of shallow stages) of the first pass; of all pictures the second."""
+    forecast, deep = account(accelerator, 0), account(accelerator, 1)
+    served = next((one["steps"] for one in forecast["served"] if one["pass"] == 1 and one["picture"] == picture), [])
+    return served, next((one["steps"] for one in deep["shallow_in"] if one["pass"] == 1), [])
+
+
+def called(unet, x, step, accelerator=None, place=0, places=1):
+    """Both rows' predictions, float64."""
+    sigma = LEVELS[step]
+    if accelerator is not None:
+        accelerator.step(place, places, rows_of(1), guidance=GUIDANCE, sigma=sigma, sampler="Euler", sigmas=None)
+    latents = torch.cat([x, x]).float() / math.hypot(1, sigma)
+    text = guided.given_to(rows_of(1)).text
+    return models.call(unet, models.SimpleNamespace(latents=latents, timestep=torch.full((2,), 999 * sigma / 14.6), text=text)).double()
+
+
+def shallow(unet, kept, x, step, order):
+    """What the shallow stages predict for ``x`` with features of the calls ``kept`` [(latents, step)]: a pass of DeepCache alone."""
+    kept = kept[-2:] if order else kept[-1:]
+    count = len(kept) + 1
+    method = DeepCache(every=10, warm_up=(count - 1) / count, last=0, order=order)
+    with accelerated(unet, method) as accelerator:
+        for place, (latents, earlier) in enumerate(kept):
+            called(unet, latents, earlier, accelerator, place, count)
+        out = called(unet, x, step, accelerator, count - 1, count)
+        assert account(accelerator)["shallow_steps"] == 1
+    return out
+
+
+class Again:
+    """The decisions and the picture again, in the specification's words: nothing of it goes through the methods at work together."""
+
+    def __init__(self, unet, sampler, tolerance, gap, most, first, last=1):
+        self.unet, self.sampler, self.order = unet, SAMPLERS[sampler], 1 if sampler == "Euler" else 0
+        self.tolerance, self.gap, self.most, self.first, self.last = tolerance, gap, most, first, last
+        self.served, self.shallow = [], []
+        # Calls that ran in whole: (level, guided prediction), (latents, step); and what was continued since the last of them.
+        self.whole, self.features, self.since = [], [], []
+        self.forecast_error = self.shallow_error = None
+
+    def run(self):
+        x = torch.randn((4, 16, 16), generator=torch.Generator().manual_seed(100)).double()[None] * LEVELS[0]
+        self.left, self.in_a_row, self.shallows = self.tolerance, 0, 0
+        for step in range(STEPS):
+            x = x + (LEVELS[step + 1] - LEVELS[step]) * self.prediction(x, step)
+        return x[0]
+
+    def prediction(self, x, step):
+        level, between = LEVELS[step], self.first <= step < STEPS - self.last
+        points = (self.whole[-1:] + self.since if self.since else self.whole)[-2:]
+        gain = level * self.sampler.gain(LEVELS, step)
+        if between and self.forecast_error is not None:
+            expected = self.forecast_error * abs((level - points[0][0]) * (level - points[1][0])) * gain
+            if self.in_a_row < self.gap and expected <= self.left:
+                self.served.append(step)
+                self.left, self.in_a_row = self.left - expected, self.in_a_row + 1
+                return line(points, level)
+        if between and self.shallow_error is not None and self.shallows < self.most:
+            expected = self.shallow_error * self.reach(level) * gain
+            if expected <= self.left:
+                self.shallow.append(step)
+                self.left, self.in_a_row, self.shallows = self.left - expected, 0, self.shallows + 1
+                truth = combined(shallow(self.unet, self.features, x, step, self.order))
+                self.since.append((level, truth))
+                return truth
+        truth = combined(called(self.unet, x, step))
+        measured = self.first <= step + 1 < STEPS - self.last
+        self.forecast_error = self.shallow_error = None
+        if measured and len(points) == 2:
+            self.forecast_error = rms(line(points, level) - truth) / abs((level - points[0][0]) * (level - points[1][0]))
+        if measured and len(self.features) > self.order:
+            self.shallow_error = rms(combined(shallow(self.unet, self.features, x, step, self.order)) - truth) / self.reach(level)
+        self.whole.append((level, truth))
+        self.features.append((x, step))
+        self.since, self.left, self.in_a_row, self.shallows = [], self.tolerance, 0, 0
+        return truth
+
+    def reach(self, level):
+        levels = [kept[0] for kept in self.whole]
+        return abs(level - levels[-1]) * (abs(level - levels[-2]) if self.order else 1)
+
+
+def combined(rows):
+    return rows[:1] + GUIDANCE * (rows[1:] - rows[:1])
+
+
+def line(points, level):
+    (before, old), (newest, new) = points
+    return new + (level - newest) / (newest - before) * (new - old)
+
+
+def rms(error):
+    return error.square().mean().sqrt().item()
+
+
+@both
+@pytest.mark.parametrize("sampler", ["Euler", "DPM++ 2M"])
+@pytest.mark.parametrize(("tolerance", "gap", "every"), [(0.2, 1, 2), (0.6, 2, 3), (1.5, 1, 4)])
+def test_decides_as_specified(kind, sampler, tolerance, gap, every):
+    unet = models.UNETS[kind]()
+    again = Again(unet, sampler, tolerance, gap, every - 1, first=5)
+    latents = again.run()
+    with accelerated(unet, Forecast(tolerance=tolerance, largest_gap=gap, last=1), DeepCache(every=every)) as accelerator:
+        run = sample(unet, accelerator, sampler, guidance=GUIDANCE)
+    assert courses(accelerator) == (again.served, again.shallow)
+    torch.testing.assert_close(run.latents[0].double(), latents, atol=2e-3, rtol=1e-3)
+
+
+def test_every_way_is_taken_in_these():
+    """Or the test above would show nothing."""
+    unet, found = models.ldm_unet(), []
+    for sampler in ("Euler", "DPM++ 2M"):
+        for tolerance, gap, most in ((0.2, 1, 1), (0.6, 2, 2), (1.5, 1, 3)):
+            again = Again(unet, sampler, tolerance, gap, most, first=5)
+            again.run()
+            found.append((bool(again.served), bool(again.shallow)))
+    assert found.count((True, True)) >= 3, found
+
+
+@both
+@pytest.mark.parametrize("apart", [False, True])
+def test_pictures_are_decided_each_for_itself(kind, apart):
+    """In whatever calls their rows come, and whichever method was given first."""
+    unet, forecast, deep = models.UNETS[kind](), Forecast(tolerance=0.6, largest_gap=2, last=1), DeepCache(every=3)
+    alone, rows = [], 0
+    for image in range(3):
+        with accelerated(unet, forecast, deep) as accelerator:
+            run = sample(unet, accelerator, first_image=image, apart=apart)
+        alone.append((courses(accelerator)[0], run.latents[0]))
+        rows += account(accelerator, 1)["rows_shallow"]
+    for methods in ((forecast, deep), (deep, forecast)):
+        with accelerated(unet, *methods) as accelerator:
+            run = sample(unet, accelerator, images=3, apart=apart)
+        told = {one["method"]: one for one in accelerator.report().as_dict()["methods"]}
+        served = {one["picture"]: one["steps"] for one in told["Forecast"]["served"]}
+        assert [served.get(image, []) for image in range(3)] == [steps for steps, _ in alone]
+        assert told["DeepCache"]["rows_shallow"] == rows > 0
+        for image, (_, latents) in enumerate(alone):
+            torch.testing.assert_close(run.latents[image], latents, atol=1e-3, rtol=1e-3)
+
+
+@both
+def test_second_runs_are_told_and_keep_nothing(kind):
+    """The shallow stages run again behind whole calls whose step another may follow, and leave no trace in what other methods count."""
+    unet = models.UNETS[kind]()
+    merging = TokenMerging(plan_every=3)
+    told = []
+    for methods in ((merging,), (merging, Forecast(tolerance=1e-9, last=1), DeepCache(every=3))):
+        with accelerated(unet, *methods, auto=False) as accelerator:
+            run = sample(unet, accelerator)
+        told.append((account(accelerator)["layer_calls"], account(accelerator)["tokens_run"], run.latents))
+    whole = accelerator.report().as_dict()
+    assert told[0][:2] == told[1][:2] and torch.equal(told[0][2], told[1][2])
+    # Steps 4 to 9 are before one that may be shallow; a line takes two whole calls first.
+    assert whole["calls_measured"] == 6 and whole["calls_served"] == whole["stages_served"] == 0
+    assert guided.codes(account(accelerator, 2)) == ["forecast_decides"]
+    assert {reason.get("code") for reason in account(accelerator, 1)["reasons"]} == {"too_far_off"}
+
+
+def test_where_nothing_may_be_shallow_nothing_is_measured():
+    unet, ways = models.diffusers_unet(), (Forecast(tolerance=1000.0, largest_gap=1, last=1), DeepCache(every=3))
+    with accelerated(unet, Forecast(every=2), DeepCache(every=2)) as accelerator:
+        sample(unet, accelerator)
+    assert accelerator.report().as_dict()["calls_measured"] == 0, "a fixed plan measures nothing"
+    for methods, sampler in (((*ways,), "DPM++ SDE"), (((Forecast(tolerance=1000.0), DeepCache(every=1))), "Euler")):
+        with accelerated(unet, *methods) as accelerator:
+            sample(unet, accelerator, sampler)
+        assert accelerator.report().as_dict()["calls_measured"] == 0
+    with accelerated(unet, *ways) as accelerator:
+        sample(unet, accelerator, whole_because="a mask is combined with every step")
+    assert accelerator.report().as_dict()["calls_measured"] == 0 and courses(accelerator) == ([], [])
+
+
+def test_beside_the_gate_and_left_out_guidance():
+    """Rows that are not run are not in the second run either; the gate's caches serve both runs."""
+    unet = models.ldm_unet()
+    ways = Forecast(tolerance=1.5, largest_gap=1, last=1), DeepCache(every=3)
+    for other in (TGate(gate=0.3), GuidanceSkip(when="after", after=0.3), GuidanceSkip(when="after", after=0.3, reuse=True)):
+        with accelerated(unet, other, *ways) as accelerator:
+            run = sample(unet, accelerator)
+        whole = accelerator.report().as_dict()
+        assert run.latents.isfinite().all() and not any(method["failed"] for method in whole["methods"])
+        assert whole["calls_measured"] > 0 and whole["rows_run"] < whole["rows"]
+
+
+@both
+def test_off_is_exact_and_an_interrupted_second_run_leaves_nothing(kind, monkeypatch):
+    unet = models.UNETS[kind]()
+    before = sample(unet, accelerator := accelerated(unet, Forecast(every=1))).latents
+    accelerator.remove()
+    ways = Forecast(tolerance=0.6, largest_gap=1, last=1), DeepCache(every=3)
+    deep = [module for module in unet.modules() if type(module).__name__ in ("ResBlock", "ResnetBlock2D")]
+    with accelerated(unet, *ways) as accelerator:
+        monkeypatch.setattr("lib_accel.engine.second_run.stage_runs", _breaks)
+        monkeypatch.delenv("ACCEL_STRICT", raising=False)
+        monkeypatch.setenv("ACCEL_STRICT", "0")
+        run = sample(unet, accelerator)
+    monkeypatch.undo()
+    assert account(accelerator, 1)["failed"] and run.latents.isfinite().all() and courses(accelerator)[1] == []
+    assert not any("forward" in module.__dict__ or module._forward_pre_hooks for module in deep)
+    with accelerated(unet, Forecast(every=1)) as accelerator:
+        assert torch.equal(sample(unet, accelerator).latents, before)
+
+
+def _breaks(*given):
+    raise RuntimeError("no second run")
