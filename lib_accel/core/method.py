@@ -151,6 +151,14 @@ class Method:
         acts = tuple(acts_in(window, step, steps) for step in told)
         return Schedule(tuple(all_kinds if now else () for now in acts), acts)
 
+    def schedule_beside(self, others: Iterable[Method], steps: int, scale: float | None, sampler: str) -> Schedule:
+        """The same of a pass in which ``others`` are at work, too; what is left of it where they serve whole steps is not its to say."""
+        return self.schedule(steps, scale, sampler)
+
+    def decides_for(self, sampler: str) -> bool:
+        """Whether it decides for each picture, with the ``sampler`` of this name, which steps run in whole."""
+        return False
+
     def spare_step(self, work: StepWork, kinds: tuple[str, ...]) -> None:
         """Take from ``work`` what a step of these ``kinds`` does not run."""
 

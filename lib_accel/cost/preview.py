@@ -67,7 +67,7 @@ def preview_pass(
     least = {method: settings[f"least.{group}"] if settings["auto"] else 0 for group, method in with_least().items()}
     acting = [method for method in chosen if h * w >= least.get(type(method), 0)]
     told = scale if settings["drop_at_one"] else None
-    schedules = [ran(method) or method.schedule(steps, told, sampler) for method in acting]
+    schedules = [ran(method) or method.schedule_beside(acting, steps, told, sampler) for method in acting]
     known: dict[Any, tuple[float, float]] = {}
     kinds, work, rows = [], 0.0, 0.0
     for step in range(steps):

@@ -189,7 +189,7 @@ class Runner:
 
     def second_cut(self, moment: Moment, rows: tuple[int, ...], ran: tuple[int, ...]) -> StageCut | None:
         """After a call that ran ``rows`` (indices), of them ``ran`` in whole: the deep stages of all ``rows`` to serve in a second run.
-        That tells what the shallow ones alone would have predicted (`measured`). Nothing is observed in it, nobody else sees what it predicts.
+        That tells what the shallow ones alone would have predicted (`measured`). Nothing else is learnt from it.
         """
         return None
 

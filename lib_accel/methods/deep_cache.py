@@ -1,15 +1,17 @@
 """DeepCache: deep stages of the U-Net are served in steps between whole ones, while the shallow ones run.
 
-Source: DeepCache (Ma et al., arXiv 2312.00858), its helper 0.1.1. Ours besides: a warm-up, features that are continued, error control.
+Source: DeepCache (Ma et al., arXiv 2312.00858), its helper 0.1.1. Ours besides: a warm-up, features that are continued, error control;
+with Forecast one decision for both (`shallow_calls`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from ..core.fields import check, setting
 from ..core.method import STAGES, Declaration, Kind, Method, Schedule
+from ..core.samplers import sampler_named
 from ..core.schedule import Window, acts_in, first_step
 from ..core.stages import Stage
 from ..core.work import StepWork
@@ -44,6 +46,11 @@ class DeepCache(Method):
     window: (start, end) in fractions of the pass in which deep stages may be served.
 
     With ``warm_up=0, last=0, order=0`` it is the published method. Steps are counted, not looked up by their timesteps.
+
+    With a `Forecast` that decides for each picture, there is one decision: a step that is not forecast runs its shallow stages alone where
+    the error expected of that fits into what the forecast's tolerance leaves. ``every`` then says how many such steps there may be between
+    two whole ones, less 1; ``tolerance``, ``warm_up``, ``warm_sigma`` and ``last`` are the forecast's. The shallow stages run once more
+    behind whole calls, to measure that error.
     """
 
     declaration = Declaration(
@@ -103,6 +110,17 @@ class DeepCache(Method):
                 whole = step
         told = range(steps) if run is None else run
         return Schedule(tuple((SHALLOW,) if step in served else () for step in told), later=self.tolerance > 0 and bool(served))
+
+    def schedule_beside(self, others: Iterable[Method], steps: int, scale: float | None, sampler: str) -> Schedule:
+        decides = next((other for other in others if other.decides_for(sampler)), None)
+        if decides is None or self.every == 1:
+            return self.schedule(steps, scale, sampler)
+        forecast = decides.schedule(steps, scale, sampler).kinds
+        between = decides.steps_between(sampler_named(sampler), steps)
+        left = [step for step in between if not forecast[step] and acts_in(self.window, step, steps)]
+        # Measured with Euler and DPM++ 2M: from a quarter to a half of what is not forecast.
+        served = set(left[1::3] if self.every == 2 else left[1::2])
+        return Schedule(tuple((SHALLOW,) if step in served else () for step in range(steps)), later=bool(served))
 
     def spare_step(self, work: StepWork, kinds: tuple[str, ...]) -> None:
         if SHALLOW in kinds and work.shallow:

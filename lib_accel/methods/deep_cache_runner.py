@@ -13,7 +13,7 @@ from ..core.schedule import first_step, waiting_for_prompts
 from ..core.stages import Stage
 from ..engine.contract import Moment, Runner, StageCut, UNetCall
 from .noise_course import NoiseCourse
-from .shallow_calls import Decides
+from .shallow_calls import DecidesShallow
 from .shared_settings import BY_SAMPLER
 
 HIDDEN = "hidden"
@@ -55,7 +55,7 @@ class DeepCacheRunner(Runner):
         self._handed: tuple[int, ...] = ()
         # Whoever decides for each picture which steps run their shallow stages alone. What would be served in the call at hand, where that
         # is to be measured.
-        self._decides: Decides | None = None
+        self._decides: DecidesShallow | None = None
         self._would: StageCut | None = None
 
     def _forget(self) -> None:
@@ -99,7 +99,7 @@ class DeepCacheRunner(Runner):
 
     def begin_call(self, moment: Moment) -> None:
         self._handed, self._would = (), None
-        self._decides = next((other for other in self.at_work if hasattr(other, "decides") and other.decides(moment)), None)
+        self._decides = next((r for r in self.at_work if isinstance(r, DecidesShallow) and r.decides(moment)), None)
         if self._decides is not None and self._index >= moment.settled:
             self._decides.shallow_order = self._order
             self._may_serve = moment.step.within(self.config.window) and self.config.every > 1

@@ -110,6 +110,10 @@ class Forecast(Method):
         """Whether which steps run is a fixed plan."""
         return self.every > 0 and sampler.forecasting.fixed
 
+    def decides_for(self, sampler: str) -> bool:
+        known = sampler_named(sampler)
+        return known is not None and known.forecasting is not None and not self.is_fixed(known)
+
     def runs_all(self, sampler: Sampler) -> bool:
         """Whether that plan leaves no step out."""
         return self.every == 1 and self.is_fixed(sampler)

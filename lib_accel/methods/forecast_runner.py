@@ -16,7 +16,7 @@ from ..engine.contract import Moment, Runner
 from .forecast_passes import NO_SIGMA, ROWS_UNKNOWN, sigma_of, steps_of, why_not
 from .guided_error import GuidedError, picture_of
 from .kept_predictions import KeptPredictions
-from .shallow_calls import ShallowCalls
+from .shallow_calls import DecidesShallow, ShallowCalls
 
 # Why rows of a call are unknown that the loop made for a step of its own.
 OF_THE_LOOP = ("too_many_calls", "order_unknown", "no_pairs")
@@ -26,15 +26,13 @@ def _no_forecast(why: str) -> Reason:
     return Reason.of("no_forecast", "no step was forecast: {why}", why=why)
 
 
-class ForecastRunner(Runner):
+class ForecastRunner(DecidesShallow, Runner):
     """Forecasting at work. One pass: its sampler, its noise levels, what rows predicted, and how far off forecasts of pictures were."""
 
     # Windows say where steps may be forecast; what went before is learnt from all the same.
     window = (0.0, 1.0)
     serves_calls = True
     outlives_scale = True
-    # Of what deep stages are served: 1 along a line, 0 as it was.
-    shallow_order = 0.0
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
@@ -184,7 +182,6 @@ class ForecastRunner(Runner):
         self.account.keeps(self._kept.nbytes)
 
     def _values(self, moment: Moment, prediction: torch.Tensor, rows: tuple[int, ...]) -> torch.Tensor | None:
-        """``prediction`` of these rows as it is continued; None, and nothing more in this step, where the noise level is not known."""
         values = self._kept.values(moment, prediction, rows)
         if values is None:
             self._learns = self._may_serve = False
@@ -193,41 +190,6 @@ class ForecastRunner(Runner):
 
     def forecasts(self, moment: Moment) -> bool:
         return not self.stopped and self._why_not(moment) is None and bool(self._between(moment))
-
-    # -- calls that run their shallow stages alone, see `shallow_calls.Decides` ----------------------------------------------
-
-    def decides(self, moment: Moment) -> bool:
-        """Whether it decides for each picture which steps of the pass run."""
-        return not self.stopped and self._learns and not self.config.is_fixed(moment.sampler)
-
-    def keeps_stages(self, moment: Moment) -> bool:
-        return moment.step.index + 3 >= self._between(moment).start
-
-    def allows_shallow(self, moment: Moment, image: int, most: int) -> bool:
-        if not self._may_serve or moment.evaluation or self._decided.get(image):
-            return False
-        control, decided = self._pictures.get(image), self._shallow.decided
-        if image not in decided:
-            decided[image] = control is not None and control.may_run_shallow(moment.step.index, most)
-        return decided[image]
-
-    def wants_shallow_measured(self, moment: Moment) -> bool:
-        return not moment.evaluation and moment.step.index + 1 in self._between(moment)
-
-    def ran_shallow(self, moment: Moment, prediction: torch.Tensor, rows: tuple[int, ...]) -> None:
-        values = self._values(moment, prediction, rows)
-        if values is None:
-            return
-        layout = Layout(moment.rows[index] for index in rows)
-        self._kept.put_shallow(moment, layout, values)
-        self._shallow.ran(layout)
-        for row in layout:
-            self.account.served(moment.pass_and_step, max(picture_of(row), 0), ran=True)
-
-    def measured_shallow(self, moment: Moment, prediction: torch.Tensor, rows: tuple[int, ...]) -> None:
-        values = self._kept.values(moment, prediction, rows)
-        layout = Layout(moment.rows[index] for index in rows)
-        self._shallow.measured(moment, layout, None if values is None else self._kept.errors_of(moment, layout, values))
 
     # -- decisions ---------------------------------------------------------------------------------------------------------
 

@@ -7,38 +7,19 @@ on what was kept before.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import torch
 
+from ..core.error_control import ErrorControl
+from ..core.method_account import MethodAccount
 from ..core.rows import Layout
 from ..engine.contract import Moment
 from .guided_error import GuidedError, picture_of
+from .kept_predictions import KeptPredictions
 
-
-class Decides(Protocol):
-    """Whoever decides which steps of a pass run. shallow_order: of what deep stages are served, 0 to 1; it is told before every call."""
-
-    shallow_order: float
-
-    def decides(self, moment: Moment) -> bool:
-        """Whether it does so for each picture while it is drawn."""
-
-    def allows_shallow(self, moment: Moment, image: int, most: int) -> bool:
-        """Whether picture ``image``, which is not forecast now, may run its shallow stages alone. most: how many such calls there may be
-        between two whole ones."""
-
-    def wants_shallow_measured(self, moment: Moment) -> bool:
-        """Whether it helps to know how far off a shallow call would be now."""
-
-    def keeps_stages(self, moment: Moment) -> bool:
-        """Whether what leaves the deep stages now may be of use."""
-
-    def ran_shallow(self, moment: Moment, prediction: torch.Tensor, rows: tuple[int, ...]) -> None:
-        """``rows`` (indices) ran their shallow stages alone and predicted what ``prediction`` [all rows, ...] holds."""
-
-    def measured_shallow(self, moment: Moment, prediction: torch.Tensor, rows: tuple[int, ...]) -> None:
-        """``rows`` (indices), which ran in whole, would have predicted ``prediction`` [rows, ...] with their shallow stages alone."""
+if TYPE_CHECKING:
+    from .forecast import Forecast
 
 
 class ShallowCalls:
@@ -61,3 +42,70 @@ class ShallowCalls:
     def error_of(self, picture: int) -> torch.Tensor | None:
         """How far off its guided prediction would have been; None where that was not measured."""
         return self._errors.of(picture) if picture in self._errors.pictures else None
+
+
+class DecidesShallow:
+    """The part of it of a runner that decides which steps of a pass run; a runner that serves deep stages asks and tells.
+
+    shallow_order: of what deep stages are served, 0 to 1; it is told before every call.
+    """
+
+    shallow_order = 0.0
+    config: Forecast
+    account: MethodAccount
+    stopped: bool
+    # Of the step at hand: whether something may be served or learnt, which pictures are forecast, and what the shallow calls told.
+    _may_serve: bool
+    _learns: bool
+    _decided: dict[int, bool]
+    _shallow: ShallowCalls
+    # Of the pass.
+    _kept: KeptPredictions
+    _pictures: dict[int, ErrorControl]
+
+    def decides(self, moment: Moment) -> bool:
+        """Whether it decides for each picture while it is drawn."""
+        return not self.stopped and self._learns and not self.config.is_fixed(moment.sampler)
+
+    def keeps_stages(self, moment: Moment) -> bool:
+        """Whether what leaves the deep stages now may be of use."""
+        return moment.step.index + 3 >= self._between(moment).start
+
+    def allows_shallow(self, moment: Moment, image: int, most: int) -> bool:
+        """Whether picture ``image``, which is not forecast now, may run its shallow stages alone. most: how many such calls there may be
+        between two whole ones."""
+        if not self._may_serve or moment.evaluation or self._decided.get(image):
+            return False
+        control, decided = self._pictures.get(image), self._shallow.decided
+        if image not in decided:
+            decided[image] = control is not None and control.may_run_shallow(moment.step.index, most)
+        return decided[image]
+
+    def wants_shallow_measured(self, moment: Moment) -> bool:
+        """Whether it helps to know how far off a shallow call would be now."""
+        return not moment.evaluation and moment.step.index + 1 in self._between(moment)
+
+    def ran_shallow(self, moment: Moment, prediction: torch.Tensor, rows: tuple[int, ...]) -> None:
+        """``rows`` (indices) ran their shallow stages alone and predicted what ``prediction`` [all rows, ...] holds."""
+        values = self._values(moment, prediction, rows)
+        if values is None:
+            return
+        layout = Layout(moment.rows[index] for index in rows)
+        self._kept.put_shallow(moment, layout, values)
+        self._shallow.ran(layout)
+        for row in layout:
+            self.account.served(moment.pass_and_step, max(picture_of(row), 0), ran=True)
+
+    def measured_shallow(self, moment: Moment, prediction: torch.Tensor, rows: tuple[int, ...]) -> None:
+        """``rows`` (indices), which ran in whole, would have predicted ``prediction`` [all rows, ...] with their shallow stages alone."""
+        values = self._kept.values(moment, prediction, rows)
+        layout = Layout(moment.rows[index] for index in rows)
+        self._shallow.measured(moment, layout, None if values is None else self._kept.errors_of(moment, layout, values))
+
+    def _between(self, moment: Moment) -> range:
+        """The steps that need not always run."""
+        raise NotImplementedError
+
+    def _values(self, moment: Moment, prediction: torch.Tensor, rows: tuple[int, ...]) -> torch.Tensor | None:
+        """``prediction`` of these rows as it is continued; None, and nothing more in this step, where the noise level is not known."""
+        raise NotImplementedError

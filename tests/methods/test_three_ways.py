@@ -9,7 +9,7 @@ import torch
 from guided import account
 from sampling import LEVELS, rows_of, sample
 
-from lib_accel import DeepCache, Forecast, GuidanceSkip, PromptToPrompt, Row, TGate, TokenMerging, accelerated
+from lib_accel import DeepCache, Forecast, GuidanceSkip, ImageEdit, PromptToPrompt, TGate, TokenMerging, accelerated
 from lib_accel.core.samplers import SAMPLERS
 
 STEPS = len(LEVELS) - 1
@@ -189,6 +189,37 @@ def test_where_nothing_may_be_shallow_nothing_is_measured():
     with accelerated(unet, *ways) as accelerator:
         sample(unet, accelerator, whole_because="a mask is combined with every step")
     assert accelerator.report().as_dict()["calls_measured"] == 0 and courses(accelerator) == ([], [])
+
+
+def test_beside_edits_and_controls_nothing_is_measured():
+    """Maps of words are summed up in every call that an edit sees; residuals of a control would be asked for twice."""
+    unet = models.diffusers_unet()
+    ways = Forecast(tolerance=1000.0, largest_gap=1, last=1), DeepCache(every=3)
+    edits = PromptToPrompt(edits=(ImageEdit(1, 0, (None,), self_replace=0.5),))
+    with accelerated(unet, edits, *ways) as accelerator:
+        sample(unet, accelerator, images=2)
+    assert accelerator.report().as_dict()["calls_measured"] == 0
+    mid = torch.zeros(2, unet.config.block_out_channels[-1], 4, 4)
+    handle = unet.register_forward_pre_hook(
+        lambda module, args, given: (args, given | {"mid_block_additional_residual": mid}), with_kwargs=True
+    )
+    with accelerated(unet, *ways) as accelerator:
+        sample(unet, accelerator)
+    handle.remove()
+    assert accelerator.report().as_dict()["calls_measured"] == 0 and courses(accelerator)[1] == []
+
+
+def test_the_preview_shows_both():
+    """A typical picture: forecast steps between, shallow ones among the others."""
+    ways = Forecast(level="fast"), DeepCache(every=3)
+    kinds = [method.schedule_beside(ways, 25, 7.0, "Euler").kinds for method in ways]
+    both_at_once = [step for step in range(25) if kinds[0][step] and kinds[1][step]]
+    shallow = [step for step in range(25) if kinds[1][step]]
+    assert not both_at_once and len(shallow) in (2, 3, 4) and min(shallow) >= 5 and max(shallow) <= 22
+    assert ways[1].schedule_beside(ways, 25, 7.0, "UniPC").kinds != ways[1].schedule_beside(ways, 25, 7.0, "Heun").kinds
+    assert ways[1].schedule_beside(ways, 25, 7.0, "Heun") == ways[1].schedule(25, 7.0, "Heun")
+    fixed = (Forecast(every=2), ways[1])
+    assert ways[1].schedule_beside(fixed, 25, 7.0, "Euler") == ways[1].schedule(25, 7.0, "Euler")
 
 
 def test_beside_the_gate_and_left_out_guidance():
