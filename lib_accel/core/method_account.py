@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from .fields import changed, described
 from .reasons import Reason, as_data
-from .served_steps import PASSES_KEPT, ServedSteps
+from .served_steps import ServedSteps
 from .step_count import StepCount
 
 
@@ -36,8 +37,8 @@ class MethodAccount:
         self.rows_dropped = 0
         self.served_steps = ServedSteps()
         self.shallow_steps = StepCount()
-        # The same by number of the pass, of the last ones.
-        self.shallow_in: dict[int, set[int]] = {}
+        # The same by pass and picture.
+        self.shallow_in = ServedSteps()
         self.rows_shallow = 0
         self.cache_bytes = 0
 
@@ -80,13 +81,16 @@ class MethodAccount:
         """The whole U-Net call of ``picture`` (from 0) was served in this step; or it ran, if only for some of its rows."""
         self.served_steps.add(pass_and_step, picture, ran)
 
-    def shallow(self, pass_and_step: tuple[int, int], rows: int) -> None:
-        """Deep stages of the U-Net were served to ``rows`` rows of a call in this step."""
-        self.shallow_steps.add(pass_and_step)
-        self.shallow_in.setdefault(pass_and_step[0], set()).add(pass_and_step[1])
-        if len(self.shallow_in) > PASSES_KEPT:
-            del self.shallow_in[min(self.shallow_in)]
-        self.rows_shallow += rows
+    def shallow(self, pass_and_step: tuple[int, int], pictures: Sequence[int], ran: Sequence[int] = ()) -> None:
+        """Deep stages of the U-Net were served in this step to rows of these pictures (from 0), one entry a row. ran: the same of rows that
+        ran in whole."""
+        for picture in ran:
+            self.shallow_in.add(pass_and_step, picture, ran=True)
+        for picture in pictures:
+            self.shallow_in.add(pass_and_step, picture)
+        if pictures:
+            self.shallow_steps.add(pass_and_step)
+        self.rows_shallow += len(pictures)
 
     def keeps(self, nbytes: int) -> None:
         """Caches take up ``nbytes`` now; the most counts."""
@@ -134,7 +138,7 @@ class MethodAccount:
             "served": self.served_steps.as_list(),
             "served_before": self.served_steps.before,
             "shallow_steps": len(self.shallow_steps),
-            "shallow_in": [{"pass": number, "steps": sorted(steps)} for number, steps in sorted(self.shallow_in.items())],
+            "shallow_in": self.shallow_in.as_list(),
             "rows_shallow": self.rows_shallow,
             "cache_bytes": self.cache_bytes,
         }

@@ -5,7 +5,7 @@ An estimate (see `estimate`); what was really done is the report's to say.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -146,7 +146,7 @@ def ran_pass(
     part = rows[0] / max(rows[1], 1)
     counted = shown.rows_of_step * steps * part
     whole = replace(shown, work=inside.work * part, plain=inside.plain, rows=counted, idle=(), later=(), limits=())
-    courses = (_served(method, shown.steps, served) for method in report["methods"] for served in _by_picture(method, begin))
+    courses = _courses(report["methods"], shown.steps, begin)
     return [replace(whole, steps=course) for course in dict.fromkeys(courses)] or [whole]
 
 
@@ -160,15 +160,27 @@ def _shallow(method: Method, report: Mapping[str, Any], steps: range) -> Schedul
     return Schedule(tuple(kinds if step in found else () for step in steps))
 
 
-def _by_picture(method: Mapping[str, Any], begin: int) -> Iterable[set[int]]:
-    """The steps served to each picture of a pass, which another checkpoint may divide; counted from ``begin``."""
-    pictures: dict[int, set[int]] = {}
-    for one in method["served"]:
-        pictures.setdefault(one["picture"], set()).update(step - begin for step in one["steps"])
-    return pictures.values()
+def _courses(methods: Sequence[Mapping[str, Any]], steps: tuple[tuple[str, ...], ...], begin: int) -> Iterable[tuple[tuple[str, ...], ...]]:
+    """For each picture the kinds of each step, where ``steps`` are those of all pictures together: what was shallow for some pictures alone
+    ran for the others, and where a step was served nothing else was at work."""
+    served, shallow = (_by_picture(methods, name, begin) for name in ("served", "shallow_in"))
+    for picture in sorted(served.keys() | shallow.keys()):
+        course = list(steps)
+        for kinds, found in shallow.get(picture, {}).items():
+            course = [now if step in found else tuple(kind for kind in now if kind not in kinds) for step, now in enumerate(course)]
+        for kinds, found in served.get(picture, {}).items():
+            course = [kinds if step in found else now for step, now in enumerate(course)]
+        yield tuple(course)
 
 
-def _served(method: Mapping[str, Any], steps: tuple[tuple[str, ...], ...], served: set[int]) -> tuple[tuple[str, ...], ...]:
-    """The kinds of each step, where these steps were served by ``method``: nothing else was at work in them."""
-    kinds = next(tuple(kind.name for kind in known.declaration.kinds) for known in METHODS if known.__name__ == method["method"])
-    return tuple(kinds if step in served else at_work for step, at_work in enumerate(steps))
+def _by_picture(methods: Iterable[Mapping[str, Any]], name: str, begin: int) -> dict[int, dict[tuple[str, ...], set[int]]]:
+    """For each picture the steps, counted from ``begin``, that each method's kinds were at work in. name: of these steps in its account. A
+    pass may be in parts, which another checkpoint divides."""
+    pictures: dict[int, dict[tuple[str, ...], set[int]]] = {}
+    for method in methods:
+        for one in method[name]:
+            known = next(known for known in METHODS if known.__name__ == method["method"])
+            kinds = tuple(kind.name for kind in known.declaration.kinds)
+            found = pictures.setdefault(one["picture"], {}).setdefault(kinds, set())
+            found.update(step - begin for step in one["steps"])
+    return pictures

@@ -12,6 +12,7 @@ from ..core.rows import Layout
 from ..core.schedule import first_step, waiting_for_prompts
 from ..core.stages import Stage
 from ..engine.contract import Moment, Runner, StageCut, UNetCall
+from .guided_error import picture_of
 from .noise_course import NoiseCourse
 from .shallow_calls import DecidesShallow
 from .shared_settings import BY_SAMPLER
@@ -53,8 +54,7 @@ class DeepCacheRunner(Runner):
         self._index = 0
         self._sigma: float | None = None
         self._handed: tuple[int, ...] = ()
-        # Whoever decides for each picture which steps run their shallow stages alone. What would be served in the call at hand, where that
-        # is to be measured.
+        # Whoever decides for each picture which steps are shallow; what would be served in the call at hand, where that is measured.
         self._decides: DecidesShallow | None = None
         self._would: StageCut | None = None
 
@@ -155,10 +155,10 @@ class DeepCacheRunner(Runner):
 
     def end_call(self, moment: Moment, prediction: torch.Tensor, ran: tuple[int, ...]) -> None:
         served = set(self._handed) - set(ran)
+        self.account.shallow(moment.pass_and_step, *([max(picture_of(moment.rows[index]), 0) for index in rows] for rows in (served, ran)))
         if served:
             self._served_any = True
             self.account.is_idle(None)
-            self.account.shallow(moment.pass_and_step, len(served))
             if self._decides is not None and not moment.evaluation:
                 self._decides.ran_shallow(moment, prediction, tuple(sorted(served)))
 

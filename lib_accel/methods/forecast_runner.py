@@ -137,6 +137,8 @@ class ForecastRunner(DecidesShallow, Runner):
             self._begin, self._may_serve = moment.step.index, False
 
     def refused(self) -> None:
+        # The shallow stages alone may do in its place.
+        self._decided.update(dict.fromkeys(self._decided, False))
         self._handed = set()
 
     def serve_output(self, moment: Moment, rows: tuple[int, ...]) -> Mapping[int, torch.Tensor] | None:

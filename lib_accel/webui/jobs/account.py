@@ -21,7 +21,7 @@ NOTHING = 1.005
 
 # What reports of parts of a job add up to, as wholes and by method.
 COUNTS = (
-    *("unet_calls", "calls_run", "calls_served", "stages_run", "stages_served"),
+    *("unet_calls", "calls_run", "calls_served", "calls_measured", "stages_run", "stages_served"),
     *("rows", "rows_run", "rows_served", "passes", "steps", "seconds"),
 )
 METHOD_COUNTS = (
@@ -175,8 +175,7 @@ class Account:
 
 def _numbered(method: dict[str, Any], number: int) -> dict[str, Any]:
     """What a report tells of a method, its steps as those of the host's pass ``number``."""
-    shallow = [{**one, "pass": number} for one in method["shallow_in"]]
-    return {**method, "served": _of_pass(method["served"], number), "shallow_in": shallow}
+    return {**method, **{name: _of_pass(method[name], number) for name in ("served", "shallow_in")}}
 
 
 def _of_pass(served: list[dict[str, Any]], number: int) -> list[dict[str, Any]]:
@@ -236,8 +235,8 @@ def _merged(reports: list[dict[str, Any]]) -> dict[str, Any]:
                 same[count] += method[count]
             for most in ("layers", "too_small", "cache_bytes"):
                 same[most] = max(same[most], method[most])
-            same["shallow_in"] = same["shallow_in"] + method["shallow_in"]
-            same["served"] = _together(same["served"], method["served"])
+            for steps in ("served", "shallow_in"):
+                same[steps] = _together(same[steps], method[steps])
             same["notes"] = sorted({*same["notes"], *method["notes"]})
             same["reasons"] = _all_of(same["reasons"], method["reasons"])
             for counts in ("layers_by_effect", "stood_down"):
