@@ -23,7 +23,7 @@ from lib_accel.sample.architecture import AUTOENCODER, TEXT_ENCODER
 from sample_model import batches, labels, optimizers, reading, training
 from sample_model.attention import FluxTrainingAttention, TrainingAttention
 from sample_model.folder import write_flow_model
-from sample_model.train_diffusion import batch_of_captions, noise_levels, share_at
+from sample_model.train_diffusion import OFFSET_NOISE, batch_of_captions, noise_levels, share_at
 
 PATCH = 2
 WORDS = 32  # tokens of a text that the transformer sees; captions have 26 at most
@@ -107,7 +107,8 @@ def loss_of(
     and share: its part in what is to be predicted, 0..1.
     """
     shares = noise_shares(len(clean)).to(clean.device)
-    noise = torch.randn(clean.shape).to(clean.device)
+    noise = torch.randn(clean.shape) + OFFSET_NOISE * torch.randn(*clean.shape[:2], 1, 1)
+    noise = noise.to(clean.device)
     held = shares.view(-1, 1, 1, 1)
     noisy, wanted = (1 - held) * clean + held * noise, noise - clean
     if share > 0 and (known := shares < TEACHER_NOISE).any():
