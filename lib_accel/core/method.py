@@ -53,7 +53,8 @@ class Schedule:
 
     kinds: names of the kinds at work, for each step. details: for each step, what else tells its cost from that of others. even: whether
     steps of the same kinds and details cost the same. edges: steps at which something begins or ends; None: where kinds or details change.
-    later: whether more may turn out to be at work while the pass runs.
+    later: whether more may turn out to be at work while the pass runs. again: how many steps run a second time behind the first, as its
+    kinds say, to measure.
     """
 
     kinds: tuple[tuple[str, ...], ...]
@@ -61,6 +62,7 @@ class Schedule:
     even: bool = True
     edges: frozenset[int] | None = None
     later: bool = False
+    again: float = 0.0
 
     @property
     def costs(self) -> tuple[Hashable, ...] | None:

@@ -79,6 +79,10 @@ def preview_pass(
             known[now] = step_work(unet, *latent, now, least, base), _rows(now, base)
         work, rows = work + known[now][0], rows + known[now][1]
         kinds.append(tuple(dict.fromkeys(kind for _, at_work in now for kind in at_work)))
+    for method, schedule in zip(acting, schedules):
+        if schedule.again:
+            all_kinds = tuple(kind.name for kind in method.declaration.kinds)
+            work += schedule.again * step_work(unet, *latent, ((method, all_kinds),), least, base)
     idle = (kind.name for method in chosen if method not in acting for kind in method.declaration.kinds)
     later = (method.declaration.later for method, schedule in zip(acting, schedules) if schedule.later)
     limits = tuple(dict.fromkeys(limit for limit in (method.limit() for method in acting) if limit))
@@ -144,8 +148,13 @@ def ran_pass(
         settings, place, shape, *size, steps, only=lambda m: seen(m) and m.declaration.acts_on in (TOKENS, STAGES), **given
     )
     part = rows[0] / max(rows[1], 1)
+    # A step's shallow stages, as often as they ran once more behind whole calls.
+    again = steps * report["calls_measured"] / max(report["unet_calls"], 1)
+    if again:
+        given["ran"] = lambda method: Schedule((tuple(kind.name for kind in method.declaration.kinds),))
+        again *= preview_pass(settings, place, shape, *size, 1, only=lambda m: seen(m) and m.declaration.acts_on == STAGES, **given).work
     counted = shown.rows_of_step * steps * part
-    whole = replace(shown, work=inside.work * part, plain=inside.plain, rows=counted, idle=(), later=(), limits=())
+    whole = replace(shown, work=inside.work * part + again, plain=inside.plain, rows=counted, idle=(), later=(), limits=())
     courses = _courses(report["methods"], shown.steps, begin)
     return [replace(whole, steps=course) for course in dict.fromkeys(courses)] or [whole]
 

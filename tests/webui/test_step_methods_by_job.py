@@ -73,6 +73,33 @@ def test_pictures_that_need_different_steps_are_told_each(host):
     assert sorted(shown) == sorted([list(steps) for steps in {tuple(served.get(picture, ())) for picture in range(4)}])
 
 
+@pytest.mark.parametrize("apart", [False, True])
+def test_three_ways_of_a_step_are_told_and_shown_for_each_picture(host, apart):
+    """Forecast, shallow or whole, in one batch: the line, the account and the strip agree with what the layers were given."""
+    host.shared.opts.data["batch_cond_uncond"] = not apart
+    accel = CONTROL | {"forecast.tolerance": 3.0, "forecast.largest_gap": 2, "deepcache.on": True, "deepcache.every": 3}
+    rows, _, done = drawn(host, accel, batch_size=3, steps=24)
+    forecast, deep = methods_of(host)
+    served, shallow = (
+        {one["picture"]: one["steps"] for one in method[name]} for method, name in ((forecast, "served"), (deep, "shallow_in"))
+    )
+    assert sorted(served) == sorted(shallow) == [0, 1, 2] and all(map(len, (*served.values(), *shallow.values())))
+    assert not any(set(served[picture]) & set(shallow[picture]) for picture in served)
+    report = last_report(host)["passes"][0]["report"]
+    calls = 2 if apart else 1
+    assert report["calls_measured"] > 0 and report["rows"] == 3 * 2 * 24
+    again = sum(rows) - report["rows_run"]
+    assert report["rows_run"] == report["rows"] - 2 * sum(map(len, served.values())) and 0 < again <= report["calls_measured"] * 6 / calls
+    assert "deep stages reused for" in done.comments and "steps forecast" in done.comments
+    from lib_accel.webui.jobs.session import SESSION
+
+    kinds = {tuple(one.steps) for one in SESSION.ran["txt2img"]}
+    expected = {
+        tuple(("forecast",) if step in served[n] else ("shallow",) if step in shallow[n] else () for step in range(24)) for n in range(3)
+    }
+    assert kinds == expected
+
+
 def test_live_previews_go_on_in_steps_that_are_forecast(host):
     """The host shows what its guidance made of every step, whoever predicted it."""
     seen = []
