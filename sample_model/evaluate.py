@@ -2,6 +2,7 @@
 
     python -m sample_model.evaluate --out runs/evaluation            # the shipped model
     python -m sample_model.evaluate --model runs/diffusion/model --size 512 --sampler "DPM++ 2M Karras" --out runs/evaluation
+    python -m sample_model.evaluate --model runs/flow/model --out runs/evaluation          # of train_flow
 
 Half of the prompts ask for one object, half for two; every prompt names the background; prompts and seeds are fixed.
 Prints a table; writes evaluation.json, and grid.png with the first pictures.
@@ -16,10 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
+from lib_accel.cli.models import open_pipeline
+from lib_accel.cli.passes import asked
 from lib_accel.cli.processes import Processes, is_first, wait_for_first
 from lib_accel.cli.samplers import SAMPLERS, use_sampler
-from lib_accel.sample import DEFAULT_GUIDANCE, DEFAULT_SIZE, DEFAULT_STEPS, captions, checker, load_pipeline
-from sample_model.attention import TrainingAttention
+from lib_accel.core.sites import find_unet
+from lib_accel.sample import DEFAULT_GUIDANCE, DEFAULT_SIZE, DEFAULT_STEPS, captions, checker
+from sample_model.attention import FluxTrainingAttention, TrainingAttention
 
 # Shares to reach, for pictures whose shorter side has fewer than 384 pixels, and for larger ones.
 GOALS = {"background": 0.95, "colour": 0.95, "shape": 0.85, "both objects": 0.70}
@@ -57,10 +61,11 @@ def draw(pipeline, prompts: list, steps: int, guidance: float, size: tuple[int, 
     height, width = (max(64, round(side / 8) * 8) for side in size)
     for start in range(0, len(prompts), batch):
         part = prompts[start : start + batch]
-        generators = [torch.Generator().manual_seed(seed + start + offset) for offset in range(len(part))]
-        pictures = pipeline(
-            part, num_inference_steps=steps, guidance_scale=guidance, height=height, width=width, generator=generators, output_type="np"
-        ).images
+        given = asked(pipeline, part[0], steps, guidance, height) | {"prompt": part, "width": width, "output_type": "np"}
+        given["generator"] = [torch.Generator().manual_seed(seed + start + offset) for offset in range(len(part))]
+        if "negative_prompt" in given:
+            given["negative_prompt"] = [given["negative_prompt"]] * len(part)
+        pictures = pipeline(**given).images
         yield from (np.clip(pictures, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
@@ -106,10 +111,12 @@ def main(argv: list | None = None) -> int:
     import torch
 
     processes = Processes(options.device)
-    pipeline = load_pipeline(folder=options.model, device=processes.device)
+    pipeline = open_pipeline(options.model, None, processes.device, torch.float32)[0]
+    pipeline.set_progress_bar_config(disable=True)
     use_sampler(pipeline, options.sampler)
     if str(processes.device) == "cpu":
-        pipeline.unet.set_attn_processor(TrainingAttention())
+        is_unet = hasattr(pipeline, "unet")
+        find_unet(pipeline).set_attn_processor(TrainingAttention() if is_unet else FluxTrainingAttention())
     prompts = captions.held_out_prompts(options.count, options.seed)
     shown, began = [], time.monotonic()
     verdicts: list = []

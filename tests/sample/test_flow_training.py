@@ -6,7 +6,7 @@ import torch
 
 from lib_accel.cli.main import main
 from lib_accel.cli.passes import asked
-from sample_model import attention, batches, train_diffusion, train_flow
+from sample_model import attention, batches, evaluate, train_diffusion, train_flow
 
 
 def test_it_is_small():
@@ -111,6 +111,8 @@ def test_two_steps_write_a_folder_that_loads_and_draws(tmp_path, monkeypatch, ca
     torch.testing.assert_close(cut, read[:, : train_flow.WORDS], atol=1e-4, rtol=1e-4)
     trained = pipeline.transformer.proj_out.weight
     assert trained.isfinite().all() and (tmp_path / "checkpoint.pt").exists()
+    drawn = ["--model", str(folder), "--count", "2", "--steps", "1", "--size", "64", "--out", str(tmp_path / "evaluation")]
+    assert evaluate.main(drawn) == 0 and "all right" in capsys.readouterr().out
     words = f"--size 64 --steps 12 --count 1 --preset --method --variants forecast:every=2 spectrum taylorseer --out {tmp_path}"
     assert main(["quality", "--model", str(folder), *words.split()]) == 0
     told = capsys.readouterr().out
