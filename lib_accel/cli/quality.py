@@ -212,6 +212,7 @@ def _calls(drawing: list[TimedPicture]) -> dict[str, Any]:
     shallow = statistics.fmean(drawn.shallow for drawn in drawing)
     told = {"calls": statistics.fmean(whole), "calls_range": [min(whole), max(whole)], "calls_shallow": shallow}
     told["calls_in_part"] = statistics.fmean(drawn.in_part for drawn in drawing)
+    told["calls_measured"] = statistics.fmean(drawn.measured for drawn in drawing)
     parts = [drawn.rows for drawn in drawing if drawn.rows is not None]
     return told | ({"rows_part": statistics.fmean(parts)} if parts else {})
 

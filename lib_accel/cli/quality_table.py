@@ -48,12 +48,12 @@ def table(rows: list[dict[str, Any]], model: str = "U-Net") -> str:
 
 
 def _shown_calls(row: dict[str, Any]) -> str:
-    """Mean, the fewest and most where pictures differ, and how many ran their shallow stages only, or in part."""
+    """Mean, fewest and most where pictures differ; how many ran their shallow stages only, or in part; behind how many these ran again."""
     if "calls" not in row:
         return "-"
     fewest, most = row["calls_range"]
     whole = f"{fewest}" if fewest == most else f"{row['calls']:.1f} ({fewest} to {most})"
-    beside = [(row.get("calls_shallow"), "shallow"), (row.get("calls_in_part"), "in part")]
+    beside = [(row.get("calls_shallow"), "shallow"), (row.get("calls_in_part"), "in part"), (row.get("calls_measured"), "measured")]
     return " + ".join([whole, *(f"{count:.1f} {what}" for count, what in beside if count)])
 
 

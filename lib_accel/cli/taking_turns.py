@@ -29,7 +29,8 @@ class TimedPicture(NamedTuple):
 
     calls: None where nothing counted them. shallow: of them those that ran their shallow stages only. rows: the part of the rows of a plain
     run that ran, 0 to 1; None where nothing counted them. in_part: calls beside those that a peer served in part, running something.
-    macs: multiply-adds of all calls, each as much as its kind was weighed with; None where none was.
+    macs: multiply-adds of all calls, each as much as its kind was weighed with; None where none was. measured: behind how many calls the
+    shallow stages ran once more.
     """
 
     picture: np.ndarray
@@ -40,6 +41,7 @@ class TimedPicture(NamedTuple):
     rows: float | None = None
     in_part: int = 0
     macs: float | None = None
+    measured: int = 0
 
 
 class _Work(NamedTuple):
@@ -177,7 +179,7 @@ def _draw(work: _Work, variant: Variant, prompt: str, size: int, seed: int, step
     numbers = report.as_dict()
     shallow = sum(method["shallow_steps"] for method in numbers["methods"])
     rows = numbers["rows_run"] / max(numbers["rows"], 1)
-    return TimedPicture(picture, seconds, str(report), numbers["calls_run"], shallow, rows, macs=macs)
+    return TimedPicture(picture, seconds, str(report), numbers["calls_run"], shallow, rows, macs=macs, measured=numbers["calls_measured"])
 
 
 def _gathered(

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ..core.fields import changed
 from ..core.reasons import Reason
 from ..core.row_history import RowHistory
 from ..core.rows import Layout
@@ -22,6 +23,8 @@ HIDDEN = "hidden"
 NO_STEP = Reason.of("no_step_between", "no step was left between those that always run")
 TOO_FAR_OFF = Reason.of("kept_too_far_off", "what was kept was too far off in every step")
 FORECAST_DECIDES = Reason.of("forecast_decides", "the steps that were not forecast were better run in whole")
+OF_THE_FORECAST = {"tolerance", "warm_up", "warm_sigma", "last"}
+NO_EFFECT = Reason.of("no_effect", "its tolerance, warm-up and last steps have no effect beside Forecast: those of Forecast count")
 NEVER_WHOLE = Reason.of("never_all_rows", "never were all rows of a picture kept in one step: guidance came and went")
 
 
@@ -101,6 +104,8 @@ class DeepCacheRunner(Runner):
         self._handed, self._would = (), None
         self._decides = next((r for r in self.at_work if isinstance(r, DecidesShallow) and r.decides(moment)), None)
         if self._decides is not None and self._index >= moment.settled:
+            if changed(self.config).keys() & OF_THE_FORECAST:
+                self.account.note(NO_EFFECT)
             self._decides.shallow_order = self._order
             self._may_serve = moment.step.within(self.config.window) and self.config.every > 1
             self._keeps = self._decides.keeps_stages(moment) and self.config.every > 1

@@ -191,6 +191,14 @@ def test_where_nothing_may_be_shallow_nothing_is_measured():
     assert accelerator.report().as_dict()["calls_measured"] == 0 and courses(accelerator) == ([], [])
 
 
+def test_settings_without_effect_are_told():
+    for more, told in (({}, []), ({"warm_up": 0.5}, ["no_effect"]), ({"tolerance": 0.1}, ["no_effect"])):
+        unet = models.ldm_unet()
+        with accelerated(unet, Forecast(tolerance=0.6, last=1), DeepCache(every=3, **more)) as accelerator:
+            sample(unet, accelerator)
+        assert guided.codes(account(accelerator, 1)) == told and account(accelerator, 1)["shallow_steps"]
+
+
 def test_beside_edits_and_controls_nothing_is_measured():
     """Maps of words are summed up in every call that an edit sees; residuals of a control would be asked for twice."""
     unet = models.diffusers_unet()
