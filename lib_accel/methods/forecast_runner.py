@@ -43,6 +43,8 @@ class ForecastRunner(Runner):
     def reset(self) -> None:
         self._history = RowHistory(depth=2)
         self._pictures: dict[int, ErrorControl] = {}
+        # Pictures of which one call of a step was served and another could not be: in the rest of the pass all of their calls run.
+        self._split: set[int] = set()
         # The step that the pass, or what is known of it, began with; and whether any step might have been forecast.
         self._begin: int | None = None
         self._could = False
@@ -53,7 +55,8 @@ class ForecastRunner(Runner):
         # Of the step at hand: whether something may be served or learnt, who is served, and what was.
         self._may_serve = self._learns = False
         self._decided: dict[int, bool] = {}
-        self._handed: set[int] = set()
+        # Of the call at hand: which rows are served, and whose picture each is.
+        self._handed: dict[int, int] = {}
         self._served: set[int] = set()
         self._ran = GuidedError(0)
         # Why it is not known whose rows a call held.
@@ -127,7 +130,7 @@ class ForecastRunner(Runner):
 
     def begin_call(self, moment: Moment) -> None:
         # Of a call that must run in full nothing is asked.
-        self._handed = set()
+        self._handed = {}
         self._prompts |= {(row.key, row.weight) for row in moment.rows if row.role == "cond"}
         key = (moment.sample.shape[1:], moment.predicts, moment.guidance)
         if self._history.under(key):
@@ -135,7 +138,8 @@ class ForecastRunner(Runner):
             self._begin, self._may_serve = moment.step.index, False
 
     def refused(self) -> None:
-        self._handed = set()
+        self._split |= self._served & set(self._handed.values())
+        self._handed = {}
 
     def serve_output(self, moment: Moment, rows: tuple[int, ...]) -> Mapping[int, torch.Tensor] | None:
         if _is_beside(moment):
@@ -158,14 +162,13 @@ class ForecastRunner(Runner):
         for index in wanted:
             kept = self._history.at(OUTPUT, [moment.rows[index]], self._level(moment), self._order(moment))
             served[index] = as_prediction(moment, kept, noise, moment.sample[index : index + 1])[0]
-        self._handed = set(served)
+        self._handed = {index: picture_of(moment.rows[index]) for index in served}
         return served
 
     def end_call(self, moment: Moment, prediction: torch.Tensor, ran: tuple[int, ...]) -> None:
         if not self._learns or moment.evaluation or _is_beside(moment):
             return
-        for index in self._handed - set(ran):
-            image = picture_of(moment.rows[index])
+        for image in (image for index, image in self._handed.items() if index not in ran):
             self._served.add(image)
             # Where another call of the step ran for it, it was not.
             if image not in self._ran.pictures:
@@ -204,8 +207,9 @@ class ForecastRunner(Runner):
         if image not in self._decided:
             # Rows of the same picture in other calls of the step: what is served here is combined with what they predict.
             others = (other for other in moment.in_other_calls if picture_of(other) == image)
-            self._decided[image] = self._needs_no_call(moment, image) and all(self._is_ready(moment, other, image) for other in others)
-        return self._decided[image] and self._is_ready(moment, row, image)
+            needs_none = image not in self._split and self._needs_no_call(moment, image)
+            self._decided[image] = needs_none and all(self._is_ready(moment, other, image) for other in others)
+        return self._decided[image] and image not in self._ran.pictures and self._is_ready(moment, row, image)
 
     def _is_ready(self, moment: Moment, row: Row, image: int) -> bool:
         """Whether ``row`` can be continued, and from when its picture ran last."""
@@ -245,6 +249,7 @@ class ForecastRunner(Runner):
     def _forget(self) -> None:
         self._history.clear()
         self._pictures.clear()
+        self._split.clear()
         self._begin = self._sigma = self._prompts_before = None
 
     def _between(self, moment: Moment) -> range:
