@@ -14,7 +14,7 @@ from ..core.rows import Layout, Row
 from ..core.samplers import Sampler
 from ..core.schedule import Step, StepClock, timestep_value
 from .evaluations import steps_of_places
-from .loops import Loop
+from .loops import Loop, other_model
 from .noise_levels import SchedulerLevels
 from .told_texts import roles_besides, roles_of, scale_of
 
@@ -139,6 +139,11 @@ class PipelineView:
         if not self._several or loop is None or not loop.direct:
             return None
         return roles_of(text, loop.told, count, first=self._calls_here <= 1)
+
+    @property
+    def whole_because(self) -> Reason | None:
+        """Why no call may be left out as a whole (a clause), or None."""
+        return other_model(self._pipeline())
 
     @staticmethod
     def in_other_calls(rows: Layout, loop: Loop | None) -> Layout:
