@@ -204,6 +204,20 @@ def pictures_of(loop: Loop | None) -> Hashable:
     return tuple((name, id(one), version_of(one)) for name, one in tensors if isinstance(one, torch.Tensor)) or None
 
 
+def other_model(pipeline: Any) -> Reason | None:
+    """That ``pipeline`` holds a further model of its transformer's class, whose predictions it combines with the transformer's (a clause).
+
+    None: it holds none. The two of `held_second` draw in turn.
+    """
+    own = getattr(pipeline, "__dict__", None) or {}
+    first, second = (getattr(own.get(name), "_orig_mod", own.get(name)) for name in (FIRST, SECOND))
+    if not is_transformer(first):
+        return None
+    parts = ((name, getattr(part, "_orig_mod", part)) for name, part in own.items() if isinstance(part, nn.Module))
+    name = next((name for name, part in parts if type(part) is type(first) and part is not first and part is not second), None)
+    return None if name is None else Reason.of("other_model", "what it predicts is combined with what {part} does", part=name)
+
+
 def _frozen(value: Any) -> Hashable:
     if isinstance(value, (list, tuple)):
         return tuple(map(_frozen, value))

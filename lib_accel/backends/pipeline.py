@@ -10,13 +10,13 @@ import torch
 
 from ..core.noise_view import NoiseView
 from ..core.reasons import Reason
-from ..core.rows import Layout
+from ..core.rows import Layout, Row
 from ..core.samplers import Sampler
 from ..core.schedule import Step, StepClock, timestep_value
 from .evaluations import steps_of_places
-from .loops import Loop
+from .loops import Loop, other_model
 from .noise_levels import SchedulerLevels
-from .told_texts import roles_of, scale_of
+from .told_texts import roles_besides, roles_of, scale_of
 
 TOO_MANY_CALLS = Reason.of("too_many_calls", "the U-Net runs more often than the schedule says")
 
@@ -109,7 +109,7 @@ class PipelineView:
         # A loop may go through a list of its own, of which the scheduler's levels say nothing.
         known = levels is not None and begin is not None and self._schedule is getattr(scheduler, "timesteps", None)
         levels = self._by_step(levels, begin) if known else None
-        scale = scale_of({} if loop is None else loop.told, pipeline)
+        scale = scale_of({}, pipeline, type(pipeline).__name__) if loop is None else scale_of(loop.told, pipeline, loop.name)
         return sampler, levels, None if scale is None else (scale, None)
 
     def _by_step(self, levels: tuple[float, ...], begin: int) -> tuple[float, ...]:
@@ -139,6 +139,17 @@ class PipelineView:
         if not self._several or loop is None or not loop.direct:
             return None
         return roles_of(text, loop.told, count, first=self._calls_here <= 1)
+
+    @property
+    def whole_because(self) -> Reason | None:
+        """Why no call may be left out as a whole (a clause), or None."""
+        return other_model(self._pipeline())
+
+    @staticmethod
+    def in_other_calls(rows: Layout, loop: Loop | None) -> Layout:
+        """The rows that the other calls of the step of ``rows`` hold, as far as a guider tells."""
+        told = {} if loop is None or not loop.direct or not rows.known else loop.told
+        return Layout(Row(role, image) for role in roles_besides(told) for image in sorted({row.image for row in rows}))
 
     @staticmethod
     def _why_unknown(loop: Loop | None) -> Reason:

@@ -15,6 +15,9 @@ POSITIVE = ("prompt",)
 # What guiders of modular pipelines call the predictions that they ask for.
 GUIDERS = {"pred_cond": "cond", "pred_uncond": "uncond"}
 TEXTS = ("embed", "prompt", "hidden_states", "text")
+# Pipelines that add guidance to what the prompt predicts, cond + scale * (cond - uncond), by how their names begin. Others add it to what
+# the negative prompt predicts.
+ADD_TO_COND = ("Cosmos2", "CosmosTextToWorld", "CosmosVideoToWorld", "Krea2", "ZImage")
 
 
 def roles_of(text: Any, told: Mapping[str, Any], count: int, first: bool = True) -> tuple[str, ...] | None:
@@ -46,18 +49,33 @@ def roles_of(text: Any, told: Mapping[str, Any], count: int, first: bool = True)
     return None
 
 
-def scale_of(told: Mapping[str, Any], pipeline: Any) -> float | None:
-    """By what both predictions are combined: where a model takes a guidance scale itself, pipelines call that of two calls the true one;
-    those with two models have the scale of the one at work. A callback may change what the pipeline holds, and not what it was called with.
+def roles_besides(told: Mapping[str, Any]) -> tuple[str, ...]:
+    """The roles of the other predictions that a guider asks for in this step; ``image``: of neither text. None where no guider does."""
+    asked, here = told.get("guider_state"), told.get("guider_state_batch")
+    if here is None or not isinstance(asked, list):
+        return ()
+    return tuple(GUIDERS.get(getattr(one, "__guidance_identifier__", None), "image") for one in asked if one is not here)
+
+
+def scale_of(told: Mapping[str, Any], pipeline: Any, name: str = "") -> float | None:
+    """The scale of uncond + scale * (cond - uncond), which is how both predictions are combined, however a pipeline writes it.
+
+    Where a model takes a guidance scale itself, pipelines call that of two calls the true one; those with two models have the scale of the
+    one at work, those with two guiders that of theirs. A callback may change what the pipeline holds, and not what it was called with.
+
+    name: the class that the loop is written in.
     """
+    guider = told.get("guider", getattr(pipeline, "guider", None))
     values = (
         told.get("true_cfg_scale"),
         told.get("current_guidance_scale"),
-        getattr(getattr(pipeline, "guider", None), "guidance_scale", None),
+        getattr(guider, "guidance_scale", None),
         getattr(pipeline, "_guidance_scale", None),
         told.get("guidance_scale"),
     )
-    return next((number for number in map(_number, values) if number is not None), None)
+    scale = next((number for number in map(_number, values) if number is not None), None)
+    adds_to_cond = name.startswith(ADD_TO_COND) if guider is None else getattr(guider, "use_original_formulation", False) is True
+    return scale + 1 if scale is not None and adds_to_cond else scale
 
 
 def _number(value: Any) -> float | None:

@@ -167,7 +167,7 @@ def _with_output(plan: CallPlan, runner: Runner, moment: Moment, means: Means) -
     alone = len(output) < len(plan.keep)
     obstacle = moment.obstacle() if alone else means.must_run()
     if obstacle:
-        what = "pictures were not skipped one by one" if alone else "every call was run"
+        what = "pictures were not skipped one by one" if alone else "calls that could have been skipped were run"
         runner.account.note(Reason.of("rows_not_alone" if alone else "calls_run", what + ": {why}", why=obstacle))
         runner.refused()
         return plan

@@ -137,7 +137,10 @@ class Whereabouts:
         moment = Moment(step, layout, place, told.guidance, self._noise.kind, noise, sample, *more)
         state = told.state if self._clock.told else self._state_in(self._loop)
         others = _without(self._clock.rows_told, layout)
-        more_told = {"state": state, "whole_because": told.whole_because, "mixed": self._noise.mixed, "in_other_calls": others}
+        whole_because = told.whole_because
+        if not self._clock.told and self._pipeline is not None:
+            others, whole_because = self._pipeline.in_other_calls(layout, self._loop), self._pipeline.whole_because
+        more_told = {"state": state, "whole_because": whole_because, "mixed": self._noise.mixed, "in_other_calls": others}
         more_told["sigma"] = told.sigma
         return replace(moment, sampler=sampler, scales=scales, **more_told)
 

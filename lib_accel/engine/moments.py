@@ -58,7 +58,7 @@ class Moment:
     kept under another is let go. whole_because: why no call may be left out as a whole (a clause); None: they may.
     joins: asks what may join something of its own to what stages return, a ControlNet's residuals or another forward (a clause); None:
     nothing.
-    in_other_calls: the rows that the other U-Net calls of this step hold, as far as a host told them.
+    in_other_calls: the rows that the other U-Net calls of this step hold, as far as a host or a guider told them.
     sigma: the noise level as a host told it; it costs nothing to ask.
     """
 

@@ -41,6 +41,8 @@ class ForecastRunner(DecidesShallow, Runner):
     def reset(self) -> None:
         self._kept = KeptPredictions(self.config)
         self._pictures: dict[int, ErrorControl] = {}
+        # Pictures of which one call of a step was served and another could not be: in the rest of the pass all of their calls run.
+        self._split: set[int] = set()
         # The step that the pass, or what is known of it, began with; and whether any step might have been forecast.
         self._begin: int | None = None
         self._could = False
@@ -51,7 +53,8 @@ class ForecastRunner(DecidesShallow, Runner):
         # Of the step at hand: whether something may be served or learnt, who is served, and what was.
         self._may_serve = self._learns = False
         self._decided: dict[int, bool] = {}
-        self._handed: set[int] = set()
+        # Of the call at hand: which rows are served, and whose picture each is.
+        self._handed: dict[int, int] = {}
         self._served: set[int] = set()
         self._ran, self._shallow = GuidedError(0), ShallowCalls(0)
         # Why it is not known whose rows a call held.
@@ -129,7 +132,7 @@ class ForecastRunner(DecidesShallow, Runner):
 
     def begin_call(self, moment: Moment) -> None:
         # Of a call that must run in full nothing is asked.
-        self._handed = set()
+        self._handed = {}
         self._prompts |= {(row.key, row.weight) for row in moment.rows if row.role == "cond"}
         key = (moment.sample.shape[1:], moment.predicts, moment.guidance)
         if self._kept.under(key):
@@ -137,9 +140,11 @@ class ForecastRunner(DecidesShallow, Runner):
             self._begin, self._may_serve = moment.step.index, False
 
     def refused(self) -> None:
+        pictures = set(self._handed.values())
+        self._split |= self._served & pictures
         # The shallow stages alone may do in its place.
-        self._decided.update(dict.fromkeys(self._decided, False))
-        self._handed = set()
+        self._decided.update(dict.fromkeys(pictures, False))
+        self._handed = {}
 
     def serve_output(self, moment: Moment, rows: tuple[int, ...]) -> Mapping[int, torch.Tensor] | None:
         if _is_beside(moment):
@@ -157,14 +162,13 @@ class ForecastRunner(DecidesShallow, Runner):
             self._uncut = moment.obstacle()
             if self._uncut:
                 return None
-        self._handed = set(wanted)
+        self._handed = {index: picture_of(moment.rows[index]) for index in wanted}
         return {index: self._kept.forecast(moment, index) for index in wanted}
 
     def end_call(self, moment: Moment, prediction: torch.Tensor, ran: tuple[int, ...]) -> None:
         if not self._learns or moment.evaluation or _is_beside(moment):
             return
-        for index in self._handed - set(ran):
-            image = picture_of(moment.rows[index])
+        for image in (image for index, image in self._handed.items() if index not in ran):
             self._served.add(image)
             # Where another call of the step ran for it, it was not.
             if image not in self._ran.pictures:
@@ -205,8 +209,9 @@ class ForecastRunner(DecidesShallow, Runner):
         if image not in self._decided:
             # Rows of the same picture in other calls of the step: what is served here is combined with what they predict.
             others = (other for other in moment.in_other_calls if picture_of(other) == image)
-            self._decided[image] = self._needs_no_call(moment, image) and all(self._kept.is_ready(moment, other, image) for other in others)
-        return self._decided[image] and self._kept.is_ready(moment, row, image)
+            needs_none = image not in self._split and self._needs_no_call(moment, image)
+            self._decided[image] = needs_none and all(self._kept.is_ready(moment, other, image) for other in others)
+        return self._decided[image] and image not in self._ran.pictures and self._kept.is_ready(moment, row, image)
 
     def _needs_no_call(self, moment: Moment, image: int) -> bool:
         sampler, index = moment.sampler, moment.step.index
@@ -231,6 +236,7 @@ class ForecastRunner(DecidesShallow, Runner):
     def _forget(self) -> None:
         self._kept.clear()
         self._pictures.clear()
+        self._split.clear()
         self._begin = self._sigma = self._prompts_before = None
 
     def _between(self, moment: Moment) -> range:

@@ -11,6 +11,7 @@ from transformers_parts import Vae
 
 from lib_accel import Forecast, GuidanceSkip, Row, TokenMerging, accelerated, apply_patch
 from lib_accel.backends.noise_levels import levels_of
+from lib_accel.backends.transformer import _others_at_work
 from lib_accel.core.sites import UnsupportedModelError
 
 hooks = pytest.importorskip("diffusers.hooks")
@@ -72,7 +73,6 @@ SCHEDULERS = {
     "karras": (lambda: diffusers.FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True), SERVED),
     "unipc": (lambda: diffusers.UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction"), SERVED),
     "2m": (lambda: diffusers.DPMSolverMultistepScheduler(**FLOW), SERVED),
-    "heun": (diffusers.FlowMatchHeunDiscreteScheduler, "no_forecast: evaluations"),
     "noisy": (lambda: diffusers.FlowMatchEulerDiscreteScheduler(stochastic_sampling=True), "no_forecast: no_better"),
 }
 
@@ -93,6 +93,18 @@ def test_schedulers_of_flow_matching(flux, scheduler, name):
         assert steps_of(report) == [expected] and not torch.equal(out, plain) and out.isfinite().all()
 
 
+def test_heun_on_flow_matching_runs_in_full(sd3):
+    """Of two evaluations a step; FluxPipeline, which brings its own noise levels, does not take it."""
+    before, sd3.pipe.scheduler = sd3.pipe.scheduler, diffusers.FlowMatchHeunDiscreteScheduler()
+    try:
+        plain = sd3.draw(num_inference_steps=STEPS)
+        out, report = drawn(sd3, FREE)
+    finally:
+        sd3.pipe.scheduler = before
+    assert torch.equal(out, plain) and guided.codes(report["methods"][0]) == ["no_forecast: evaluations"]
+    assert (report["steps"], report["unet_calls"], report["calls_served"]) == (STEPS, 2 * STEPS - 1, 0)
+
+
 @pytest.mark.parametrize("shift", [1.0, 3.0])
 def test_levels_of_flow_matching_are_noise_by_signal(shift):
     made = diffusers.FlowMatchEulerDiscreteScheduler(shift=shift)
@@ -107,7 +119,7 @@ CACHES = {
     "TaylorSeer": lambda: hooks.TaylorSeerCacheConfig(cache_interval=2),
     "MagCache": lambda: hooks.MagCacheConfig(num_inference_steps=STEPS, mag_ratios=torch.ones(STEPS)),
     "PyramidAttentionBroadcast": lambda: hooks.PyramidAttentionBroadcastConfig(spatial_attention_block_skip_range=2),
-    "FasterCache": lambda: hooks.FasterCacheConfig(spatial_attention_block_skip_range=2, tensor_format="BCHW"),
+    "FasterCache": lambda: hooks.FasterCacheConfig(spatial_attention_block_skip_range=2, is_guidance_distilled=True),
 }
 
 
@@ -117,13 +129,14 @@ def test_a_cache_of_diffusers_acts_alone_and_the_report_names_it(flux, cache):
     config = CACHES[cache]()
     if hasattr(config, "current_timestep_callback"):
         config.current_timestep_callback = lambda: 500
+    model.enable_cache(config)
+    named = {reason.values.get("cache") for reason in _others_at_work(model)}
     try:
-        model.enable_cache(config)
         plain = flux.draw(num_inference_steps=STEPS)
         model._reset_stateful_cache()
     except Exception as error:
-        if getattr(model, "_cache_config", None) is not None:
-            model.disable_cache()
+        model.disable_cache()
+        assert cache in named
         pytest.skip(f"it does not draw on this model: {type(error).__name__}: {error}")
     try:
         out, report = drawn(flux, FREE)
