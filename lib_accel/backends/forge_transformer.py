@@ -21,6 +21,8 @@ from . import known
 from .forge import OPTIONS, ForgeBackend
 
 HOMES = ("backend.nn.", "ldm_patched.ldm.")
+# By it Nunchaku's models say how alike two calls must be for the second to be served from the first; at 0 none is.
+NUNCHAKU = "residual_diff_threshold_multi"
 NOT_CUT = Reason.of("rows_together", "its rows share their reference pictures")
 
 
@@ -60,6 +62,8 @@ class ForgeTransformerBackend(ForgeBackend):
         stranger = known.forward_obstacle(known.own_forward(unet), known.SERVED, known.HOST_FORWARDS, "the model")
         if stranger:
             return stranger
+        if any(getattr(module, "_is_cached", False) and getattr(module, NUNCHAKU, 0) > 0 for module in (unet, *unet.children())):
+            return Reason.of("nunchaku_cache", "Nunchaku's First Block Cache acts on them")
         options = kwargs.get(OPTIONS)
         return self.together(unet, None, args, {OPTIONS: options} if isinstance(options, dict) else {})
 

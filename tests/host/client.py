@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import gradio as gr
 from fastapi import HTTPException
 
 # What the host itself reads of PNG info.
@@ -53,7 +52,8 @@ def _apply_infotext(host: Any, runner: Any, sent: dict, request: dict, args: dic
     for field in runner.infotext_fields:
         component, target = field
         value = target(params) if callable(target) else params.get(target)
-        value = value.get("value") if isinstance(value, type(gr.update())) else value
+        # Of gradio 4, where the type of an update is called "update", hosts do not take them apart.
+        value = value.get("value") if isinstance(value, dict) and value.get("__type__") == "generic_update" else value
         name = getattr(field, "api", None)
         if value is not None and name and name not in sent:
             request[name] = value

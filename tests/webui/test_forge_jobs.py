@@ -251,13 +251,15 @@ def test_beside_spectrum_it_acts_and_we_say_so(run, settings, name):
     on, account, calls = run(settings, patch=spectrum, steps=12)
     assert same(off, on) and calls == plain_calls and len(calls) == 6
     # Once: nothing of theirs is left to act in the calls that it runs.
-    assert "spectrum" in told_of(account, name) and told_of(account) == []
+    assert "spectrum" in told_of(account, name) and told_of(account) == ["spectrum_forecast"]
+    assert "6 steps, 6 U-Net calls" in account["line"] and "Spectrum forecast 6 of 12 steps" in account["line"]
 
 
 def test_methods_on_tokens_act_in_the_calls_that_spectrum_runs(run):
     merging = {"enabled": True, "preset": "Custom", "auto": False, "merging.on": True, "merging.ratio": 0.5}
     _, account, calls = run(merging, patch=spectrum, steps=12)
-    assert len(calls) == 6 and methods(account)["TokenMerging"]["steps"] == 6 and told_of(account) == ["beside_spectrum"]
+    assert len(calls) == 6 and methods(account)["TokenMerging"]["steps"] == 6
+    assert set(told_of(account)) == {"beside_spectrum", "spectrum_forecast"}
 
 
 TILES = """

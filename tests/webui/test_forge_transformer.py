@@ -110,6 +110,22 @@ def test_samplers_that_add_noise_were_not_measured(host):
     assert ran == plain and same(on, off) and told["reasons"][0]["why"]["code"] == "noisy_flow"
 
 
+@pytest.mark.parametrize("threshold", [0.0, 0.12])
+def test_nunchakus_own_cache_is_left_its_calls(host, threshold):
+    """Forge Neo's option for it is 0 by default. Nunchaku's model, which is inside of the host's, knows when two calls are alike enough."""
+    off, _, plain = run(host)
+    nunchaku = torch.nn.Module()
+    nunchaku._is_cached, nunchaku.residual_diff_threshold_multi = True, threshold
+    model = host.shared.sd_model.forge_objects.unet.model.diffusion_model
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(model._modules, "model", nunchaku)
+        on, account, ran = run(host, FORECAST)
+    told = methods(account)["Forecast"]
+    assert same(on, off) == bool(threshold) and ran == plain - (0 if threshold else len(SERVED))
+    assert [reason["why"]["code"] for reason in told["reasons"]] == (["nunchaku_cache"] if threshold else [])
+    assert not threshold or "Nunchaku's First Block Cache acts on them" in account["line"]
+
+
 def test_guidance_is_skipped_and_what_needs_layers_names_the_model(host):
     on = {"enabled": True, "preset": "Custom", "auto": False, "guidance.on": True, "guidance.when": "after", "guidance.after": 0.5}
     off, _, _ = run(host)

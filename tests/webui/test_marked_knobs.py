@@ -68,6 +68,14 @@ def test_beside_neos_spectrum_nothing_is_said_to_be_saved_that_it_saves(show, mo
     assert (shape == "transformer") is (told["gains"] == {})
 
 
+@pytest.mark.parametrize("option", ["s_min_uncond", "skip_early_cond"])
+def test_spectrum_does_nothing_where_the_host_leaves_the_negative_prompt_out_itself(host, show, monkeypatch, option):
+    """It then says so on the console, and Forecast acts."""
+    monkeypatch.setitem(host.shared.opts.data, option, 0.5)
+    html, told = show({"spectrum": True})
+    assert "Spectrum is on" not in html and told["gains"] == show()[1]["gains"]
+
+
 @pytest.mark.parametrize(
     ("given", "idle", "acting"),
     [

@@ -23,6 +23,20 @@ def test_png_info_of_an_edit_draws_the_edit(host, place, more):
     assert "Accel merging ratio: 0.6" in again.infotexts[2]
 
 
+@pytest.mark.parametrize("type_of_updates", ["generic_update", "update"], ids=["gradio 3", "gradio 4"])
+def test_png_info_of_a_preset_draws_by_that_preset(host, monkeypatch, type_of_updates):
+    """Hosts look into updates of gradio 3 alone."""
+    import gradio as gr
+
+    done = host.job(accel={"enabled": True, "preset": "Fast"}, prompt="a red cat", steps=12)
+    monkeypatch.setattr(gr, "update", lambda **given: {**given, "__type__": type_of_updates})
+    status, again = post(host, infotext=done.infotexts[0])
+    assert status == 200 and "Accel: Fast" in again.infotexts[0] and "off for this job" not in again.infotexts[0]
+    assert all(np.array_equal(*pair) for pair in zip(pixels(again), pixels(done), strict=True))
+    status, refused = post(host, infotext=done.infotexts[0].replace("Accel merging ratio: 0.25", "Accel merging ratio: 7"))
+    assert "Accel is off for this job - PNG info - merging.ratio is '7'" in refused.infotexts[0]
+
+
 def test_png_info_with_styles_draws_what_was_drawn(host):
     host.shared.prompt_styles.styles = {"oil": ("oil", "photo")}
     done = draw(host, SWAP, styles=["oil"], negative_prompt="blue")

@@ -14,6 +14,8 @@ from ..host import facts
 # More are not drawn as a strip, and are no job that somebody waits for.
 MOST_STEPS = 200
 SAME_SAMPLER = "Use same sampler"
+# Options by which the host leaves the negative prompt out itself; Spectrum does nothing while one of them is above 0.
+WITHOUT_SPECTRUM = ("skip_early_cond", "s_min_uncond")
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class AskedPass:
 @dataclass(frozen=True)
 class Asked:
     """A job that has not begun. steps: as they stand in the field. loras: their names. ran: whether the page shows a job that is over.
-    edits: whether Prompt-to-Prompt is chosen. spectrum: whether Forge Neo's Spectrum is on. tab: whose page it is."""
+    edits: whether Prompt-to-Prompt is chosen. spectrum: whether Forge Neo's Spectrum is on and acts. tab: whose page it is."""
 
     passes: tuple[AskedPass, ...]
     steps: int
@@ -79,6 +81,7 @@ def _read(given: Mapping[str, Any]) -> Asked:
         passes.append(AskedPass(HIRES, *_hires_size(given, width, height), min(again, MOST_STEPS), own, scale))
     loras = tuple(sorted(loras_in(" ".join(map(str, given.get("loras") or ())))))
     ran, edits, spectrum = (bool(given.get(key)) for key in ("ran", "edits", "spectrum"))
+    spectrum = spectrum and not any((facts.option(name, 0) or 0) > 0 for name in WITHOUT_SPECTRUM)
     tab = "img2img" if given.get("tab") == "img2img" else "txt2img"
     return Asked(tuple(passes), steps, guidance, sampler, loras, ran, edits, spectrum, tab)
 

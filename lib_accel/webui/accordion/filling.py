@@ -91,6 +91,14 @@ def loaded_family() -> str:
     return facts.shape_of(facts.loaded_unet())
 
 
+class Chosen(dict):
+    """An update of the preset that is its value where a text is wanted: for a request with ``infotext`` hosts on gradio 4 make one of it,
+    as they know updates by the name that gradio 3 gave them."""
+
+    def __str__(self) -> str:
+        return str(self.get("value", ""))
+
+
 @cache
 def reader(name: str) -> Callable[[dict], Any]:
     """What pasted PNG info means for the knob ``name``. One function for both tabs: "Send to" compares them."""
@@ -105,9 +113,9 @@ def reader(name: str) -> Callable[[dict], Any]:
             settings = from_infotext(params, own)
         except SettingError as error:
             text = refused.marked(error)
-            return gr.update(value=text, choices=[*preset_choices(), text]) if name == "preset" else None
+            return Chosen(gr.update(value=text, choices=[*preset_choices(), text])) if name == "preset" else None
         if name == "preset":
-            return gr.update(value=shown_preset(settings["preset"]), choices=preset_choices())
+            return Chosen(gr.update(value=shown_preset(settings["preset"]), choices=preset_choices()))
         return shown(KNOBS[name], settings[name])
 
     return read

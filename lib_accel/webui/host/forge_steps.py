@@ -50,6 +50,8 @@ class ForgeSteps:
         self._params: Any = None
         self._expected: int | None = None
         self._seen = False
+        # Whether Spectrum is at work, how many steps it forecast, and of how many.
+        self._by_spectrum, self._forecast_by_it, self._steps = False, 0, 0
         self.notes: set[str] = set()
         self._patch = Patch(_modifier(weakref.ref(self)))
         self._patch.see_to(p.sd_model)
@@ -80,6 +82,8 @@ class ForgeSteps:
         if not self._seen:
             self._accelerator.switch_off(of_known_rows(), NOT_SEEN)
             return NOT_SEEN
+        self._steps += 1
+        self._forecast_by_it += self._by_spectrum and not self._accelerator.rows_taken
         if self._expected is None or self._accelerator.rows_taken <= self._expected:
             # Fewer: a wrapper forecast some of them.
             return None
@@ -93,6 +97,9 @@ class ForgeSteps:
         """The pass is over: nothing of ours is left on the host."""
         self.restore()
         self._patch.take_off()
+        if self._forecast_by_it:
+            sentence = "Spectrum forecast {count} of {steps} steps"
+            self.notes.add(Reason.of("spectrum_forecast", sentence, count=self._forecast_by_it, steps=self._steps))
 
     # -- inside ------------------------------------------------------------------------------------------------------------
 
@@ -106,6 +113,7 @@ class ForgeSteps:
             self._accelerator.switch_off(of_known_rows(), Reason.of("wrapped", "{home} wraps the U-Net's calls", home=cfg.wrapper))
             self._accelerator.step(index, total, None)
             return call
+        self._by_spectrum = cfg.by_spectrum
         if cfg.by_spectrum:
             self._accelerator.switch_off(_forecasting(), forge_call.BESIDE_SPECTRUM)
             if self._acts_inside:
