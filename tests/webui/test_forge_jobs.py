@@ -169,6 +169,20 @@ def test_where_the_host_skips_it_is_left_to_it(host, run):
     assert told_of(account) == ["left_to_host"]
 
 
+def test_steps_are_forecast_where_the_host_skips_every_second_negative_prompt(run):
+    """NGMS: the scale that the host combines by is 1 in every second step, and 5 in between."""
+    tolerant = {**FORECAST, "forecast.every": 0, "forecast.tolerance": 1000}
+    given = {"s_min_uncond": 100.0, "steps": 14}
+    off, _, plain_calls = run(**given)
+    on, account, _ = run(tolerant, **given)
+    assert [rows for rows, _ in plain_calls] == [2, 1] * 7
+    (served,) = methods(account)["Forecast"]["served"]
+    assert {step % 2 for step in served["steps"]} == {0, 1} and not same(off, on)
+    assert "too_short" not in told_of(account, "Forecast")
+    again, _, _ = run(**given)
+    assert same(off, again)
+
+
 # -- neighbours -----------------------------------------------------------------------------------------------------------------------
 
 

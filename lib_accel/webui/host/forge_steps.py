@@ -104,10 +104,10 @@ class ForgeSteps:
     # -- inside ------------------------------------------------------------------------------------------------------------
 
     def _planned(self, call: Call) -> Call:
-        _, x, sigmas, uncond, cond, scale, options, _ = call
+        _, x, sigmas, uncond, cond, cond_scale, options, _ = call
         denoiser, sigma = self._denoiser, float(sigmas[0])
         self._seen = True
-        cfg = forge_call.read(denoiser, x, sigma, uncond, cond, scale, options)
+        cfg = forge_call.read(denoiser, x, sigma, uncond, cond, cond_scale, options)
         index, total = denoiser.step, _total(denoiser)
         if cfg.wrapper is not None and not cfg.by_spectrum:
             self._accelerator.switch_off(of_known_rows(), Reason.of("wrapped", "{home} wraps the U-Net's calls", home=cfg.wrapper))
@@ -124,8 +124,10 @@ class ForgeSteps:
             self._accelerator.step(index, total, rows)
             return call
         neighbour = cfg.neighbour()
+        # Where the host skips the negative prompt itself the pass goes on at its scale.
+        scale = cfg.scale if cfg.guided else facts.scale_of(denoiser.p) or cfg.scale
         told = {
-            "guidance": cfg.scale if self._drops_at_one and abs(cfg.total - 1) <= 1e-6 else None,
+            "guidance": scale if self._drops_at_one and abs(cfg.total - 1) <= 1e-6 else None,
             "settled": settled_from(denoiser, total),
             "guided_because": forge_call.CFG_PLUS if getattr(denoiser, "need_last_noise_uncond", False) else neighbour,
             "whole_because": changing_loras(denoiser.p) or neighbour,
@@ -133,7 +135,7 @@ class ForgeSteps:
             "state": forge_call.controlnets(patcher_of(denoiser.p.sd_model), sigma),
         }
         if self._levels is not None:
-            told |= self._of_sampler(denoiser, cfg)
+            told |= self._of_sampler(denoiser, scale)
         self._accelerator.step(index, total, rows, **told)
         if not cfg.guided:
             if self._leaves_out and facts.scale_of(denoiser.p) != 1:
@@ -147,7 +149,7 @@ class ForgeSteps:
         self._accelerator.step(index, total, rows, dropped=True, **told)
         return changed
 
-    def _of_sampler(self, denoiser: Any, cfg: CfgCall) -> dict[str, Any]:
+    def _of_sampler(self, denoiser: Any, scale: float) -> dict[str, Any]:
         """What is told for methods that go by noise levels, or leave out whole steps; see `Accelerator.step`."""
         sampler, _, sigmas = self._levels.at(denoiser, self._params)
         if sigmas is not None and _is_flow(denoiser):
@@ -155,7 +157,7 @@ class ForgeSteps:
         told: dict[str, Any] = {"sampler": sampler, "sigmas": sigmas}
         if not self._may_skip:
             return told
-        return told | {"scales": (cfg.scale, None)}
+        return told | {"scales": (scale, None)}
 
     def _unguided(self, call: Call, cfg: CfgCall, plan: RowPlan) -> tuple[Call, list[Row]]:
         """The call without the rows that ``plan`` drops, and the rows that are left.
