@@ -13,7 +13,7 @@ from ..core.rows import Layout
 from ..core.schedule import first_step, waiting_for_prompts
 from ..core.stages import Stage
 from ..engine.contract import Moment, Runner, StageCut, UNetCall
-from .guided_error import picture_of
+from .guided_error import TOGETHER, picture_of
 from .noise_course import NoiseCourse
 from .shallow_calls import DecidesShallow
 from .shared_settings import BY_SAMPLER
@@ -152,7 +152,7 @@ class DeepCacheRunner(Runner):
         return self._keeps and stage is self.stages[self._before.index - 1]
 
     def observe_stage(self, call: UNetCall, stage: Stage, out: torch.Tensor) -> None:
-        if self.config.tolerance:
+        if self.config.tolerance and self._decides is None:
             self._measure(call.rows, out)
         self._history.put(HIDDEN, call.rows, out, self._sigma or 0.0)
         self._kept_at.update({row.key: self._index for row in call.rows})
@@ -211,7 +211,8 @@ class DeepCacheRunner(Runner):
 
     def _allowed(self, moment: Moment, image: int) -> bool:
         """Whether whoever decides says that the shallow stages of picture ``image`` are enough."""
-        allowed = self._decides.allows_shallow(moment, image, self.config.every - 1)
+        picture = image if moment.rows.known else TOGETHER
+        allowed = self._decides.allows_shallow(moment, picture, self.config.every - 1)
         if not allowed:
             self._tell_idle(FORECAST_DECIDES)
         return allowed

@@ -191,6 +191,20 @@ def test_where_nothing_may_be_shallow_nothing_is_measured():
     assert accelerator.report().as_dict()["calls_measured"] == 0 and courses(accelerator) == ([], [])
 
 
+@both
+def test_rows_that_nobody_described_are_decided_together(kind):
+    unet = models.UNETS[kind]()
+    with accelerated(unet, Forecast(tolerance=1000.0, largest_gap=1, last=1), DeepCache(every=2)) as accelerator:
+        for step in range(STEPS):
+            more = {"guidance": GUIDANCE, "sigma": LEVELS[step], "sampler": "Euler", "sigmas": LEVELS}
+            accelerator.step(step, STEPS, None, **more)
+            given = guided.given_to(rows_of(2))
+            models.call(unet, models.SimpleNamespace(latents=given.latents, timestep=given.timestep, text=given.text))
+    served, shallow = courses(accelerator)
+    assert served and shallow and not set(served) & set(shallow)
+    assert account(accelerator, 1)["rows_shallow"] == 4 * len(shallow)
+
+
 def test_settings_without_effect_are_told():
     for more, told in (({}, []), ({"warm_up": 0.5}, ["no_effect"]), ({"tolerance": 0.1}, ["no_effect"])):
         unet = models.ldm_unet()
