@@ -1,6 +1,7 @@
 """Forecast with DeepCache: for each picture and step one decision among a forecast, the shallow stages alone, and a whole call."""
 
 import math
+import threading
 
 import guided
 import models
@@ -11,6 +12,7 @@ from sampling import LEVELS, rows_of, sample
 
 from lib_accel import DeepCache, Forecast, GuidanceSkip, ImageEdit, PromptToPrompt, TGate, TokenMerging, accelerated
 from lib_accel.core.samplers import SAMPLERS
+from lib_accel.engine.second_run import SecondRuns
 
 STEPS = len(LEVELS) - 1
 GUIDANCE = 3.0
@@ -277,3 +279,30 @@ def test_off_is_exact_and_an_interrupted_second_run_leaves_nothing(kind, monkeyp
 
 def _breaks(*given):
     raise RuntimeError("no second run")
+
+
+def test_a_call_from_another_thread_during_a_second_run_runs_plain(monkeypatch):
+    unet, found = models.ldm_unet(), []
+    ways, given = (Forecast(tolerance=0.6, largest_gap=1, last=1), DeepCache(every=3)), guided.given_to(rows_of(1))
+    plain = models.call(unet, given)
+    with accelerated(unet, *ways) as accelerator:
+        before, calls = sample(unet, accelerator), accelerator.report().as_dict()["unet_calls"]
+    run, state = SecondRuns._run, {"again": False}
+
+    def second(*args):
+        state["again"] = True
+        return run(*args)
+
+    def calls_too(*args):
+        if state.pop("again", False):
+            other = threading.Thread(target=lambda: found.append(models.call(unet, given)))
+            other.start()
+            other.join()
+
+    monkeypatch.setattr(SecondRuns, "_run", second)
+    unet.input_blocks[0].register_forward_hook(calls_too)
+    with accelerated(unet, *ways) as accelerator:
+        after = sample(unet, accelerator)
+    whole = accelerator.report().as_dict()
+    assert found and all(torch.equal(one, plain) for one in found) and torch.equal(after.latents, before.latents)
+    assert whole["unet_calls"] == calls and guided.codes(whole) == ["another_thread"]
