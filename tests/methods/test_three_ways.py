@@ -12,7 +12,9 @@ from sampling import LEVELS, rows_of, sample
 
 from lib_accel import DeepCache, Forecast, GuidanceSkip, ImageEdit, PromptToPrompt, TGate, TokenMerging, accelerated
 from lib_accel.core.samplers import SAMPLERS
+from lib_accel.cost.preview import ran_pass
 from lib_accel.engine.second_run import SecondRuns
+from lib_accel.settings.job import resolve
 
 STEPS = len(LEVELS) - 1
 GUIDANCE = 3.0
@@ -279,6 +281,17 @@ def test_off_is_exact_and_an_interrupted_second_run_leaves_nothing(kind, monkeyp
 
 def _breaks(*given):
     raise RuntimeError("no second run")
+
+
+def test_second_runs_are_counted_as_shallow_ones_where_no_step_was_shallow():
+    unet = models.ldm_unet()
+    with accelerated(unet, Forecast(tolerance=1e-9, last=1), DeepCache(every=3)) as accelerator:
+        sample(unet, accelerator)
+    report, given = accelerator.report(), {"auto": False, "forecast.on": True, "deepcache.on": True, "deepcache.every": 3}
+    settings = resolve({"enabled": True, "preset": "Custom"} | given, "sd1")
+    (shown,) = ran_pass(report.as_dict(), report.rows, settings, "txt2img", "sd1", (512, 512), "Euler")
+    # 6 of 12 steps again, of which the shallow stages are less than a tenth.
+    assert 1.01 < shown.work / shown.plain < 1.05
 
 
 def test_a_call_from_another_thread_during_a_second_run_runs_plain(monkeypatch):
