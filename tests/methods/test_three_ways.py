@@ -11,7 +11,9 @@ from guided import account
 from sampling import LEVELS, rows_of, sample
 
 from lib_accel import DeepCache, Forecast, GuidanceSkip, ImageEdit, PromptToPrompt, TGate, TokenMerging, accelerated
-from lib_accel.core.samplers import SAMPLERS
+from lib_accel.core.error_control import ErrorControl
+from lib_accel.core.noise import Noise
+from lib_accel.core.samplers import SAMPLERS, Control
 from lib_accel.cost.preview import ran_pass
 from lib_accel.engine.second_run import SecondRuns
 from lib_accel.settings.job import resolve
@@ -281,6 +283,18 @@ def test_off_is_exact_and_an_interrupted_second_run_leaves_nothing(kind, monkeyp
 
 def _breaks(*given):
     raise RuntimeError("no second run")
+
+
+def test_features_are_expected_to_err_along_sigma_whatever_is_predicted():
+    """A line through two points misses a parabola by the product of the distances."""
+    sigmas, sampler = (4.0, 3.0, 2.0, 1.5, 1.0, 0.5, 0.0), SAMPLERS["Euler"]
+    for kind in ("epsilon", "flow"):
+        noises = [Noise(kind, sigma) for sigma in sigmas]
+        control = ErrorControl(sampler, sigmas, Control(1.0, 1), 1, noises, shallow_order=1)
+        for step, error in enumerate((None, None, 2.0)):
+            control.ran(step, None, error)
+        missed = control.expected_shallow(3) / (noises[3].level * sampler.gain(sigmas, 3))
+        assert missed == pytest.approx((1.5 - 2.0) * (1.5 - 3.0))
 
 
 def test_second_runs_are_counted_as_shallow_ones_where_no_step_was_shallow():
