@@ -10,7 +10,7 @@ import torch
 from guided import account
 from sampling import LEVELS, rows_of, sample
 
-from lib_accel import DeepCache, Forecast, GuidanceSkip, ImageEdit, PromptToPrompt, TGate, TokenMerging, accelerated
+from lib_accel import DeepCache, Forecast, GuidanceSkip, ImageEdit, PromptToPrompt, Row, TGate, TokenMerging, accelerated
 from lib_accel.core.error_control import ErrorControl
 from lib_accel.core.noise import Noise
 from lib_accel.core.samplers import SAMPLERS, Control
@@ -283,6 +283,61 @@ def test_off_is_exact_and_an_interrupted_second_run_leaves_nothing(kind, monkeyp
 
 def _breaks(*given):
     raise RuntimeError("no second run")
+
+
+def _joined_for(unet, role):
+    """A ControlNet adds to one half of guidance alone. Returns how often the middle ran."""
+    text, mid, ran = guided.given_to([Row(role)]).text, torch.zeros(1, unet.config.block_out_channels[-1], 4, 4), []
+    block = unet.mid_block
+    whole = block.forward
+    block.forward = lambda *args, **given: ran.append(1) or whole(*args, **given)
+    unet.register_forward_pre_hook(
+        lambda module, args, given: (args, given | {"mid_block_additional_residual": mid}) if torch.equal(args[2], text) else None,
+        with_kwargs=True,
+    )
+    return ran
+
+
+@pytest.mark.parametrize("role", ["cond", "uncond"])
+def test_half_of_a_picture_tells_nothing_of_the_whole(role):
+    """Prompt and negative prompt come apart, and one of them can never be shallow."""
+    unet = models.diffusers_unet()
+    _joined_for(unet, role)
+    with accelerated(unet, Forecast(tolerance=1000.0, largest_gap=1, last=1), DeepCache(every=3)) as accelerator:
+        sample(unet, accelerator, apart=True)
+    assert courses(accelerator) == ([5, 7, 9], []) and account(accelerator, 1)["rows_shallow"] == 0
+
+
+def test_a_picture_of_which_a_half_could_not_be_shallow_runs_in_whole_from_there():
+    unet = models.diffusers_unet()
+    _joined_for(unet, "uncond")
+    with accelerated(unet, DeepCache(every=3)) as accelerator:
+        sample(unet, accelerator, apart=True)
+    assert account(accelerator)["rows_shallow"] == 1, "more than the call that came before it was known"
+
+
+def test_outside_the_window_of_forecasts_steps_may_be_shallow():
+    unet, window = models.ldm_unet(), (0.0, 0.5)
+    with accelerated(unet, Forecast(tolerance=1000.0, largest_gap=1, last=1, window=window), DeepCache(every=3)) as accelerator:
+        sample(unet, accelerator)
+    served, shallow = courses(accelerator)
+    assert served == [5] and shallow == [6, 7, 9, 10]
+    ways = Forecast(level="fast", window=window), DeepCache(every=3)
+    assert any(ways[1].schedule_beside(ways, 25, 7.0, "Euler").kinds[13:]), "as previews say"
+
+
+def test_why_no_step_was_shallow():
+    for more, sigmas, told in (
+        ({"apart": True}, LEVELS, ["forecast_decides"]),
+        ({}, LEVELS[-6:], ["no_step_between"]),
+    ):
+        unet = models.ldm_unet()
+        with accelerated(unet, Forecast(tolerance=1e-9, last=1), DeepCache(every=3)) as accelerator:
+            sample(unet, accelerator, sigmas=sigmas, **more)
+        assert guided.codes(account(accelerator, 1)) == told
+    with accelerated(unet, DeepCache(every=3, tolerance=1e-6)) as accelerator:
+        sample(unet, accelerator, apart=True)
+    assert guided.codes(account(accelerator)) == ["kept_too_far_off"]
 
 
 def test_features_are_expected_to_err_along_sigma_whatever_is_predicted():
