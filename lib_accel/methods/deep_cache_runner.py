@@ -63,6 +63,8 @@ class DeepCacheRunner(Runner):
         # Whoever decides for each picture which steps are shallow; what would be served in the call at hand, where that is measured.
         self._decides: DecidesShallow | None = None
         self._would: StageCut | None = None
+        # Why that could not be measured in a call of the pass (a clause).
+        self._unmeasured: str | None = None
 
     def _forget(self) -> None:
         self._history.clear()
@@ -129,7 +131,9 @@ class DeepCacheRunner(Runner):
         chosen = tuple(index for index in rows if self._serves(moment, rows, moment.rows[index].image))
         if self._decides is not None and chosen != rows and self._decides.wants_shallow_measured(moment):
             # What would be served to those that run in whole, before it is replaced.
-            self._would = None if moment.whole_because or moment.joins() else self._cut(moment, rows)
+            why = moment.whole_because or moment.joins()
+            self._unmeasured = why or self._unmeasured
+            self._would = None if why else self._cut(moment, rows)
         if not chosen:
             return None
         self._chosen = {moment.rows[index].image for index in chosen}
@@ -228,7 +232,7 @@ class DeepCacheRunner(Runner):
         picture = image if moment.rows.known else TOGETHER
         allowed = self._decides.allows_shallow(moment, picture, self.config.every - 1)
         if not allowed and self._decides.may_be_shallow(moment):
-            self._tell_idle(FORECAST_DECIDES)
+            self._tell_idle(_in_whole(self._unmeasured) if self._unmeasured else FORECAST_DECIDES)
         return allowed
 
     def _tell_idle(self, why: Reason) -> None:

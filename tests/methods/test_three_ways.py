@@ -235,6 +235,7 @@ def test_beside_edits_and_controls_nothing_is_measured():
         sample(unet, accelerator)
     handle.remove()
     assert accelerator.report().as_dict()["calls_measured"] == 0 and courses(accelerator)[1] == []
+    assert guided.codes(account(accelerator, 1)) == ["in_whole: residuals"]
 
 
 def test_the_preview_shows_both():
