@@ -55,7 +55,7 @@ class ErrorControl:
         """
         level = self._noises[step].along
         self._forecast.add(level, error)
-        self._shallow.add(level, shallow)
+        self._shallow.add(self._noises[step].sigma, shallow)
         self._spent, self._gap, self._ran_shallow = 0.0, 0, 0
 
     def served(self, step: int) -> None:
@@ -82,14 +82,14 @@ class ErrorControl:
 
     def expected(self, step: int) -> float:
         """The error to expect in the latents from serving ``step``; infinite where nothing is known."""
-        return self._in_latents(step, self._forecast)
+        return self._in_latents(step, self._forecast.at(self._noises[step].along))
 
     def expected_shallow(self, step: int) -> float:
         """The same from running its shallow stages alone."""
-        return self._in_latents(step, self._shallow)
+        # Features are continued along sigma, whatever is predicted.
+        return self._in_latents(step, self._shallow.at(self._noises[step].sigma))
 
-    def _in_latents(self, step: int, of: _Expected) -> float:
-        expected = of.at(self._noises[step].along)
+    def _in_latents(self, step: int, expected: float) -> float:
         if self._sampler.forecasting.of == "derivative":
             expected *= self._noises[step].level
         expected *= self._sampler.gain(self._sigmas, step)

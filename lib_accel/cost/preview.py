@@ -152,7 +152,8 @@ def ran_pass(
     again = steps * report["calls_measured"] / max(report["unet_calls"], 1)
     if again:
         given["ran"] = lambda method: Schedule((tuple(kind.name for kind in method.declaration.kinds),))
-        again *= preview_pass(settings, place, shape, *size, 1, only=lambda m: seen(m) and m.declaration.acts_on == STAGES, **given).work
+        # Also where none was shallow in the end.
+        again *= preview_pass(settings, place, shape, *size, 1, only=lambda m: m.declaration.acts_on == STAGES, **given).work
     counted = shown.rows_of_step * steps * part
     whole = replace(shown, work=inside.work * part + again, plain=inside.plain, rows=counted, idle=(), later=(), limits=())
     courses = _courses(report["methods"], shown.steps, begin)

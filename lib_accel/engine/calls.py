@@ -91,6 +91,8 @@ class Calls:
             return None
         me = threading.get_ident()
         with self._entrance:
+            if self._second.running:
+                return None if is_inside(me, unet, times=2) else self._run_plain()
             if self._thread not in (None, me) and is_inside(self._thread, unet):
                 return self._run_plain()
             if self._owner not in (None, me) and calling_loop(unet, self._owner) is not None:

@@ -24,6 +24,8 @@ class SecondRuns:
     def __init__(self, subject: Subject, traits: HostTraits, auto: AutoChoice, shared: Shared) -> None:
         self._subject, self._traits, self._auto = subject, traits, auto
         self._tally, self._watch = shared.tally, shared.watch
+        # Whether one is under way.
+        self.running = False
 
     def behind(self, opened: OpenCall, args: tuple, kwargs: dict) -> None:
         """Make one behind this call, which was given ``args`` and ``kwargs``, if somebody wants one."""
@@ -34,9 +36,11 @@ class SecondRuns:
                 if cut is None or unet is None:
                     continue
                 self._watch.start(opened.moment.sample.device)
+                self.running = True
                 try:
                     prediction = self._run(unet, opened, cut, args, kwargs)
                 finally:
+                    self.running = False
                     self._watch.stop()
                 self._tally.calls_measured += 1
                 if prediction is not None and prediction.shape[0] == opened.plan.count:

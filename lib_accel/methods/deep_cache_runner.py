@@ -57,15 +57,22 @@ class DeepCacheRunner(Runner):
         self._index = 0
         self._sigma: float | None = None
         self._handed: tuple[int, ...] = ()
+        # The pictures that are to be shallow in the call at hand, and those that were in the step.
+        self._chosen: set[int] = set()
+        self._cut_in_step: set[int] = set()
         # Whoever decides for each picture which steps are shallow; what would be served in the call at hand, where that is measured.
         self._decides: DecidesShallow | None = None
         self._would: StageCut | None = None
+        # Why that could not be measured in a call of the pass (a clause).
+        self._unmeasured: str | None = None
 
     def _forget(self) -> None:
         self._history.clear()
         # The step in which each row was kept last, and by how much of its size what is served is off a step later, by picture.
         self._kept_at: dict[tuple[str, int, int], int] = {}
         self._drift: dict[int, float] = {}
+        # Pictures of which one call of a step was shallow and another could not be: in the rest of the pass all of their calls run.
+        self._split: set[int] = set()
 
     # -- steps -------------------------------------------------------------------------------------------------------------
 
@@ -77,6 +84,7 @@ class DeepCacheRunner(Runner):
 
     def begin_step(self, moment: Moment) -> None:
         self._may_serve = self._keeps = False
+        self._cut_in_step = set()
         if not self.stages:
             self.stop(Reason.of("stages_unknown", "the stages of this U-Net are not known"))
             return
@@ -123,11 +131,15 @@ class DeepCacheRunner(Runner):
         chosen = tuple(index for index in rows if self._serves(moment, rows, moment.rows[index].image))
         if self._decides is not None and chosen != rows and self._decides.wants_shallow_measured(moment):
             # What would be served to those that run in whole, before it is replaced.
-            self._would = None if moment.whole_because or moment.joins() else self._cut(moment, rows)
+            why = moment.whole_because or moment.joins()
+            self._unmeasured = why or self._unmeasured
+            self._would = None if why else self._cut(moment, rows)
         if not chosen:
             return None
+        self._chosen = {moment.rows[index].image for index in chosen}
         joined = moment.whole_because or moment.joins()
         if joined:
+            self._split |= self._chosen & self._cut_in_step
             self.account.note(_in_whole(joined))
             return None
         cut = self._cut(moment, chosen)
@@ -139,10 +151,12 @@ class DeepCacheRunner(Runner):
         return None if hidden is None else StageCut(self._before, rows, hidden)
 
     def refused(self) -> None:
+        self._split |= self._chosen & self._cut_in_step
         self._handed = ()
 
     def second_cut(self, moment: Moment, rows: tuple[int, ...], ran: tuple[int, ...]) -> StageCut | None:
-        return self._would
+        would, self._would = self._would, None
+        return would
 
     def measured(self, moment: Moment, prediction: torch.Tensor, rows: tuple[int, ...]) -> None:
         if self._decides is not None:
@@ -162,6 +176,7 @@ class DeepCacheRunner(Runner):
         served = set(self._handed) - set(ran)
         self.account.shallow(moment.pass_and_step, *([max(picture_of(moment.rows[index]), 0) for index in rows] for rows in (served, ran)))
         if served:
+            self._cut_in_step |= {moment.rows[index].image for index in served}
             self._served_any = True
             self.account.is_idle(None)
             if self._decides is not None and not moment.evaluation:
@@ -192,10 +207,13 @@ class DeepCacheRunner(Runner):
         # Those in other calls of the step, too: the picture is guided by all of them.
         whole = (*(moment.rows[index] for index in rows), *moment.in_other_calls)
         kept = {self._kept_at.get(row.key) for row in whole if row.image == image}
+        if image in self._split or self._index in kept:
+            # Or another call of the step ran in whole.
+            return False
         since = kept.pop()
         if kept:
             self._tell_idle(NEVER_WHOLE)
-        if kept or since is None or since >= self._index:
+        if kept or since is None or since > self._index:
             return False
         if self._decides is not None:
             return self._allowed(moment, image)
@@ -213,8 +231,8 @@ class DeepCacheRunner(Runner):
         """Whether whoever decides says that the shallow stages of picture ``image`` are enough."""
         picture = image if moment.rows.known else TOGETHER
         allowed = self._decides.allows_shallow(moment, picture, self.config.every - 1)
-        if not allowed:
-            self._tell_idle(FORECAST_DECIDES)
+        if not allowed and self._decides.may_be_shallow(moment):
+            self._tell_idle(_in_whole(self._unmeasured) if self._unmeasured else FORECAST_DECIDES)
         return allowed
 
     def _tell_idle(self, why: Reason) -> None:

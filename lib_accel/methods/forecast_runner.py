@@ -50,8 +50,8 @@ class ForecastRunner(DecidesShallow, Runner):
         # The prompts of the step before, and of this one so far.
         self._prompts_before: frozenset[tuple] | None = None
         self._prompts: set[tuple] = set()
-        # Of the step at hand: whether something may be served or learnt, who is served, and what was.
-        self._may_serve = self._learns = False
+        # Of the step at hand: whether it need not always run, whether something may be forecast or learnt, who is served, and what was.
+        self._is_between = self._may_serve = self._learns = False
         self._decided: dict[int, bool] = {}
         # Of the call at hand: which rows are served, and whose picture each is.
         self._handed: dict[int, int] = {}
@@ -69,7 +69,7 @@ class ForecastRunner(DecidesShallow, Runner):
     def begin_step(self, moment: Moment) -> None:
         self._decided, self._served, self._prompts, self._uncut = {}, set(), set(), None
         self._ran, self._shallow = GuidedError(moment.step.index), ShallowCalls(moment.step.index)
-        self._may_serve = self._learns = False
+        self._is_between = self._may_serve = self._learns = False
         strange, self._strange = self._strange, False
         reason = self._why_not(moment)
         if reason is not None:
@@ -87,10 +87,11 @@ class ForecastRunner(DecidesShallow, Runner):
             self._begin = index
         self._sigma, self._learns = sigma, True
         between = self._between(moment)
-        self._may_serve = index in between and moment.step.within(self.config.window)
-        if strange and self._may_serve:
+        self._is_between = index in between
+        self._may_serve = self._is_between and moment.step.within(self.config.window)
+        if strange and self._is_between:
             # What such a call returns is combined with the others', as in the step before: an error in theirs alone would count many times.
-            self._may_serve = False
+            self._is_between = self._may_serve = False
             self.account.note(_no_forecast(ROWS_UNKNOWN))
         self._could |= self._may_serve
         if not between:
@@ -107,7 +108,9 @@ class ForecastRunner(DecidesShallow, Runner):
         for image in self._ran.pictures - self._served:
             control = self._pictures.get(image)
             if control is not None:
-                control.ran(self._ran.step, self._ran.of(image), self._shallow.error_of(image))
+                # Where a part of it was shallow the rest tells nothing of the guided prediction.
+                whole = image not in self._shallow.pictures
+                control.ran(self._ran.step, *((self._ran.of(image), self._shallow.error_of(image, self._ran)) if whole else (None,)))
         for image in self._shallow.pictures - self._ran.pictures:
             control = self._pictures.get(image)
             if control is not None:
@@ -137,7 +140,8 @@ class ForecastRunner(DecidesShallow, Runner):
         key = (moment.sample.shape[1:], moment.predicts, moment.guidance)
         if self._kept.under(key):
             self._forget()
-            self._begin, self._may_serve = moment.step.index, False
+            self._begin = moment.step.index
+            self._is_between = self._may_serve = False
 
     def refused(self) -> None:
         pictures = set(self._handed.values())
@@ -190,7 +194,7 @@ class ForecastRunner(DecidesShallow, Runner):
     def _values(self, moment: Moment, prediction: torch.Tensor, rows: tuple[int, ...]) -> torch.Tensor | None:
         values = self._kept.values(moment, prediction, rows)
         if values is None:
-            self._learns = self._may_serve = False
+            self._learns = self._is_between = self._may_serve = False
             self.account.note(_no_forecast(NO_SIGMA))
         return values
 

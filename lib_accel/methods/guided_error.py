@@ -34,6 +34,10 @@ class GuidedError:
         """Those of which rows ran."""
         return set(self._of)
 
+    def rows(self, picture: int) -> set[tuple[str, int, int]]:
+        """The keys of the rows of ``picture`` that ran."""
+        return {row.key for row, _ in self._of.get(picture, ())}
+
     def of(self, picture: int) -> torch.Tensor | None:
         """Root mean square of the error of its guided prediction, a tensor of one number; None where that cannot be told."""
         rows, errors = zip(*self._of[picture])

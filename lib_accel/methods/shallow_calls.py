@@ -39,9 +39,10 @@ class ShallowCalls:
         """``rows`` would have been off by ``errors`` [rows, channels, h, w]."""
         self._errors.add(moment, rows, errors)
 
-    def error_of(self, picture: int) -> torch.Tensor | None:
-        """How far off its guided prediction would have been; None where that was not measured."""
-        return self._errors.of(picture) if picture in self._errors.pictures else None
+    def error_of(self, picture: int, ran: GuidedError) -> torch.Tensor | None:
+        """How far off its guided prediction would have been; None where that was not measured of all of its rows that ``ran``."""
+        measured = self._errors.rows(picture)
+        return self._errors.of(picture) if measured and measured == ran.rows(picture) else None
 
 
 class DecidesShallow:
@@ -54,8 +55,9 @@ class DecidesShallow:
     config: Forecast
     account: MethodAccount
     stopped: bool
-    # Of the step at hand: whether something may be served or learnt, which pictures are forecast, and what the shallow calls told.
-    _may_serve: bool
+    # Of the step at hand: whether it need not always run, whether something may be learnt in it, which pictures are forecast, and what the
+    # shallow calls told.
+    _is_between: bool
     _learns: bool
     _decided: dict[int, bool]
     _shallow: ShallowCalls
@@ -71,10 +73,14 @@ class DecidesShallow:
         """Whether what leaves the deep stages now may be of use."""
         return moment.step.index + 3 >= self._between(moment).start
 
+    def may_be_shallow(self, moment: Moment) -> bool:
+        """Whether the step is one of those in which shallow stages may be enough."""
+        return self._is_between and not moment.evaluation
+
     def allows_shallow(self, moment: Moment, image: int, most: int) -> bool:
         """Whether picture ``image``, which is not forecast now, may run its shallow stages alone. most: how many such calls there may be
         between two whole ones."""
-        if not self._may_serve or moment.evaluation or self._decided.get(image):
+        if not self.may_be_shallow(moment) or self._decided.get(image):
             return False
         control, decided = self._pictures.get(image), self._shallow.decided
         if image not in decided:

@@ -1,6 +1,7 @@
 """Forecast with DeepCache: for each picture and step one decision among a forecast, the shallow stages alone, and a whole call."""
 
 import math
+import threading
 
 import guided
 import models
@@ -9,8 +10,13 @@ import torch
 from guided import account
 from sampling import LEVELS, rows_of, sample
 
-from lib_accel import DeepCache, Forecast, GuidanceSkip, ImageEdit, PromptToPrompt, TGate, TokenMerging, accelerated
-from lib_accel.core.samplers import SAMPLERS
+from lib_accel import DeepCache, Forecast, GuidanceSkip, ImageEdit, PromptToPrompt, Row, TGate, TokenMerging, accelerated
+from lib_accel.core.error_control import ErrorControl
+from lib_accel.core.noise import Noise
+from lib_accel.core.samplers import SAMPLERS, Control
+from lib_accel.cost.preview import ran_pass
+from lib_accel.engine.second_run import SecondRuns
+from lib_accel.settings.job import resolve
 
 STEPS = len(LEVELS) - 1
 GUIDANCE = 3.0
@@ -229,6 +235,7 @@ def test_beside_edits_and_controls_nothing_is_measured():
         sample(unet, accelerator)
     handle.remove()
     assert accelerator.report().as_dict()["calls_measured"] == 0 and courses(accelerator)[1] == []
+    assert guided.codes(account(accelerator, 1)) == ["in_whole: residuals"]
 
 
 def test_the_preview_shows_both():
@@ -277,3 +284,108 @@ def test_off_is_exact_and_an_interrupted_second_run_leaves_nothing(kind, monkeyp
 
 def _breaks(*given):
     raise RuntimeError("no second run")
+
+
+def _joined_for(unet, role):
+    """A ControlNet adds to one half of guidance alone. Returns how often the middle ran."""
+    text, mid, ran = guided.given_to([Row(role)]).text, torch.zeros(1, unet.config.block_out_channels[-1], 4, 4), []
+    block = unet.mid_block
+    whole = block.forward
+    block.forward = lambda *args, **given: ran.append(1) or whole(*args, **given)
+    unet.register_forward_pre_hook(
+        lambda module, args, given: (args, given | {"mid_block_additional_residual": mid}) if torch.equal(args[2], text) else None,
+        with_kwargs=True,
+    )
+    return ran
+
+
+@pytest.mark.parametrize("role", ["cond", "uncond"])
+def test_half_of_a_picture_tells_nothing_of_the_whole(role):
+    """Prompt and negative prompt come apart, and one of them can never be shallow."""
+    unet = models.diffusers_unet()
+    _joined_for(unet, role)
+    with accelerated(unet, Forecast(tolerance=1000.0, largest_gap=1, last=1), DeepCache(every=3)) as accelerator:
+        sample(unet, accelerator, apart=True)
+    assert courses(accelerator) == ([5, 7, 9], []) and account(accelerator, 1)["rows_shallow"] == 0
+
+
+def test_a_picture_of_which_a_half_could_not_be_shallow_runs_in_whole_from_there():
+    unet = models.diffusers_unet()
+    _joined_for(unet, "uncond")
+    with accelerated(unet, DeepCache(every=3)) as accelerator:
+        sample(unet, accelerator, apart=True)
+    assert account(accelerator)["rows_shallow"] == 1, "more than the call that came before it was known"
+
+
+def test_outside_the_window_of_forecasts_steps_may_be_shallow():
+    unet, window = models.ldm_unet(), (0.0, 0.5)
+    with accelerated(unet, Forecast(tolerance=1000.0, largest_gap=1, last=1, window=window), DeepCache(every=3)) as accelerator:
+        sample(unet, accelerator)
+    served, shallow = courses(accelerator)
+    assert served == [5] and shallow == [6, 7, 9, 10]
+    ways = Forecast(level="fast", window=window), DeepCache(every=3)
+    assert any(ways[1].schedule_beside(ways, 25, 7.0, "Euler").kinds[13:]), "as previews say"
+
+
+def test_why_no_step_was_shallow():
+    for more, sigmas, told in (
+        ({"apart": True}, LEVELS, ["forecast_decides"]),
+        ({}, LEVELS[-6:], ["no_step_between"]),
+    ):
+        unet = models.ldm_unet()
+        with accelerated(unet, Forecast(tolerance=1e-9, last=1), DeepCache(every=3)) as accelerator:
+            sample(unet, accelerator, sigmas=sigmas, **more)
+        assert guided.codes(account(accelerator, 1)) == told
+    with accelerated(unet, DeepCache(every=3, tolerance=1e-6)) as accelerator:
+        sample(unet, accelerator, apart=True)
+    assert guided.codes(account(accelerator)) == ["kept_too_far_off"]
+
+
+def test_features_are_expected_to_err_along_sigma_whatever_is_predicted():
+    """A line through two points misses a parabola by the product of the distances."""
+    sigmas, sampler = (4.0, 3.0, 2.0, 1.5, 1.0, 0.5, 0.0), SAMPLERS["Euler"]
+    for kind in ("epsilon", "flow"):
+        noises = [Noise(kind, sigma) for sigma in sigmas]
+        control = ErrorControl(sampler, sigmas, Control(1.0, 1), 1, noises, shallow_order=1)
+        for step, error in enumerate((None, None, 2.0)):
+            control.ran(step, None, error)
+        missed = control.expected_shallow(3) / (noises[3].level * sampler.gain(sigmas, 3))
+        assert missed == pytest.approx((1.5 - 2.0) * (1.5 - 3.0))
+
+
+def test_second_runs_are_counted_as_shallow_ones_where_no_step_was_shallow():
+    unet = models.ldm_unet()
+    with accelerated(unet, Forecast(tolerance=1e-9, last=1), DeepCache(every=3)) as accelerator:
+        sample(unet, accelerator)
+    report, given = accelerator.report(), {"auto": False, "forecast.on": True, "deepcache.on": True, "deepcache.every": 3}
+    settings = resolve({"enabled": True, "preset": "Custom"} | given, "sd1")
+    (shown,) = ran_pass(report.as_dict(), report.rows, settings, "txt2img", "sd1", (512, 512), "Euler")
+    # 6 of 12 steps again, of which the shallow stages are less than a tenth.
+    assert 1.01 < shown.work / shown.plain < 1.05
+
+
+def test_a_call_from_another_thread_during_a_second_run_runs_plain(monkeypatch):
+    unet, found = models.ldm_unet(), []
+    ways, given = (Forecast(tolerance=0.6, largest_gap=1, last=1), DeepCache(every=3)), guided.given_to(rows_of(1))
+    plain = models.call(unet, given)
+    with accelerated(unet, *ways) as accelerator:
+        before, calls = sample(unet, accelerator), accelerator.report().as_dict()["unet_calls"]
+    run, state = SecondRuns._run, {"again": False}
+
+    def second(*args):
+        state["again"] = True
+        return run(*args)
+
+    def calls_too(*args):
+        if state.pop("again", False):
+            other = threading.Thread(target=lambda: found.append(models.call(unet, given)))
+            other.start()
+            other.join()
+
+    monkeypatch.setattr(SecondRuns, "_run", second)
+    unet.input_blocks[0].register_forward_hook(calls_too)
+    with accelerated(unet, *ways) as accelerator:
+        after = sample(unet, accelerator)
+    whole = accelerator.report().as_dict()
+    assert found and all(torch.equal(one, plain) for one in found) and torch.equal(after.latents, before.latents)
+    assert whole["unet_calls"] == calls and guided.codes(whole) == ["another_thread"]
