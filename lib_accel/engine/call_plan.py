@@ -93,13 +93,18 @@ class OpenCall:
         """It was to be served, and the U-Net ran all the same: what that predicted is nearer than a forecast."""
         self.plan = CallPlan(self.plan.count)
 
+    def filled(self, output: Any) -> Any:
+        """The U-Net's output with all rows: dropped ones as those that stand for them, served ones as any."""
+        plan = self.plan
+        if not plan.leaves_rows_out or not plan.keep:
+            return output
+        place = {row: at for at, row in enumerate(plan.keep)}
+        return fill_rows(output, plan.keep, [place.get(row, 0) for row in plan.source])
+
     def finish(self, output: Any, backend: Backend) -> Any:
         """The U-Net's output with all rows, shown to the methods."""
         plan, moment = self.plan, self.moment
-        if plan.leaves_rows_out and plan.keep:
-            place = {row: at for at, row in enumerate(plan.keep)}
-            # Served rows get any row's here, and their own below.
-            output = fill_rows(output, plan.keep, [place.get(row, 0) for row in plan.source])
+        output = self.filled(output)
         prediction = backend.prediction_of(output)
         if prediction is None or prediction.shape[0] != plan.count:
             return output

@@ -7,7 +7,6 @@ import threading
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import nn
 
 from ..backends.loops import calling_loop
@@ -18,11 +17,11 @@ from ..core.placeholder import Placeholder
 from ..core.reasons import Reason
 from ..core.sites import is_tracing
 from ..core.threads import is_inside
+from .armer import Armer
 from .attachment import Attachment
 from .auto import AutoChoice
 from .call_plan import Means, OpenCall, plan_call
-from .contract import HostTraits, Moment, Runner, UNetCall
-from .dispatch import wanted_sites
+from .contract import HostTraits, Moment, Runner
 from .end_of_pass import EndOfPass
 from .guard import guarded
 from .hooks import Arming
@@ -30,7 +29,6 @@ from .host_side import HostSide
 from .instance_forward import below
 from .second_run import SecondRuns
 from .shared import Shared
-from .stage_forward import stage_runs
 from .subject import COMPILED, Subject
 
 
@@ -40,7 +38,7 @@ class Calls:
     def __init__(
         self, subject: Subject, runners: list[Runner], host: HostSide, traits: HostTraits, auto: AutoChoice, shared: Shared
     ) -> None:
-        self._subject, self._traits, self._auto = subject, traits, auto
+        self._subject, self._armer = subject, Armer(subject, traits, auto)
         self._where, self._course = host.where, host.course
         self._shared, self._conditions = shared, shared.conditions
         self._arming: Arming | None = None
@@ -51,7 +49,7 @@ class Calls:
         self._entrance = threading.Lock()
         self._end = EndOfPass(host.where, self._is_at_work, self._end_pass)
         self.tally, self.watch = shared.tally, shared.watch
-        self._second = SecondRuns(subject, traits, auto, shared)
+        self._second = SecondRuns(subject, self._armer, shared)
         serves = any(runner.serves_calls for runner in runners)
         self.attachment = Attachment(subject.unet, self._enter, self._leave, self._serve if serves else None, self._before_copy)
 
@@ -161,21 +159,9 @@ class Calls:
         tally.rows_served += len(plan.output)
         if plan.runs_nothing:
             return None
-        self._put_methods(active, sample)
+        self._arming = self._armer.begin(self._open)
+        self._armer.put(self._arming, self._open, plan, active)
         return given
-
-    def _put_methods(self, active: list[Runner], sample: torch.Tensor) -> None:
-        """Put what ``active`` do between the layers and stages of the open call."""
-        subject, opened = self._subject, self._open
-        moment = opened.moment
-        call = UNetCall(subject.backend, self._traits, moment.step, opened.rows, moment.pass_and_step, subject.finest)
-        grid = subject.backend.grid_of(subject.unet, sample)
-        if grid is not None:
-            call.grids.update(dict.fromkeys(subject.sites, grid))
-        self._arming = arming = Arming(call, subject.unet)
-        if subject.stages and (wanted := stage_runs(arming, subject.stages, active, opened.plan, subject.must_run)):
-            arming.arm_stages(wanted)
-        arming.arm(wanted_sites(subject, active, self._traits, self._auto, sample))
 
     def _means(self, args: tuple, kwargs: dict) -> Means:
         subject, backend = self._subject, self._subject.backend

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
-from ..core.row_slicing import fill_rows
 from ..core.stages import deep_stages
-from .auto import AutoChoice
-from .call_plan import CallPlan, OpenCall
-from .contract import HostTraits, Runner, StageCut, UNetCall
-from .dispatch import wanted_sites
+from .armer import Armer
+from .call_plan import OpenCall
+from .contract import Runner, StageCut
 from .guard import guarded
-from .hooks import Arming
 from .shared import Shared
-from .stage_forward import stage_runs
 from .subject import Subject
 
 
 class SecondRuns:
     """Those of one U-Net. Nothing is learnt or counted in them but what they are for: other methods do to layers what they did before."""
 
-    def __init__(self, subject: Subject, traits: HostTraits, auto: AutoChoice, shared: Shared) -> None:
-        self._subject, self._traits, self._auto = subject, traits, auto
+    def __init__(self, subject: Subject, armer: Armer, shared: Shared) -> None:
+        self._subject, self._armer = subject, armer
         self._tally, self._watch = shared.tally, shared.watch
         # Whether one is under way.
         self.running = False
@@ -60,23 +58,11 @@ class SecondRuns:
 
     def _run(self, unet: nn.Module, opened: OpenCall, cut: StageCut, args: tuple, kwargs: dict) -> torch.Tensor | None:
         """[all rows, ...] what the shallow stages predict; rows that did not run in the call get another's."""
-        subject, plan, moment = self._subject, opened.plan, opened.moment
-        called = (subject.backend, self._traits, moment.step, opened.rows, moment.pass_and_step, subject.finest)
-        call = UNetCall(*called, repeats=True)
-        grid = subject.backend.grid_of(unet, moment.sample)
-        if grid is not None:
-            call.grids.update(dict.fromkeys(subject.sites, grid))
-        arming = Arming(call, unet)
+        plan = opened.plan
+        arming = self._armer.begin(opened, repeats=True)
         try:
-            again = CallPlan(plan.count, plan.rows, plan.owners, plan.output, cut)
-            arming.arm_stages(stage_runs(arming, subject.stages, (), again, subject.must_run))
-            arming.arm(wanted_sites(subject, opened.runners, self._traits, self._auto, moment.sample))
+            self._armer.put(arming, opened, replace(plan, stages=cut), ())
             output = unet.forward(*args, **kwargs)
         finally:
             arming.disarm()
-        if arming.tell_unreached():
-            return None
-        if plan.leaves_rows_out:
-            place = {row: at for at, row in enumerate(plan.keep)}
-            output = fill_rows(output, plan.keep, [place.get(row, 0) for row in range(plan.count)])
-        return subject.backend.prediction_of(output)
+        return None if arming.tell_unreached() else self._subject.backend.prediction_of(opened.filled(output))

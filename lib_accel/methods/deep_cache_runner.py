@@ -8,17 +8,16 @@ import torch
 
 from ..core.fields import changed
 from ..core.reasons import Reason
-from ..core.row_history import RowHistory
 from ..core.rows import Layout
 from ..core.schedule import first_step, waiting_for_prompts
 from ..core.stages import Stage
 from ..engine.contract import Moment, Runner, StageCut, UNetCall
 from .guided_error import TOGETHER, picture_of
+from .kept_stages import KeptStages
 from .noise_course import NoiseCourse
 from .shallow_calls import DecidesShallow
 from .shared_settings import BY_SAMPLER
 
-HIDDEN = "hidden"
 # Why nothing was served to the end.
 NO_STEP = Reason.of("no_step_between", "no step was left between those that always run")
 TOO_FAR_OFF = Reason.of("kept_too_far_off", "what was kept was too far off in every step")
@@ -47,8 +46,7 @@ class DeepCacheRunner(Runner):
         self.reset()
 
     def reset(self) -> None:
-        self._order = 0.0
-        self._history = RowHistory()
+        self._kept = KeptStages()
         self._forget()
         self._before: Stage | None = None
         self._course = NoiseCourse()
@@ -67,10 +65,7 @@ class DeepCacheRunner(Runner):
         self._unmeasured: str | None = None
 
     def _forget(self) -> None:
-        self._history.clear()
-        # The step in which each row was kept last, and by how much of its size what is served is off a step later, by picture.
-        self._kept_at: dict[tuple[str, int, int], int] = {}
-        self._drift: dict[int, float] = {}
+        self._kept.clear()
         # Pictures of which one call of a step was shallow and another could not be: in the rest of the pass all of their calls run.
         self._split: set[int] = set()
 
@@ -79,8 +74,7 @@ class DeepCacheRunner(Runner):
     def _begin(self, moment: Moment) -> None:
         """A pass begins, or what was kept of it was let go."""
         self._before = self.config.before(self.stages)
-        self._order = self._order_of(moment)
-        self._history = RowHistory(2 if self._order else 1, self.config.offload)
+        self._kept = KeptStages(self._order_of(moment), self.config.offload)
 
     def begin_step(self, moment: Moment) -> None:
         self._may_serve = self._keeps = False
@@ -114,10 +108,10 @@ class DeepCacheRunner(Runner):
         if self._decides is not None and self._index >= moment.settled:
             if changed(self.config).keys() & OF_THE_FORECAST:
                 self.account.note(NO_EFFECT)
-            self._decides.shallow_order = self._order
+            self._decides.shallow_order = self._kept.order
             self._may_serve = moment.step.within(self.config.window) and self.config.every > 1
             self._keeps = self._decides.keeps_stages(moment) and self.config.every > 1
-        if self._history.under((tuple(moment.sample.shape[1:]), moment.sample.dtype)):
+        if self._kept.under((tuple(moment.sample.shape[1:]), moment.sample.dtype)):
             self._forget()
 
     def cut_stages(self, moment: Moment, rows: tuple[int, ...]) -> StageCut | None:
@@ -147,7 +141,7 @@ class DeepCacheRunner(Runner):
         return cut
 
     def _cut(self, moment: Moment, rows: tuple[int, ...]) -> StageCut | None:
-        hidden = self._at(Layout(moment.rows[index] for index in rows))
+        hidden = self._kept.at(Layout(moment.rows[index] for index in rows), self._sigma)
         return None if hidden is None else StageCut(self._before, rows, hidden)
 
     def refused(self) -> None:
@@ -167,10 +161,9 @@ class DeepCacheRunner(Runner):
 
     def observe_stage(self, call: UNetCall, stage: Stage, out: torch.Tensor) -> None:
         if self.config.tolerance and self._decides is None:
-            self._measure(call.rows, out)
-        self._history.put(HIDDEN, call.rows, out, self._sigma or 0.0)
-        self._kept_at.update({row.key: self._index for row in call.rows})
-        self.account.keeps(self._history.nbytes)
+            self._kept.measure(self._index, call.rows, out, self._sigma)
+        self._kept.put(self._index, call.rows, out, self._sigma)
+        self.account.keeps(self._kept.nbytes)
 
     def end_call(self, moment: Moment, prediction: torch.Tensor, ran: tuple[int, ...]) -> None:
         served = set(self._handed) - set(ran)
@@ -200,13 +193,13 @@ class DeepCacheRunner(Runner):
         total = moment.step.total
         if self.config.every == 1 or total is None:
             return self.config.every > 1
-        return self._index + self._history.depth + 1 >= first_step(self.config.warm_up, total)
+        return self._index + self._kept.depth + 1 >= first_step(self.config.warm_up, total)
 
     def _serves(self, moment: Moment, rows: tuple[int, ...], image: int) -> bool:
         """Whether the picture ``image`` needs no whole call: all of its rows were kept last in one step, and not too long ago."""
         # Those in other calls of the step, too: the picture is guided by all of them.
         whole = (*(moment.rows[index] for index in rows), *moment.in_other_calls)
-        kept = {self._kept_at.get(row.key) for row in whole if row.image == image}
+        kept = {self._kept.step_of(row) for row in whole if row.image == image}
         if image in self._split or self._index in kept:
             # Or another call of the step ran in whole.
             return False
@@ -221,7 +214,7 @@ class DeepCacheRunner(Runner):
             return False
         if not self.config.tolerance:
             return True
-        drift = self._drift.get(image)
+        drift = self._kept.drift(image)
         near = drift is not None and drift * (self._index - since) <= self.config.tolerance
         if not near:
             self._tell_idle(TOO_FAR_OFF)
@@ -240,24 +233,6 @@ class DeepCacheRunner(Runner):
         if not self._served_any:
             self.account.is_idle(why)
 
-    def _measure(self, rows: Layout, out: torch.Tensor) -> None:
-        """How far off each picture's rows would have been, had they been served now."""
-        drift: dict[int, float] = {}
-        for index, row in enumerate(rows):
-            would = self._at(Layout([row]))
-            steps = self._index - self._kept_at.get(row.key, self._index)
-            if would is not None and would.shape[1:] == out.shape[1:] and steps > 0:
-                truth = out[index].float()
-                error = float((would[0].float() - truth).norm() / truth.norm().clamp_min(1e-12)) / steps
-                drift[row.image] = max(drift.get(row.image, 0.0), error)
-        self._drift.update(drift)
-
-    # -- what is kept ----------------------------------------------------------------------------------------------------------
-
-    def _at(self, rows: Layout) -> torch.Tensor | None:
-        """[rows, C, h, w] what would be served to ``rows`` now."""
-        return self._history.at(HIDDEN, rows, self._sigma or 0.0, self._order if self._sigma is not None else 0)
-
     def _order_of(self, moment: Moment) -> float:
         if self.config.order != BY_SAMPLER:
             return float(self.config.order)
@@ -267,7 +242,7 @@ class DeepCacheRunner(Runner):
 
     def _level(self, moment: Moment) -> float | None:
         """The noise level, where it is asked for: a GPU may have to be waited for."""
-        if not self._order and not self.config.warm_sigma:
+        if not self._kept.order and not self.config.warm_sigma:
             return None
         known = moment.sigmas is not None and moment.step.index < len(moment.sigmas)
         return moment.sigmas[moment.step.index] if known else moment.noise().sigma

@@ -45,8 +45,7 @@ class PromptToPromptRunner(Runner):
     computes = frozenset({"attn1", "attn2"})
     exclusive = True
     ability = PLAIN
-    # Maps of words are summed up over calls.
-    repeatable = False
+    repeatable = False  # maps of words are summed up over calls
     outlives_prompts = True
     window = (0.0, 1.0)
 

@@ -134,8 +134,8 @@ def test_a_line_through_the_last_two(kind):
         for index, sigma in enumerate((4.0, 3.0, 2.5)):
             guided.step(unet, accelerator, index, 4, sigma=sigma)
         runner = accelerator.running(DeepCache)
-        newest, before = (one.tensor for one in runner._history.newest("hidden", COND, 2))
-        served = runner._at(Layout([COND]))[0]
+        newest, before = (one.tensor for one in runner._kept._history.newest("hidden", COND, 2))
+        served = runner._kept.at(Layout([COND]), runner._sigma)[0]
     torch.testing.assert_close(served, newest + 0.5 * (newest - before), atol=1e-4, rtol=1e-4)
     assert account(accelerator)["shallow_steps"] == 1
 
