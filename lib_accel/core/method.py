@@ -192,6 +192,10 @@ class Method:
         """Whether it may serve whole steps of a pass of ``steps`` with ``sampler``."""
         return False
 
+    def is_better_alone(self, steps: int, sampler: Sampler) -> bool:
+        """Whether it serves whole steps of such a pass and is nearer to the full picture, in the same time, while guidance is left in."""
+        return False
+
     def stands_aside(self, beside: Iterable[Method], steps: int, sampler: str) -> bool:
         """Whether it does nothing in a pass of ``steps`` because of the ``sampler`` (its name) or of the methods ``beside`` it."""
         return False

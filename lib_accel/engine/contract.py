@@ -177,8 +177,8 @@ class Runner:
     def refused(self) -> None:
         """What `serve_output` or `cut_stages` returned last is not carried out: these rows run, unless another method serves them."""
 
-    def forecasts(self, moment: Moment) -> bool:
-        """Whether `serve_output` may serve whole steps of the pass of ``moment``."""
+    def is_better_alone(self, moment: Moment) -> bool:
+        """Whether `serve_output` may serve whole steps of the pass of ``moment``, and leaving out guidance beside that gains nothing."""
         return False
 
     # -- stages ----------------------------------------------------------------------------------------------------------------

@@ -121,16 +121,28 @@ class Forecast(Method):
     def steps_between(self, sampler: Sampler, steps: int, sigmas: Sequence[float] | None = None) -> range:
         """The steps of a pass of ``steps`` that need not always run. sigmas: its noise levels, where they are known."""
         rules = sampler.forecasting
-        part = self.warm_up or (FIXED_WARM_UP if self.is_fixed(sampler) else rules.levels[self.level].warm_up)
+        level = rules.levels[self.level]
+        part = self.warm_up or (FIXED_WARM_UP if self.is_fixed(sampler) else level.warm_up)
         first = rules.first(steps, part)
         if sigmas is not None and self.warm_sigma:
             first = max(first, sum(sigma > self.warm_sigma for sigma in sigmas[:steps]))
-        last = 1 if self.is_fixed(sampler) else rules.last if sigmas is None else rules.last_of(sigmas)
+        last = rules.last if sigmas is None else rules.last_of(sigmas)
+        if self.is_fixed(sampler):
+            last = 1
+        elif level.last is not None:
+            last = level.last
         last = self.last if self.last >= 0 else last
         return range(first, max(steps - last, first))
 
     def forecasts(self, steps: int, sampler: Sampler) -> bool:
         return sampler.forecasting is not None and not self.runs_all(sampler) and bool(self.steps_between(sampler, steps))
+
+    def keeps_guidance(self, sampler: Sampler) -> bool:
+        """Whether, with ``sampler``, a kept guidance direction beside it is worth its distance."""
+        return not self.is_fixed(sampler) and sampler.forecasting.levels[self.level].keeps_guidance
+
+    def is_better_alone(self, steps: int, sampler: Sampler) -> bool:
+        return self.forecasts(steps, sampler) and not self.keeps_guidance(sampler)
 
     def schedule(self, steps: int, scale: float | None = None, sampler: str = "", run: Sequence[int] | None = None) -> Schedule:
         told = range(steps) if run is None else run
@@ -141,10 +153,20 @@ class Forecast(Method):
             if self.is_fixed(known):
                 served = {step for step in between if (step - between.start) % self.every != self.every - 1}
             else:
-                served = _spread(between, steps - round(self.control(known).calls * steps / 25))
+                served = _spread(between, round(len(between) * (1 - self._part_run(known, steps))))
         served = {step for step in served if acts_in(self.window, step, steps)}
         fixed = known is not None and known.forecasting is not None and self.is_fixed(known)
         return Schedule(tuple((SERVED,) if step in served else () for step in told), later=not fixed and bool(served))
+
+    def _part_run(self, sampler: Sampler, steps: int) -> float:
+        """About how much of the steps that may be forecast run all the same. It follows from how many ran at its level."""
+        level = sampler.forecasting.levels[self.level]
+        between = Forecast(level=self.level).steps_between(sampler, steps)
+        part = max(level.calls * steps / 25 - (steps - len(between)), 0) / max(len(between), 1)
+        own = self.control(sampler)
+        if own.largest_gap < level.largest_gap or own.tolerance >= level.tolerance:
+            part *= (level.largest_gap + 1) / (own.largest_gap + 1)
+        return min(max(part, 1 / (own.largest_gap + 1)), 1)
 
     def spare_step(self, work: StepWork, kinds: tuple[str, ...]) -> None:
         if SERVED in kinds:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..core.reasons import Reason
+from ..core.samplers import Sampler
 from ..engine.contract import Moment
 
 if TYPE_CHECKING:
     from ..core.method_account import MethodAccount
     from .forecast import Forecast
 
+FLOW = "flow"
 NO_SAMPLER = Reason.of("no_sampler", "the sampler is not known")
 ROWS_UNKNOWN = Reason.of("rows_unknown", "it is not known which picture each row belongs to")
 NO_SIGMA = Reason.of("no_level", "the noise levels are not known")
@@ -19,6 +21,12 @@ NO_SIGMA = Reason.of("no_level", "the noise levels are not known")
 def steps_of(moment: Moment) -> int | None:
     """How many steps the pass has; None when nobody tells."""
     return moment.step.total if moment.sigmas is None else len(moment.sigmas) - 1
+
+
+def sampler_of(moment: Moment) -> Sampler | None:
+    """The sampler, as passes of this kind of model are forecast; None when nobody tells."""
+    sampler = moment.sampler
+    return sampler.on_flow() if sampler is not None and moment.mixed == FLOW else sampler
 
 
 def sigma_of(moment: Moment) -> float | None:
@@ -35,7 +43,7 @@ def why_not(moment: Moment, config: Forecast, account: MethodAccount) -> str | N
         return sampler.off
     if steps_of(moment) is None:
         return Reason.of("no_total", "the number of steps is not known")
-    if moment.mixed == "flow" and (why := config.why_not_on_flow(steps_of(moment), sampler)):
+    if moment.mixed == FLOW and (why := config.why_not_on_flow(steps_of(moment), sampler)):
         return why
     if config.runs_all(sampler):
         return Reason.of("runs_all", "every step runs, as its settings say")

@@ -13,7 +13,7 @@ from ..core.reasons import Reason
 from ..core.rows import Layout, Row
 from ..core.schedule import waiting_for_prompts
 from ..engine.contract import Moment, Runner
-from .forecast_passes import NO_SIGMA, ROWS_UNKNOWN, sigma_of, steps_of, why_not
+from .forecast_passes import NO_SIGMA, ROWS_UNKNOWN, sampler_of, sigma_of, steps_of, why_not
 from .guided_error import GuidedError, picture_of
 from .kept_predictions import KeptPredictions
 from .shallow_calls import DecidesShallow, ShallowCalls
@@ -198,8 +198,9 @@ class ForecastRunner(DecidesShallow, Runner):
             self.account.note(_no_forecast(NO_SIGMA))
         return values
 
-    def forecasts(self, moment: Moment) -> bool:
-        return not self.stopped and self._why_not(moment) is None and bool(self._between(moment))
+    def is_better_alone(self, moment: Moment) -> bool:
+        forecasts = not self.stopped and self._why_not(moment) is None and bool(self._between(moment))
+        return forecasts and not self.config.keeps_guidance(sampler_of(moment))
 
     # -- decisions ---------------------------------------------------------------------------------------------------------
 
@@ -230,7 +231,7 @@ class ForecastRunner(DecidesShallow, Runner):
         return self._kept.errors(moment, rows, values) if decides else None
 
     def _new_control(self, moment: Moment) -> ErrorControl:
-        sampler = moment.sampler
+        sampler = sampler_of(moment)
         sigmas = moment.sigmas or ()
         noises = [Noise(moment.predicts, sigma, moment.mixed) for sigma in sigmas]
         return ErrorControl(sampler, sigmas, self.config.control(sampler), self._kept.order(moment), noises, self.shallow_order)
@@ -247,7 +248,7 @@ class ForecastRunner(DecidesShallow, Runner):
         """The steps that need not always run. What began late in the pass warms up anew."""
         begin = self._begin or 0
         left = None if moment.sigmas is None else moment.sigmas[begin:]
-        between = self.config.steps_between(moment.sampler, steps_of(moment) - begin, left)
+        between = self.config.steps_between(sampler_of(moment), steps_of(moment) - begin, left)
         return range(between.start + begin, between.stop + begin)
 
 

@@ -37,7 +37,8 @@ class GuidanceSkip(Method):
     every: after a guided step, guide again in every such step; 0 never, 1 guides always. With ``reuse``, how often the direction is
     refreshed.
     only_where_better: stand aside where fewer steps or forecast ones are nearer to the full picture in the same time: in passes whose steps
-    `Forecast` forecasts, and with samplers that add noise. Where nobody tells the sampler it acts.
+    `Forecast` forecasts, unless its level is one beside which a kept direction was measured to be worth it (`Control.keeps_guidance`), and
+    with samplers that add noise. Where nobody tells the sampler it acts.
 
     Cosine and direction are those of the predicted noise. Where a U-Net predicts v or the picture they are converted by the noise levels
     that the pipeline, the model or the host tells; where nobody does, ``similar`` never switches and a direction is used as it is.
@@ -151,7 +152,7 @@ class GuidanceSkip(Method):
         known = sampler_named(sampler)
         if not self.only_where_better or known is None:
             return False
-        return known.adds_noise or any(method.forecasts(steps, known) for method in beside)
+        return known.adds_noise or any(method.is_better_alone(steps, known) for method in beside)
 
     def spare_step(self, work: StepWork, kinds: tuple[str, ...]) -> None:
         if kinds:

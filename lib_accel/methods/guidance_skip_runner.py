@@ -109,7 +109,7 @@ class GuidanceSkipRunner(Runner):
         sampler = moment.sampler
         if sampler is None:
             return None
-        if any(runner.forecasts(moment) for runner in self.at_work):
+        if any(runner.is_better_alone(moment) for runner in self.at_work):
             return Reason.of("forecast_instead", "steps of {sampler} are forecast instead", sampler=sampler.name)
         if sampler.adds_noise:
             return Reason.of("adds_noise", "{sampler} adds noise, and then fewer steps are better", sampler=sampler.name)
