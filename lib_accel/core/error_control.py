@@ -12,8 +12,9 @@ import math
 from collections.abc import Sequence
 from typing import SupportsFloat
 
+from .forecasting import Control
 from .noise import Noise
-from .samplers import Control, Sampler
+from .samplers import Sampler
 
 
 class ErrorControl:

@@ -142,7 +142,7 @@ class Method:
 
     # -- a pass --------------------------------------------------------------------------------------------------------------
 
-    def schedule(self, steps: int, scale: float | None = None, sampler: str = "", run: Sequence[int] | None = None) -> Schedule:
+    def schedule(self, steps: int, scale: float | None = None, sampler: str | Sampler = "", run: Sequence[int] | None = None) -> Schedule:
         """What it does in a pass of ``steps``. scale: the guidance scale; None: any. sampler: its name, where known. run: the steps
         that are run at all, in order (default: all); the answer has one entry for each of these.
 
@@ -153,11 +153,11 @@ class Method:
         acts = tuple(acts_in(window, step, steps) for step in told)
         return Schedule(tuple(all_kinds if now else () for now in acts), acts)
 
-    def schedule_beside(self, others: Iterable[Method], steps: int, scale: float | None, sampler: str) -> Schedule:
+    def schedule_beside(self, others: Iterable[Method], steps: int, scale: float | None, sampler: str | Sampler) -> Schedule:
         """The same of a pass in which ``others`` are at work, too; what is left of it where they serve whole steps is not its to say."""
         return self.schedule(steps, scale, sampler)
 
-    def decides_for(self, sampler: str) -> bool:
+    def decides_for(self, sampler: str | Sampler) -> bool:
         """Whether it decides for each picture, with the ``sampler`` of this name, which steps run in whole."""
         return False
 
@@ -192,15 +192,16 @@ class Method:
         """Whether it may serve whole steps of a pass of ``steps`` with ``sampler``."""
         return False
 
-    def is_better_alone(self, steps: int, sampler: Sampler) -> bool:
-        """Whether it serves whole steps of such a pass and is nearer to the full picture, in the same time, while guidance is left in."""
-        return False
+    def goes_with_kept_guidance(self, steps: int, sampler: Sampler) -> bool | None:
+        """Whether a kept guidance direction beside it is nearer to the full picture than what else saves as much; None where it serves no
+        whole steps of such a pass."""
+        return None
 
-    def stands_aside(self, beside: Iterable[Method], steps: int, sampler: str) -> bool:
+    def stands_aside(self, beside: Iterable[Method], steps: int, sampler: str | Sampler) -> bool:
         """Whether it does nothing in a pass of ``steps`` because of the ``sampler`` (its name) or of the methods ``beside`` it."""
         return False
 
-    def leaves_flow_alone(self, steps: int, sampler: str) -> bool:
+    def leaves_flow_alone(self, steps: int, sampler: str | Sampler) -> bool:
         """Whether it does nothing in a pass of ``steps`` of a model of flow matching because of these or of the ``sampler`` (its name)."""
         return False
 

@@ -1,67 +1,23 @@
-"""Every sampler that hosts list, classified once: what a step of it does, and how its calls may be forecast.
-
-Levels, warm-ups and what is left out were measured; each kind of forecast stands once below, each sampler is one line.
-"""
+"""Every sampler that hosts list, classified once: what a step of it does, and how its calls may be forecast (`forecasting`)."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from . import sampler_gains as gains
+from .forecasting import (
+    ANCESTRAL,
+    CORRECTED,
+    EXPONENTIAL,
+    LINEAR_MULTISTEP,
+    LITTLE_NOISE,
+    SECOND_ORDER,
+    SECOND_ORDER_NOISE,
+    STRAIGHT,
+    Forecasting,
+)
 from .reasons import Reason
-
-LEVELS = ("careful", "middle", "fast", "fastest")
-# Fewer full calls say too little of how a picture changes.
-LEAST_WARM_UP = 5
-
-
-@dataclass(frozen=True)
-class Control:
-    """Error control. tolerance: what the errors of calls forecast in a row may add up to. largest_gap: how many of them there may be.
-    calls: how many of 25 ran on average where it was measured; pictures differ. warm_up: the part of the steps that always run first, in
-    place of the sampler's; last: how many always run last, likewise. keeps_guidance: whether keeping the guidance direction of earlier
-    steps is nearer to the full picture at this level than more forecasts are in the same time.
-    """
-
-    tolerance: float
-    largest_gap: int
-    calls: float = 25.0
-    warm_up: float | None = None
-    last: int | None = None
-    keeps_guidance: bool = False
-
-
-@dataclass(frozen=True)
-class Forecasting:
-    """How the calls of a kind of sampler are forecast.
-
-    order: 1 continues along the line through the last two calls, 0 holds the last, 0.5 is half way. of: what is continued, ``derivative``
-    (the predicted noise; for flow matching the velocity) or ``picture`` (where samplers add noise). gain: see `sampler_gains`. warm_up: the
-    part of the steps that always run first. last: how many steps always run last. last_steep: the same where the noise levels make more
-    of an error in the last steps (`sampler_gains.is_steep`). levels: by name; on_flow: those for models of flow
-    matching, where they are others. fixed: whether a fixed plan may be used.
-    """
-
-    order: float
-    of: str
-    gain: Callable[[Sequence[float], int, float], float]
-    warm_up: float
-    last: int
-    levels: Mapping[str, Control]
-    last_steep: int = 0
-    fixed: bool = False
-    on_flow: Mapping[str, Control] | None = None
-
-    def first(self, steps: int, part: float | None = None) -> int:
-        """How many of ``steps`` always run first. part: of the steps, in place of the sampler's own."""
-        return max(math.ceil((self.warm_up if part is None else part) * steps - 1e-9), LEAST_WARM_UP)
-
-    def last_of(self, sigmas: Sequence[float]) -> int:
-        """How many steps always run last at these noise levels."""
-        return max(self.last, self.last_steep if self.last_steep and gains.is_steep(sigmas) else 0)
 
 
 @dataclass(frozen=True)
@@ -117,108 +73,19 @@ class Sampler:
         return replace(self, eta=eta, adds_noise=eta > 0, forecasting=noisy if eta > 0 else calm)
 
 
-# Where "fastest" is as "fast", nothing faster was found to be better than fewer steps.
-_STRAIGHT = Forecasting(
-    1.0,
-    "derivative",
-    gains.euler,
-    warm_up=0.2,
-    last=2,
-    levels={
-        "careful": Control(0.0025, 2, 18.5),
-        "middle": Control(0.08, 2, 13.1),
-        "fast": Control(0.2, 4, 10.8),
-        "fastest": Control(0.4, 5, 9.0, last=1),
-    },
-    fixed=True,
-    on_flow={
-        "careful": Control(0.0025, 2, 18.5),
-        "middle": Control(0.02, 2, 13.1),
-        "fast": Control(0.08, 3, 11.0),
-        "fastest": Control(0.2, 4, 10.0),
-    },
-)
-_SECOND_ORDER_LEVELS = {
-    "careful": Control(0.02, 1, 18.0),
-    # A longer warm-up costs a tenth of a call; the worst of 64 pictures came 1.8 dB nearer.
-    "middle": Control(0.04, 2, 15.5, warm_up=0.32),
-    "fast": Control(0.08, 3, 13.5),
-    "fastest": Control(0.16, 3, 12, warm_up=0.2),
-}
-_SECOND_ORDER = Forecasting(
-    1.0,
-    "derivative",
-    gains.dpmpp_2m,
-    warm_up=0.24,
-    last=0,
-    # The long step before the last extrapolates from the calls around it by more than it weighs them: with 3, a picture in 64 was ruined.
-    last_steep=4,
-    levels=_SECOND_ORDER_LEVELS | {"fastest": Control(0.16, 3, 12, warm_up=0.2, keeps_guidance=True)},
-    on_flow=_SECOND_ORDER_LEVELS,
-)
-_ANCESTRAL = Forecasting(
-    0.0,
-    "picture",
-    gains.euler,
-    warm_up=0.32,
-    last=1,
-    levels={
-        "careful": Control(0.04, 1, 19.2),
-        "middle": Control(0.08, 1, 18.5),
-        "fast": Control(0.16, 2, 14.8),
-        "fastest": Control(0.32, 3, 13.9),
-    },
-    fixed=True,
-)
-_SECOND_ORDER_NOISE = Forecasting(
-    0.5,
-    "picture",
-    gains.dpmpp_2m,
-    warm_up=0.32,
-    last=1,
-    levels={
-        "careful": Control(0.08, 2, 21),
-        "middle": Control(0.16, 2, 20),
-        "fast": Control(0.32, 2, 19.5),
-        "fastest": Control(0.64, 3, 17.8),
-    },
-)
-_CORRECTED = Forecasting(
-    1.0,
-    "derivative",
-    gains.dpmpp_2m,
-    warm_up=0.32,
-    last=0,
-    last_steep=3,
-    levels={"careful": Control(0.02, 2, 22), "middle": Control(0.04, 2, 20), "fast": Control(0.08, 2, 19), "fastest": Control(0.08, 2, 19)},
-)
-_LINEAR_MULTISTEP = replace(_CORRECTED, gain=gains.lms)
-# Guidance kept beside forecasts was not measured with it.
-_EXPONENTIAL = replace(_SECOND_ORDER, gain=gains.res_multistep, levels=_SECOND_ORDER_LEVELS)
-# It adds little noise. Steps of two forecasts in a row made the worst of 16 pictures 6 dB worse.
-_LITTLE_NOISE = replace(
-    _SECOND_ORDER_NOISE,
-    gain=gains.er_sde,
-    levels={
-        "careful": Control(0.02, 2, 18.4),
-        "middle": Control(0.08, 1, 17.3),
-        "fast": Control(0.08, 2, 15.0),
-        "fastest": Control(0.16, 2, 14.1),
-    },
-)
-_BY_ETA = {"Euler a": (_STRAIGHT, _ANCESTRAL), "DDIM": (_STRAIGHT, _ANCESTRAL), "DPM++ 2M SDE": (_SECOND_ORDER, _SECOND_ORDER_NOISE)}
+_BY_ETA = {"Euler a": (STRAIGHT, ANCESTRAL), "DDIM": (STRAIGHT, ANCESTRAL), "DPM++ 2M SDE": (SECOND_ORDER, SECOND_ORDER_NOISE)}
 
 _ALL = (
-    Sampler("Euler", forecasting=_STRAIGHT),
-    Sampler("DDIM", forecasting=_STRAIGHT),
-    Sampler("Euler a", adds_noise=True, eta=1.0, forecasting=_ANCESTRAL),
-    Sampler("DPM++ 2M", 2, multistep=True, forecasting=_SECOND_ORDER),
-    Sampler("DPM++ 2M SDE", 2, adds_noise=True, eta=1.0, multistep=True, forecasting=_SECOND_ORDER_NOISE),
-    Sampler("UniPC", 3, multistep=True, forecasting=_CORRECTED),
-    Sampler("LMS", 4, multistep=True, forecasting=_LINEAR_MULTISTEP),
+    Sampler("Euler", forecasting=STRAIGHT),
+    Sampler("DDIM", forecasting=STRAIGHT),
+    Sampler("Euler a", adds_noise=True, eta=1.0, forecasting=ANCESTRAL),
+    Sampler("DPM++ 2M", 2, multistep=True, forecasting=SECOND_ORDER),
+    Sampler("DPM++ 2M SDE", 2, adds_noise=True, eta=1.0, multistep=True, forecasting=SECOND_ORDER_NOISE),
+    Sampler("UniPC", 3, multistep=True, forecasting=CORRECTED),
+    Sampler("LMS", 4, multistep=True, forecasting=LINEAR_MULTISTEP),
     # Of the Forge family.
-    Sampler("Res Multistep", 2, multistep=True, forecasting=_EXPONENTIAL),
-    Sampler("ER SDE", 3, adds_noise=True, eta=1.0, multistep=True, forecasting=_LITTLE_NOISE),
+    Sampler("Res Multistep", 2, multistep=True, forecasting=EXPONENTIAL),
+    Sampler("ER SDE", 3, adds_noise=True, eta=1.0, multistep=True, forecasting=LITTLE_NOISE),
     # Not forecast.
     Sampler("DPM++ 2M SDE Heun", 2, adds_noise=True, eta=1.0, multistep=True),
     Sampler("DPM++ 3M SDE", 3, adds_noise=True, eta=1.0, multistep=True),
@@ -246,9 +113,10 @@ SAMPLERS: Mapping[str, Sampler] = {sampler.name: sampler for sampler in _ALL}
 
 
 def sampler_named(name: Any) -> Sampler | None:
-    """The sampler that a host lists as ``name``; a schedule's name behind it (as older hosts write it) is left out. None: unknown."""
+    """The sampler that a host lists as ``name``; a schedule's name behind it (as older hosts write it) is left out. None: unknown.
+    A sampler is what it is."""
     if not isinstance(name, str):
-        return None
+        return name if isinstance(name, Sampler) else None
     words = name.lower().split(" ")
     heads = (" ".join(words[:count]) for count in range(len(words), 0, -1))
     return next((_BY_LOWER[head] for head in heads if head in _BY_LOWER and _is_schedule(name.lower()[len(head) :])), None)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..core.method import CALL, STAGES, TOKENS, Kind, Method, Schedule
+from ..core.samplers import sampler_named
 from ..core.work import StepWork
 from ..methods.registry import METHODS, with_least
 from ..ops.levels import grid_at
@@ -60,14 +61,17 @@ def preview_pass(
     scale, base = (scale, 2) if guided else (None, 1)
     given = tuple(filter(None, map(becomes, methods_for(settings, place, scale)[0])))
     unet, latent = SHAPES[shape], (max(height // 8, 1), max(width // 8, 1))
-    chosen = tuple(method for method in given if only(method) and not method.stands_aside(given, steps, sampler))
+    named = sampler_named(sampler) or ""
+    if unet.calls_alone and named:
+        named = named.on_flow()
+    chosen = tuple(method for method in given if only(method) and not method.stands_aside(given, steps, named))
     if unet.calls_alone:
-        chosen = tuple(method for method in chosen if not method.runner().acts_inside and not method.leaves_flow_alone(steps, sampler))
+        chosen = tuple(method for method in chosen if not method.runner().acts_inside and not method.leaves_flow_alone(steps, named))
     h, w = grid_at(*latent, min(unet.levels))
     least = {method: settings[f"least.{group}"] if settings["auto"] else 0 for group, method in with_least().items()}
     acting = [method for method in chosen if h * w >= least.get(type(method), 0)]
     told = scale if settings["drop_at_one"] else None
-    schedules = [ran(method) or method.schedule_beside(acting, steps, told, sampler) for method in acting]
+    schedules = [ran(method) or method.schedule_beside(acting, steps, told, named) for method in acting]
     known: dict[Any, tuple[float, float]] = {}
     kinds, work, rows = [], 0.0, 0.0
     for step in range(steps):

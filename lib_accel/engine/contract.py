@@ -177,9 +177,10 @@ class Runner:
     def refused(self) -> None:
         """What `serve_output` or `cut_stages` returned last is not carried out: these rows run, unless another method serves them."""
 
-    def is_better_alone(self, moment: Moment) -> bool:
-        """Whether `serve_output` may serve whole steps of the pass of ``moment``, and leaving out guidance beside that gains nothing."""
-        return False
+    def goes_with_kept_guidance(self, moment: Moment) -> bool | None:
+        """Whether a kept guidance direction is worth it beside the whole steps that it may serve in the pass of ``moment``; None where it
+        serves none."""
+        return None
 
     # -- stages ----------------------------------------------------------------------------------------------------------------
 

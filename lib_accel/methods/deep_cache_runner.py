@@ -17,6 +17,7 @@ from .kept_stages import KeptStages
 from .noise_course import NoiseCourse
 from .shallow_calls import DecidesShallow
 from .shared_settings import BY_SAMPLER
+from .standing_aside import why_aside
 
 # Why nothing was served to the end.
 NO_STEP = Reason.of("no_step_between", "no step was left between those that always run")
@@ -63,6 +64,8 @@ class DeepCacheRunner(Runner):
         self._would: StageCut | None = None
         # Why that could not be measured in a call of the pass (a clause).
         self._unmeasured: str | None = None
+        # Why the pass is better off without it (a clause).
+        self._aside: Reason | None = None
 
     def _forget(self) -> None:
         self._kept.clear()
@@ -81,6 +84,11 @@ class DeepCacheRunner(Runner):
         self._cut_in_step = set()
         if not self.stages:
             self.stop(Reason.of("stages_unknown", "the stages of this U-Net are not known"))
+            return
+        self._aside = why_aside(self._goes(moment), moment) if self.config.only_where_better else None
+        if self._aside is not None:
+            self._tell_idle(self._aside)
+            self._forget()
             return
         if self._before is None:
             self._begin(moment)
@@ -103,7 +111,9 @@ class DeepCacheRunner(Runner):
     # -- calls -------------------------------------------------------------------------------------------------------------
 
     def begin_call(self, moment: Moment) -> None:
-        self._handed, self._would = (), None
+        self._handed, self._would, self._decides = (), None, None
+        if self._aside is not None:
+            return
         self._decides = next((r for r in self.at_work if isinstance(r, DecidesShallow) and r.decides(moment)), None)
         if self._decides is not None and self._index >= moment.settled:
             if changed(self.config).keys() & OF_THE_FORECAST:
@@ -176,6 +186,10 @@ class DeepCacheRunner(Runner):
                 self._decides.ran_shallow(moment, prediction, tuple(sorted(served)))
 
     # -- decisions -----------------------------------------------------------------------------------------------------------
+
+    def _goes(self, moment: Moment) -> list[bool | None]:
+        """Of each method at work, that it is nearer alone, where it forecasts steps of the pass."""
+        return [None if runner.goes_with_kept_guidance(moment) is None else False for runner in self.at_work]
 
     def _is_between(self, moment: Moment) -> bool:
         """Whether this is none of the steps that always run in whole."""

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..core.fields import check, setting
+from ..core.forecasting import LEVELS, Control
 from ..core.method import CALL, Declaration, Kind, Method, Schedule
 from ..core.reasons import Reason
-from ..core.samplers import LEVELS, Control, Sampler, sampler_named
+from ..core.samplers import Sampler, sampler_named
 from ..core.schedule import Window, acts_in
 from ..core.work import StepWork
 from . import shared_settings as shared
@@ -29,7 +30,8 @@ FEW_STEPS = 10
 class Forecast(Method):
     """Settings of forecasting whole steps. SettingError when one is out of range.
 
-    level: how far a picture may drift, ``careful`` | ``middle`` | ``fast`` | ``fastest``; what that means depends on the sampler.
+    level: how far a picture may drift, ``careful`` | ``middle`` | ``fast`` | ``fastest`` | ``draft``; what that means depends on the
+    sampler.
     every: after the warm-up only every such step runs, whatever the picture; for Euler, DDIM and Euler a. 0 (default): decided for each
     picture by how far off forecasts of it were so far, which is nearer to the full run.
 
@@ -64,7 +66,7 @@ class Forecast(Method):
         check_steps=(8, 10),
     )
 
-    level: str = setting("middle", "choice", "Level", "careful: closest to the full picture; fastest: fewest steps run", choices=LEVELS)
+    level: str = setting("middle", "choice", "Level", "careful: closest to the full picture; draft: fewest steps run", choices=LEVELS)
     every: int = shared.run_every(0, 0, "", "0: decided for each picture")
     tolerance: float = shared.tolerance("the level's value", step=0.0025)
     largest_gap: int = setting(0, "integer", "Largest gap", "steps forecast in a row; higher: faster; 0: the level's value", 0, 10)
@@ -93,7 +95,7 @@ class Forecast(Method):
             return Reason.of("few_step_model", "at {steps} steps it is taken for a few-step model", steps=steps)
         return None
 
-    def leaves_flow_alone(self, steps: int, sampler: str) -> bool:
+    def leaves_flow_alone(self, steps: int, sampler: str | Sampler) -> bool:
         known = sampler_named(sampler)
         return known is not None and self.why_not_on_flow(steps, known) is not None
 
@@ -110,7 +112,7 @@ class Forecast(Method):
         """Whether which steps run is a fixed plan."""
         return self.every > 0 and sampler.forecasting.fixed
 
-    def decides_for(self, sampler: str) -> bool:
+    def decides_for(self, sampler: str | Sampler) -> bool:
         known = sampler_named(sampler)
         return known is not None and known.forecasting is not None and not self.is_fixed(known)
 
@@ -138,13 +140,13 @@ class Forecast(Method):
         return sampler.forecasting is not None and not self.runs_all(sampler) and bool(self.steps_between(sampler, steps))
 
     def keeps_guidance(self, sampler: Sampler) -> bool:
-        """Whether, with ``sampler``, a kept guidance direction beside it is worth its distance."""
+        """Whether a kept guidance direction is worth it beside forecasts with ``sampler``, which can be forecast."""
         return not self.is_fixed(sampler) and sampler.forecasting.levels[self.level].keeps_guidance
 
-    def is_better_alone(self, steps: int, sampler: Sampler) -> bool:
-        return self.forecasts(steps, sampler) and not self.keeps_guidance(sampler)
+    def goes_with_kept_guidance(self, steps: int, sampler: Sampler) -> bool | None:
+        return self.keeps_guidance(sampler) if self.forecasts(steps, sampler) else None
 
-    def schedule(self, steps: int, scale: float | None = None, sampler: str = "", run: Sequence[int] | None = None) -> Schedule:
+    def schedule(self, steps: int, scale: float | None = None, sampler: str | Sampler = "", run: Sequence[int] | None = None) -> Schedule:
         told = range(steps) if run is None else run
         known = sampler_named(sampler)
         served: set[int] = set()
@@ -164,9 +166,9 @@ class Forecast(Method):
         between = Forecast(level=self.level).steps_between(sampler, steps)
         part = max(level.calls * steps / 25 - (steps - len(between)), 0) / max(len(between), 1)
         own = self.control(sampler)
-        if own.largest_gap < level.largest_gap or own.tolerance >= level.tolerance:
+        if own.largest_gap < level.largest_gap or own.tolerance > level.tolerance:
             part *= (level.largest_gap + 1) / (own.largest_gap + 1)
-        return min(max(part, 1 / (own.largest_gap + 1)), 1)
+        return min(part, 1)
 
     def spare_step(self, work: StepWork, kinds: tuple[str, ...]) -> None:
         if SERVED in kinds:

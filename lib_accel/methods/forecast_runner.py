@@ -198,9 +198,9 @@ class ForecastRunner(DecidesShallow, Runner):
             self.account.note(_no_forecast(NO_SIGMA))
         return values
 
-    def is_better_alone(self, moment: Moment) -> bool:
+    def goes_with_kept_guidance(self, moment: Moment) -> bool | None:
         forecasts = not self.stopped and self._why_not(moment) is None and bool(self._between(moment))
-        return forecasts and not self.config.keeps_guidance(sampler_of(moment))
+        return self.config.keeps_guidance(sampler_of(moment)) if forecasts else None
 
     # -- decisions ---------------------------------------------------------------------------------------------------------
 

@@ -12,10 +12,11 @@ from typing import Any
 
 from ..core.fields import SettingError, check, setting
 from ..core.method import ROWS, Declaration, Kind, Method, Schedule
-from ..core.samplers import sampler_named
+from ..core.samplers import Sampler, sampler_named
 from ..core.schedule import first_step
 from ..core.work import StepWork
 from .guidance_skip_runner import BY_SAMPLER, GuidanceSkipRunner
+from .standing_aside import only_where_better, stands_aside
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ class GuidanceSkip(Method):
     every: after a guided step, guide again in every such step; 0 never, 1 guides always. With ``reuse``, how often the direction is
     refreshed.
     only_where_better: stand aside where fewer steps or forecast ones are nearer to the full picture in the same time: in passes whose steps
-    `Forecast` forecasts, unless its level is one beside which a kept direction was measured to be worth it (`Control.keeps_guidance`), and
-    with samplers that add noise. Where nobody tells the sampler it acts.
+    `Forecast` forecasts, unless with this sampler and level both together are nearer (`Control.keeps_guidance`), and in other passes with
+    samplers that add noise. Where nobody tells the sampler it acts.
 
     Cosine and direction are those of the predicted noise. Where a U-Net predicts v or the picture they are converted by the noise levels
     that the pipeline, the model or the host tells; where nobody does, ``similar`` never switches and a direction is used as it is.
@@ -96,9 +97,7 @@ class GuidanceSkip(Method):
     every: int = setting(
         0, "integer", "Guide again every", "3: every third step is guided; lower: closer to full guidance; 0: never", 0, 1000
     )
-    only_where_better: bool = setting(
-        False, "flag", "Only where it beats fewer steps", "on: does nothing where Forecast acts or the sampler adds noise"
-    )
+    only_where_better: bool = only_where_better()
 
     def __post_init__(self) -> None:
         check(self)
@@ -136,7 +135,7 @@ class GuidanceSkip(Method):
             last = step if guided[-1] else last
         return guided
 
-    def schedule(self, steps: int, scale: float | None = None, sampler: str = "", run: Sequence[int] | None = None) -> Schedule:
+    def schedule(self, steps: int, scale: float | None = None, sampler: str | Sampler = "", run: Sequence[int] | None = None) -> Schedule:
         told = list(range(steps) if run is None else run)
         if scale == 1:
             return Schedule((("unguided",),) * len(told))
@@ -148,11 +147,11 @@ class GuidanceSkip(Method):
         edge = first_step(self.after, steps)
         return Schedule(tuple(() if now else otherwise for now in guided), edges=frozenset({edge}))
 
-    def stands_aside(self, beside: Iterable[Method], steps: int, sampler: str) -> bool:
+    def stands_aside(self, beside: Iterable[Method], steps: int, sampler: str | Sampler) -> bool:
         known = sampler_named(sampler)
         if not self.only_where_better or known is None:
             return False
-        return known.adds_noise or any(method.is_better_alone(steps, known) for method in beside)
+        return stands_aside((method.goes_with_kept_guidance(steps, known) for method in beside), known)
 
     def spare_step(self, work: StepWork, kinds: tuple[str, ...]) -> None:
         if kinds:

@@ -13,6 +13,7 @@ from ..core.row_history import RowHistory
 from ..core.rows import Layout, Row, RowPlan, guidance_kept, without_guidance
 from ..core.schedule import waiting_for_prompts
 from ..engine.contract import Moment, Runner
+from .standing_aside import why_aside
 
 if TYPE_CHECKING:
     from .guidance_skip import GuidanceSkip
@@ -93,7 +94,7 @@ class GuidanceSkipRunner(Runner):
         if moment.guidance == 1:
             return True
         if self.config.only_where_better:
-            self._aside = self._why_aside(moment)
+            self._aside = why_aside((runner.goes_with_kept_guidance(moment) for runner in self.at_work), moment)
             if self._aside is not None:
                 return False
         skips = self._is_time(moment)
@@ -103,17 +104,6 @@ class GuidanceSkipRunner(Runner):
         if skips:
             self.account.note(waiting_for_prompts("guidance skipping", moment.settled, moment.step.total))
         return False
-
-    def _why_aside(self, moment: Moment) -> str | None:
-        """Why this pass is better off without it (a clause), or None."""
-        sampler = moment.sampler
-        if sampler is None:
-            return None
-        if any(runner.is_better_alone(moment) for runner in self.at_work):
-            return Reason.of("forecast_instead", "steps of {sampler} are forecast instead", sampler=sampler.name)
-        if sampler.adds_noise:
-            return Reason.of("adds_noise", "{sampler} adds noise, and then fewer steps are better", sampler=sampler.name)
-        return None
 
     def _tell_idle(self) -> None:
         settings = self.config

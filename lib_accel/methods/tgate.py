@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from ..core.fields import SettingError, check, setting
 from ..core.method import ROWS, Declaration, HiresSetting, Kind, Method, Schedule
+from ..core.samplers import Sampler
 from ..core.schedule import first_step
 from ..core.work import BlockWork, StepWork
 from .tgate_runner import TGateRunner
@@ -92,7 +93,7 @@ class TGate(Method):
         gate = self.gate_step if self.gate_step is not None else max(1, first_step(self.gate, steps))
         return None if steps is not None and gate >= steps else gate
 
-    def schedule(self, steps: int, scale: float | None = None, sampler: str = "", run: Sequence[int] | None = None) -> Schedule:
+    def schedule(self, steps: int, scale: float | None = None, sampler: str | Sampler = "", run: Sequence[int] | None = None) -> Schedule:
         gate = self.gate_of(steps)
         told = list(range(steps) if run is None else run)
         if gate is None:

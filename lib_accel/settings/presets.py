@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..core.fields import SettingError
-from ..methods import Forecast, GuidanceSkip, TokenDownsampling, TokenMerging
+from ..methods import DeepCache, Forecast, GuidanceSkip, TokenDownsampling, TokenMerging
 from .model_families import FAMILIES
 
 Methods = tuple[Any, ...]
@@ -18,18 +18,20 @@ _FAST_TOKENS: Methods = (TokenDownsampling(factor=2), TokenMerging(ratio=0.25, m
 _FASTEST_TOKENS: Methods = (TokenDownsampling(factor=2, deeper_factor=2), TokenMerging(ratio=0.5, matching="local"))
 # SDXL's finest level with attention is already coarser, so a little less goes, and nothing below it.
 _FASTEST_TOKENS_XL: Methods = (TokenDownsampling(factor=2), TokenMerging(ratio=0.5, matching="local"))
-# Up to about twice as fast, nothing else is as near to the full picture in the same time as forecasts, where the sampler allows them.
-# Where it does not, a guidance direction that is kept and looked up anew now and then saves nearly as much as dropping guidance for good, or
-# T-GATE, and changes a fraction as much. Beyond, with some samplers, both together are nearest.
-_SOME_GUIDANCE = GuidanceSkip(when="after", after=0.4, reuse=True, every=3, only_where_better=True)
+# Up to about twice as fast, nothing else is as near to the full picture in the same time as forecasts, where the sampler allows them. Where
+# it does not (UniPC in AUTOMATIC1111's WebUI, Heun, PLMS ...), serving the deep stages is. Further on, with some samplers, forecasts and a
+# guidance direction that is kept and looked up anew now and then are together nearest.
+_EVERY_SECOND = DeepCache(every=2, warm_up=0.2, only_where_better=True)
+_EVERY_THIRD = DeepCache(every=3, warm_up=0.2, only_where_better=True)
 _LITTLE_GUIDANCE = GuidanceSkip(when="after", after=0.3, reuse=True, every=7, only_where_better=True)
-# For finding seeds and prompts: whatever still shows the same scene.
-_LEAST_GUIDANCE = GuidanceSkip(when="after", after=0.2, reuse=True, every=12)
-_DRAFT_STEPS: Methods = (Forecast(level="fastest", tolerance=1.2, largest_gap=8, last=1), _LEAST_GUIDANCE)
+_LEAST_GUIDANCE = GuidanceSkip(when="after", after=0.2, reuse=True, every=12, only_where_better=True)
 
-_QUALITY: Methods = (Forecast(level="middle"),)
-_BALANCED: Methods = (*_MILD, Forecast(level="fast"), _SOME_GUIDANCE)
-_FAST: Methods = (*_FAST_TOKENS, Forecast(level="fastest"), _LITTLE_GUIDANCE)
+_QUALITY: Methods = (Forecast(level="middle"), _EVERY_SECOND)
+_BALANCED: Methods = (*_MILD, Forecast(level="fast"), _EVERY_THIRD)
+_FAST: Methods = (*_FAST_TOKENS, Forecast(level="fastest"), _EVERY_THIRD, _LITTLE_GUIDANCE)
+# For finding seeds and prompts: whatever still shows the same scene.
+_DRAFT_STEPS: Methods = (Forecast(level="draft"), _LEAST_GUIDANCE)
+_DRAFT: Methods = (*_DRAFT_STEPS, _EVERY_THIRD)
 # Of few steps each matters, and most run without guidance as they are: such passes get token methods alone. Of diffusion transformers only
 # whole calls can be left out.
 PRESETS: dict[str, dict[str, Methods]] = {
@@ -38,14 +40,14 @@ PRESETS: dict[str, dict[str, Methods]] = {
         "sd2": _QUALITY,
         "sdxl": _QUALITY,
         "few-step": (TokenDownsampling(factor=2, window=(0.25, 1.0)),),
-        "transformer": _QUALITY,
+        "transformer": (Forecast(level="middle"),),
     },
     "balanced": {
         "sd1": _BALANCED,
         "sd2": _BALANCED,
         "sdxl": _BALANCED,
         "few-step": (TokenDownsampling(factor=2),),
-        "transformer": (Forecast(level="fast"), _SOME_GUIDANCE),
+        "transformer": (Forecast(level="fast"),),
     },
     "fast": {
         "sd1": _FAST,
@@ -55,12 +57,11 @@ PRESETS: dict[str, dict[str, Methods]] = {
         "transformer": (Forecast(level="fastest"), _LITTLE_GUIDANCE),
     },
     "draft": {
-        "sd1": (*_FASTEST_TOKENS, *_DRAFT_STEPS),
-        "sd2": (*_FASTEST_TOKENS, *_DRAFT_STEPS),
-        "sdxl": (*_FASTEST_TOKENS_XL, *_DRAFT_STEPS),
+        "sd1": (*_FASTEST_TOKENS, *_DRAFT),
+        "sd2": (*_FASTEST_TOKENS, *_DRAFT),
+        "sdxl": (*_FASTEST_TOKENS_XL, *_DRAFT),
         "few-step": (TokenDownsampling(factor=2, deeper_factor=2), TokenMerging(ratio=0.5, matching="local")),
-        # A tolerance of its own would have it act on models made for few steps, too.
-        "transformer": (Forecast(level="fastest"), _LEAST_GUIDANCE),
+        "transformer": _DRAFT_STEPS,
     },
 }
 

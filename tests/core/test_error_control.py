@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from lib_accel.core.error_control import ErrorControl, growth_of_error
-from lib_accel.core.samplers import SAMPLERS, Control
+from lib_accel.core.forecasting import Control
+from lib_accel.core.samplers import SAMPLERS
 
 LEVELS = json.loads((Path(__file__).parents[1] / "data/samplers/webui.json").read_text(encoding="utf-8"))["schedules"]
 KARRAS = LEVELS["Karras"]["25"]

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from lib_accel.core import sampler_gains as gains
-from lib_accel.core.samplers import LEVELS, SAMPLERS, sampler_named
+from lib_accel.core.forecasting import LEVELS
+from lib_accel.core.samplers import SAMPLERS, sampler_named
 from lib_accel.core.scheduler_classes import CLASSES, sampler_of_class
 
 WEBUI = json.loads((Path(__file__).parents[1] / "data/samplers/webui.json").read_text(encoding="utf-8"))

@@ -12,8 +12,9 @@ from sampling import LEVELS, rows_of, sample
 
 from lib_accel import DeepCache, Forecast, GuidanceSkip, ImageEdit, PromptToPrompt, Row, TGate, TokenMerging, accelerated
 from lib_accel.core.error_control import ErrorControl
+from lib_accel.core.forecasting import Control
 from lib_accel.core.noise import Noise
-from lib_accel.core.samplers import SAMPLERS, Control
+from lib_accel.core.samplers import SAMPLERS
 from lib_accel.cost.preview import ran_pass
 from lib_accel.engine.second_run import SecondRuns
 from lib_accel.settings.job import resolve
