@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from serving import ServeCalls, res_blocks_run
 from traces import differences, fingerprint
 
-from lib_accel import DeepCache, GuidanceSkip, ImageEdit, PromptToPrompt, Row, TGate, TokenMerging, accelerated
+from lib_accel import DeepCache, Forecast, GuidanceSkip, ImageEdit, PromptToPrompt, Row, TGate, TokenMerging, accelerated
 from lib_accel.backends import backend_for
 from lib_accel.core.fields import SettingError
 from lib_accel.core.rows import Layout
@@ -389,3 +389,25 @@ def test_the_work_of_a_shallow_step(shape, side, parts):
 def test_bad_values(bad):
     with pytest.raises(SettingError, match=f"DeepCache.{next(iter(bad))} is"):
         DeepCache(**bad)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "beside", "code", "shallow"),
+    [
+        ("EulerDiscreteScheduler", (), [], 4),
+        ("EulerDiscreteScheduler", (Forecast(),), ["forecast_instead"], 0),
+        ("EulerAncestralDiscreteScheduler", (), ["adds_noise"], 0),
+        ("PNDMScheduler", (Forecast(),), [], 4),
+    ],
+)
+def test_it_stands_aside_where_something_better_is_at_work(schedule, beside, code, shallow):
+    """Also in the look ahead. PLMS cannot be forecast."""
+    pipe = models.pipeline(schedule=schedule)
+    cache = DeepCache(every=2, warm_up=0.2, only_where_better=True)
+    with accelerated(pipe, *beside, cache) as accelerator:
+        models.picture(pipe, 10)
+        told = next(told for told in accelerator.report().as_dict()["methods"] if told["method"] == "DeepCache")
+    assert (guided.codes(told), told["shallow_steps"]) == (code, shallow)
+    assert ("DeepCache" in str(accelerator.report())) is (code != ["forecast_instead"])
+    name = {"EulerDiscreteScheduler": "Euler", "EulerAncestralDiscreteScheduler": "Euler a", "PNDMScheduler": "PLMS"}[schedule]
+    assert cache.stands_aside((*beside, cache), 10, name) is bool(code)

@@ -287,6 +287,13 @@ def test_bad_settings_get_a_sentence(settings, words):
         ("EulerDiscreteScheduler", (Forecast(),), ["forecast_instead"], 0),
         ("EulerAncestralDiscreteScheduler", (), ["adds_noise"], 0),
         ("HeunDiscreteScheduler", (Forecast(),), [], 4),
+        # Beside these levels both together were measured to be nearer than more forecasts.
+        ("EulerDiscreteScheduler", (Forecast(level="fastest"),), ["forecast_instead"], 0),
+        ("EulerDiscreteScheduler", (Forecast(level="draft"),), [], 4),
+        ("EulerDiscreteScheduler", (Forecast(level="draft", every=2),), ["forecast_instead"], 0),
+        ("EulerAncestralDiscreteScheduler", (Forecast(level="draft"),), [], 4),
+        ("DPMSolverMultistepScheduler", (Forecast(level="fastest"),), [], 4),
+        ("DPMSolverMultistepScheduler", (Forecast(level="fast", last=1),), ["forecast_instead"], 0),
     ],
 )
 def test_it_stands_aside_where_something_better_is_at_work(schedule, beside, code, unguided):

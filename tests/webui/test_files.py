@@ -86,8 +86,8 @@ def test_the_preview_is_computed_in_python_and_carries_no_markup_of_others(host)
     assert "off" not in preview.show("{}", True, *values[1:])[0]
     told = re.sub(r"<.*?>", "", strip)
     assert "first pass 1024x768, 20 steps: sampling about " in told and "hires pass 2048x1536" in told
-    assert "downsampled 12guidance direction kept 8" in told
-    assert strip.count("<i ") == 40 and strip.count("accel-kept") == 16
+    assert "shallow stages only 10downsampled 12" in told
+    assert strip.count("<i ") == 40 and strip.count("accel-shallow") == 20
     evil = list(values)
     evil[1] = "<img src=x onerror=alert(1)>"
     badge, strip, sentence = preview.show("not json", *evil)
@@ -97,7 +97,7 @@ def test_the_preview_is_computed_in_python_and_carries_no_markup_of_others(host)
 
 
 def test_the_preview_forecasts_no_step_of_a_sampler_whose_levels_nobody_tells(host):
-    """UniPC of this host: Balanced keeps the guidance direction instead, as the job then does."""
+    """UniPC of this host: Balanced serves deep stages instead, as the job then does."""
     from lib_accel.webui.accordion import strip as preview
 
     values = [control.value for control in host.script().controls]
@@ -105,4 +105,4 @@ def test_the_preview_forecasts_no_step_of_a_sampler_whose_levels_nobody_tells(ho
         name: preview.show(json.dumps({"width": 512, "height": 512, "steps": 20, "sampler": name}), *values)[1]
         for name in ("UniPC", "DPM++ 2M")
     }
-    assert [("accel-forecast" in strip, "accel-kept" in strip) for strip in shown.values()] == [(False, True), (True, False)]
+    assert [("accel-forecast" in strip, "accel-shallow" in strip) for strip in shown.values()] == [(False, True), (True, False)]
