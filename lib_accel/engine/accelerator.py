@@ -106,6 +106,11 @@ class Accelerator:
         for calls in self._calls:
             calls.forget()
 
+    def end_pass(self) -> None:
+        """The pass under way, if any, is over: for hosts whose samplers run fewer steps than they say (DDIM in image to image)."""
+        for calls in self._calls:
+            calls.end_pass()
+
     def is_replaced(self) -> None:
         """Another one is at work on the U-Net: `remove`, and the report says so."""
         self._shared.tally.stood_down.add(REPLACED)

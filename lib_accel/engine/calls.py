@@ -47,7 +47,7 @@ class Calls:
         # The thread of the last call; its pipeline may be at work still.
         self._owner: int | None = None
         self._entrance = threading.Lock()
-        self._end = EndOfPass(host.where, self._is_at_work, self._end_pass)
+        self._end = EndOfPass(host.where, self._is_at_work, self.end_pass)
         self.tally, self.watch = shared.tally, shared.watch
         self._second = SecondRuns(subject, self._armer, shared)
         serves = any(runner.serves_calls for runner in runners)
@@ -225,7 +225,7 @@ class Calls:
         if not not_served:
             self._second.behind(opened, args, kwargs)
         if self._where.ends_pass:
-            self._end_pass()
+            self.end_pass()
         return output
 
     def _see_whether_served(self, opened: OpenCall) -> None:
@@ -258,6 +258,7 @@ class Calls:
         unet = self._subject.unet
         return unet is None or self._open is not None or calling_loop(unet, self._owner) is not None
 
-    def _end_pass(self) -> None:
+    def end_pass(self) -> None:
+        """The open pass, if any, is over."""
         self._course.end_pass()
         self._conditions.clear()

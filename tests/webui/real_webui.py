@@ -55,6 +55,22 @@ def tensors(checkpoint: Path) -> dict[str, list[int]]:
     return {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
 
 
+# A small checkpoint has narrow texts: another extension says that these are SDXL's.
+SAYS = """
+from lib_accel.settings import model_families
+model_families._BY_CONTEXT[{width}] = "sdxl"
+"""
+
+
+def says_sdxl(checkpoint: Path, folder: Path) -> Path:
+    """The folder of an extension, made in ``folder``, that has ``checkpoint`` taken for SDXL."""
+    [width, *_] = {shape[1] for name, shape in tensors(checkpoint).items() if name.endswith("attn2.to_k.weight")}
+    scripts = folder / "zz-family" / "scripts"
+    scripts.mkdir(parents=True)
+    (scripts / "family.py").write_text(SAYS.format(width=width))
+    return scripts.parent
+
+
 def needs(variable: str) -> list[pytest.MarkDecorator]:
     """Marks for tests that need what ``variable`` names, too."""
     missing = root() is None or (variable != "A1111_ROOT" and named(variable) is None)
@@ -182,7 +198,16 @@ class WebUI:
 
 def pixels(text: str) -> np.ndarray:
     """A picture of an answer."""
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(text))))
+    return np.asarray(_opened(text))
+
+
+def png_info(text: str) -> str:
+    """What a picture of an answer says of itself."""
+    return _opened(text).info["parameters"]
+
+
+def _opened(text: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(text)))
 
 
 def encoded(picture: np.ndarray) -> str:

@@ -97,6 +97,22 @@ def test_where_every_step_runs(host, fields, why):
         assert why in codes(host)
 
 
+def test_a_sampler_that_runs_fewer_steps_than_it_says(host, monkeypatch):
+    """As DDIM does in image to image: that no forecast was near enough is told all the same."""
+
+    from modules.sd_samplers_common import Sampler
+
+    loop = Sampler._loop
+
+    def say_more(self, x, sigmas, denoiser, extra):
+        denoiser.total_steps += 2
+        return loop(self, x, sigmas, denoiser, extra)
+
+    monkeypatch.setattr(Sampler, "_loop", say_more)
+    assert all(rows_run_by_step(host, FREE | {"forecast.tolerance": 1e-9}, steps=14)[0])
+    assert codes(host) == ["too_far_off"]
+
+
 def test_units_of_controlnet_that_begin_and_end(host):
     """The steps of a change run, and what went before is not continued."""
 

@@ -9,19 +9,10 @@ from lib_accel.settings.job import preset_values
 pytestmark = [*real_webui.needs("A1111_SDXL"), pytest.mark.skipif(missing() is not None, reason=missing() or "")]
 
 
-# A small checkpoint has narrow texts: another extension says that these are SDXL's.
-SAYS = """
-from lib_accel.settings import model_families
-model_families._BY_CONTEXT[{width}] = "sdxl"
-"""
-
-
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    checkpoint, other = real_webui.named("A1111_SDXL"), tmp_path_factory.mktemp("zz-family")
-    [width, *_] = {shape[1] for name, shape in real_webui.tensors(checkpoint).items() if name.endswith("attn2.to_k.weight")}
-    (other / "scripts").mkdir()
-    (other / "scripts" / "family.py").write_text(SAYS.format(width=width))
+    checkpoint = real_webui.named("A1111_SDXL")
+    other = real_webui.says_sdxl(checkpoint, tmp_path_factory.mktemp("others"))
     server = real_webui.WebUI(tmp_path_factory.mktemp("families"), checkpoint=checkpoint, others=[other])
     yield server
     server.stop()

@@ -194,6 +194,7 @@ class Session:
         try:
             if now.job.edits is not None:
                 now.job.edits.end(accelerator, now.place)
+            accelerator.end_pass()
             report = accelerator.report()
         except Exception as error:
             # Whoever closes a pass may be about to open the next one.
