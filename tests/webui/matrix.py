@@ -9,6 +9,7 @@ import numpy as np
 import real_webui
 from real_webui import encoded, pixels, png_info
 
+from lib_accel.core.method import TOKENS
 from lib_accel.core.samplers import sampler_named
 from lib_accel.settings.presets import preset
 
@@ -83,7 +84,7 @@ class Drawing:
 
 
 def acts_on_layers(name: str) -> bool:
-    return any(method.runner().acts_inside for method in preset(name))
+    return any(method.declaration.acts_on == TOKENS for method in preset(name))
 
 
 def forecast_at_all(sampler: str) -> bool:

@@ -73,6 +73,9 @@ def test_presets(drawing, without, off, sampler, kind, preset):
     is_true(webui, rows(webui), calls)
     is_told(webui, told, preset, sampler)
     done = sum(report["calls_served"] + report["rows_served"] for _, report in passes(webui)) + webui.saved()
+    shallow = sum(method["shallow_steps"] for method in webui.methods())
+    assert bool(shallow) is (sampler == "UniPC"), "deep stages are served where steps cannot be forecast and no noise is added"
+    done += shallow
     layers = any(method["layers"] for method in webui.methods())
     assert layers is acts_on_layers(preset)
     assert np.array_equal(picture, plain) is not bool(done or layers)
