@@ -27,7 +27,14 @@ TOKEN_METHODS = (
     "downsampling:factor=2+merging:ratio=0.25,matching=local",
     "downsampling:factor=2,deeper_factor=2+merging:ratio=0.5,matching=local",
 )
-STEP_METHODS = ("", "forecast:level=careful", "forecast:level=middle", "forecast:level=fast")
+STEP_METHODS = (
+    "",
+    "forecast:level=middle",
+    "forecast:level=fast",
+    "forecast:level=fastest",
+    "forecast:level=fastest+guidance:when=after,after=0.3,reuse=true,every=7",
+    "forecast:level=draft+guidance:when=after,after=0.2,reuse=true,every=12",
+)
 FEWER = (0.8, 0.68, 0.52, 0.4)
 # (shape, side in pixels) for which speeds are composed.
 TARGETS = (("sd1", 512), ("sd1", 1024), ("sdxl", 1024))

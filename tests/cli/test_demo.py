@@ -24,8 +24,8 @@ def test_demo_writes_pictures_grid_and_account(tmp_path, capsys):
         methods = {told["method"]: told for told in entry["report"]["methods"]}
         assert methods["TokenDownsampling"]["layers_by_effect"] == {"downsampling": 3}
         assert methods.get("TokenMerging", {"layers_by_effect": {}})["layers_by_effect"] == effects
-        assert 0 < entry["report"]["calls_served"] < 6 and methods["GuidanceSkip"]["evaluations_saved"] == 0
-        assert [reason["code"] for reason in methods["GuidanceSkip"]["reasons"]] == ["forecast_instead"]
+        assert 0 < entry["report"]["calls_served"] < 6 and methods["DeepCache"]["shallow_steps"] == 0
+        assert [reason["code"] for reason in methods["DeepCache"]["reasons"]] == ["forecast_instead"]
         assert "; TokenDownsampling: downsampling on 3 of 10 layers for " in entry["account"]
         assert 0 < entry["ssim"] < 1 and entry["psnr"] > 0
         assert Image.open(tmp_path / entry["file"]).size == (128, 128)

@@ -63,7 +63,7 @@ def test_whole_calls_are_served(host, fields):
 
 @pytest.mark.parametrize("fields", [{}, {"sampler_name": "Euler a"}, {"enable_hr": True, "hr_cfg": 1.0}], ids=["plain", "noisy", "hires"])
 def test_a_preset_says_nothing_of_guidance_that_the_job_has_none_of(host, fields):
-    _, account, _ = run(host, {"enabled": True, "preset": "Balanced"}, cfg_scale=1.0, **fields)
+    _, account, _ = run(host, {"enabled": True, "preset": "Fast"}, cfg_scale=1.0, **fields)
     assert "GuidanceSkip" not in account["line"] and "no method" not in account["line"] and "Forecast: " in account["line"]
     assert codes(methods(account)["GuidanceSkip"]) == ["unguided_job"]
     # Who switches it on by hand is told.
@@ -75,7 +75,7 @@ def test_a_stopped_job_does_not_say_that_guidance_would_have_been_left_out(host,
     from lib_accel.webui.jobs import stopped
 
     monkeypatch.setattr(stopped, "was_stopped", lambda: True)
-    _, account, _ = run(host, {"enabled": True, "preset": "Balanced"}, cfg_scale=1.0)
+    _, account, _ = run(host, {"enabled": True, "preset": "Fast"}, cfg_scale=1.0)
     assert "stopped after 14 steps" in account["line"] and "GuidanceSkip" not in account["line"]
     assert codes(methods(account)["GuidanceSkip"]) == ["unguided_job"]
 
@@ -154,7 +154,7 @@ def cells_of(html):
     return [re.sub("<.*?>", "", one.split('<div class="accel-strip">')[0]) for one in html.split('<div class="accel-pass">')[1:]]
 
 
-@pytest.mark.parametrize("sampler, gain, rows", [("Euler", "1.8x", 14), ("Heun", None, 25)])
+@pytest.mark.parametrize("sampler, gain, rows", [("Euler", "1.9x", 13), ("Heun", None, 25)])
 def test_nothing_is_said_to_be_saved_of_a_negative_prompt_that_the_host_leaves_out(host, sampler, gain, rows):
     """At scale 1, which is usual with Flux, hosts of this family run the prompt alone."""
     from lib_accel.webui.accordion import strip

@@ -47,7 +47,7 @@ def test_an_inner_job_leaves_the_outer_jobs_png_info_alone(start, version):
     assert len(done.infotexts) == 4
     for told, steps in zip(done.infotexts, (11, 11, 11, 11)):
         settings, account = told.split("Accel report: ")
-        assert "Accel: Balanced" in settings and "Accel forecast level: fast" in settings and "Accel guidance skip: True" in settings
+        assert "Accel: Balanced" in settings and "Accel forecast level: fast" in settings and "Accel deepcache: True" in settings
         assert f"{steps} steps; " in account and "few steps" not in account
 
 

@@ -6,7 +6,7 @@ from harness import same
 from traces import differences, fingerprint
 
 ON = {"enabled": True, "preset": "Custom", "auto": False, "merging.ratio": 0.5}
-GUIDED = {"enabled": True, "preset": "Balanced", "auto": False}
+GUIDED = {"enabled": True, "preset": "Fast", "auto": False}
 
 
 def test_a_compiled_unet_is_called_that(host):
