@@ -14,6 +14,7 @@ from ...core.fields import SettingError
 from ...core.method import Kind, Method
 from ...core.samplers import SAMPLERS, Sampler, sampler_named
 from ...cost.preview import KINDS, PassPreview, preview_pass, times_as_fast
+from ...methods.deep_cache import SHALLOW
 from ...settings.few_step_models import few_step_sign
 from ...settings.infotext import shown_preset
 from ...settings.job import Settings, on_this_machine, resolve, without_untouched
@@ -39,6 +40,7 @@ MOST_RAN = 4
 NOTHING = 1.005
 NOT_FASTER = "not faster here"
 NOT_FORECAST = "Steps cannot be forecast with this sampler, so less is saved"
+STAGES_INSTEAD = "Steps cannot be forecast with this sampler; DeepCache is used instead"
 EDITS = "Prompt-to-Prompt is on: steps in which it edits attention always run, so less is saved than shown"
 UNET_EVALUATIONS = "U-Net row evaluations"
 EVALUATIONS = {TRANSFORMER: "transformer row evaluations"}
@@ -72,7 +74,11 @@ def show(told: Any, *values: Any) -> tuple[str, str, str]:
     waiting = facts.loaded_model() is None and not webuis.family().forge
     marks = {"idle": idle_knobs(settings), "changed": changed_knobs(settings, family, own)}
     data = _data(gains=gains, **marks, waiting=waiting, family=shape)
-    strips = "".join(_strip(preview, shape) for preview in passes) + _noted(acting, job, shape) + (_ran(job.tab, shape) if job.ran else "")
+    strips = (
+        "".join(_strip(preview, shape) for preview in passes)
+        + _noted(acting, job, shape, passes)
+        + (_ran(job.tab, shape) if job.ran else "")
+    )
     return _header(settings, passes), strips + data, sentence
 
 
@@ -134,9 +140,10 @@ def _idle(settings: Settings, passes: Iterable[Any]) -> bool:
     return not settings["first_pass"] and all(p.place != HIRES for p in passes)
 
 
-def _noted(settings: Settings, job: Asked, shape: str) -> str:
+def _noted(settings: Settings, job: Asked, shape: str, passes: Iterable[PassPreview]) -> str:
     notes = [NO_PASS] * _idle(settings, job.passes)
-    notes += [NOT_FORECAST] * (not job.spectrum and any(_misses(settings, p, shape) for p in job.passes))
+    instead = any(SHALLOW in kinds for preview in passes for kinds in preview.steps)
+    notes += [STAGES_INSTEAD if instead else NOT_FORECAST] * (not job.spectrum and any(_misses(settings, p, shape) for p in job.passes))
     notes += [EDITS] * job.edits
     notes += beforehand.notes(settings, job)
     return "".join(f'<div class="accel-notes">{_text(note)}</div>' for note in notes)
