@@ -44,7 +44,7 @@ def test_the_strip_says_that_steps_cannot_be_forecast_with_a_sampler(show, sampl
     assert (words in show({"sampler": sampler})[0]) is told
     # What takes their place is told.
     assert (f"{words}; DeepCache is used instead" in show({"sampler": sampler})[0]) is told
-    assert (f"{words}, so less is saved" in show({"sampler": sampler}, preset="Custom", **{"forecast.on": True})[0]) is told
+    assert (f"{words}, so less is saved" in show({"sampler": sampler}, preset="Custom", **{"deepcache.on": False})[0]) is told
     # Where Forecast is off, or the pass is too short for any sampler, the sampler is not why.
     assert words not in show({"sampler": sampler}, preset="Custom", **{"forecast.on": False})[0]
     assert words not in show({"sampler": sampler, "steps": 4})[0]
