@@ -47,7 +47,7 @@ class Report:
     def left(self) -> list[str]:
         """What was not done, and why."""
         methods, d = self.data["methods"], self.data
-        nothing = [_method_clause(method, d) for method in methods if not _did(method) and not _made_room(method)]
+        nothing = [_method_clause(method, d) for method in methods if not _did(method) and not _made_room(method, methods)]
         left = [clause for method in methods if _did(method) for clause in _left_clauses(method)]
         return nothing + ([] if methods else ["no method was given"]) + left + d["stood_down"]
 
@@ -74,9 +74,18 @@ def _did(method: dict[str, Any]) -> bool:
     return bool(method["layers"] or method["evaluations_saved"] or method["served"] or method["shallow_steps"])
 
 
-def _made_room(method: dict[str, Any]) -> bool:
-    """Whether all that there is to say is that another method, of which the line tells, acted in its place."""
-    return [reason["code"] for reason in method["reasons"]] == ["forecast_instead"]
+def _made_room(method: dict[str, Any], methods: list[dict[str, Any]]) -> bool:
+    """Whether there is nothing to say of it but what the line tells of others of ``methods``: one acted in its place, or nothing did for the
+    same reasons, and it was there in case alone."""
+    if [reason["code"] for reason in method["reasons"]] == ["forecast_instead"]:
+        return True
+    others = (other for place, other in enumerate(methods) if not _in_case(other) or place < methods.index(method))
+    told = [reason for other in others for reason in other["reasons"]]
+    return _in_case(method) and bool(method["reasons"]) and all(reason in told for reason in method["reasons"])
+
+
+def _in_case(method: dict[str, Any]) -> bool:
+    return bool(method["changed"].get("only_where_better"))
 
 
 def _left_clauses(method: dict[str, Any]) -> list[str]:

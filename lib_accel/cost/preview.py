@@ -53,18 +53,20 @@ def preview_pass(
     guided: bool = True,
     becomes: Callable[[Method], Method | None] = lambda method: method,
     ran: Callable[[Method], Schedule | None] = lambda method: None,
+    seen: bool = False,
 ) -> PassPreview:
     """What ``settings`` would do in a pass of ``steps`` steps at ``width`` x ``height`` pixels. shape: the model's, one of
     `estimate.SHAPES`. scale: the guidance scale. sampler: its name. only: which of its methods count.
     guided: whether its steps run the negative prompt without Accel; some hosts leave it out at scale 1. becomes: what a method is in the
-    circumstances of the pass; None: it is off. ran: in which steps it really was at work, where that is known."""
+    circumstances of the pass; None: it is off. ran: in which steps it really was at work, where that is known.
+    seen: whether all that count were at work, whatever was to be expected."""
     scale, base = (scale, 2) if guided else (None, 1)
     given = tuple(filter(None, map(becomes, methods_for(settings, place, scale)[0])))
     unet, latent = SHAPES[shape], (max(height // 8, 1), max(width // 8, 1))
     named = sampler_named(sampler) or ""
     if unet.calls_alone and named:
         named = named.on_flow()
-    chosen = tuple(method for method in given if only(method) and not method.stands_aside(given, steps, named))
+    chosen = tuple(method for method in given if only(method) and (seen or not method.stands_aside(given, steps, named)))
     if unet.calls_alone:
         chosen = tuple(method for method in chosen if not method.runner().acts_inside and not method.leaves_flow_alone(steps, named))
     h, w = grid_at(*latent, min(unet.levels))
@@ -146,7 +148,7 @@ def ran_pass(
     def seen(method: Method) -> bool:
         return type(method).__name__ in acted and method.declaration.acts_on != CALL
 
-    given = {"sampler": sampler, "guided": guided, "ran": lambda method: _shallow(method, report, range(begin, begin + steps))}
+    given = {"sampler": sampler, "guided": guided, "seen": True, "ran": lambda method: _shallow(method, report, range(begin, begin + steps))}
     shown = preview_pass(settings, place, shape, *size, steps, only=seen, **given)
     inside = preview_pass(
         settings, place, shape, *size, steps, only=lambda m: seen(m) and m.declaration.acts_on in (TOKENS, STAGES), **given

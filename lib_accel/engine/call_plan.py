@@ -145,7 +145,8 @@ def plan_call(runners: list[Runner], moment: Moment, means: Means) -> CallPlan:
         owner.account.dropped(moment.pass_and_step, len(dropped), kept=owner.changes_fill)
     plan = CallPlan(len(moment.rows), rows, owners)
     # By name, whoever was given first.
-    serving = sorted((r for r in runners if (r.serves_calls and means.serves) or r.serves_stages), key=lambda r: r.account.name)
+    wanted = (r for r in runners if not r.stands_aside)
+    serving = sorted((r for r in wanted if (r.serves_calls and means.serves) or r.serves_stages), key=lambda r: r.account.name)
     why = _why_in_full(runners, moment) if serving else None
     if why:
         for runner in serving:

@@ -90,6 +90,8 @@ class Runner:
         self.account = MethodAccount(type(config).__name__, config)
         # Whether it does nothing more until the accelerator is removed; the account says why.
         self.stopped = False
+        # Whether it does nothing in the step at hand, as something better is at work.
+        self.stands_aside = False
 
     @property
     def window(self) -> Window:
@@ -176,6 +178,10 @@ class Runner:
 
     def refused(self) -> None:
         """What `serve_output` or `cut_stages` returned last is not carried out: these rows run, unless another method serves them."""
+
+    def decides_steps(self, moment: Moment) -> bool:
+        """Whether it alone says which steps of the pass of ``moment`` run in whole."""
+        return False
 
     def goes_with_kept_guidance(self, moment: Moment) -> bool | None:
         """Whether a kept guidance direction is worth it beside the whole steps that it may serve in the pass of ``moment``; None where it

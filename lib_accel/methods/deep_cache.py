@@ -119,7 +119,8 @@ class DeepCache(Method):
         known = sampler_named(sampler)
         if not self.only_where_better or known is None:
             return False
-        return stands_aside((False if method.forecasts(steps, known) else None for method in beside), known)
+        decide = (method.forecasts(steps, known) or method.decides_for(known) for method in beside)
+        return stands_aside((False if decides else None for decides in decide), known)
 
     def schedule_beside(self, others: Iterable[Method], steps: int, scale: float | None, sampler: str | Sampler) -> Schedule:
         decides = next((other for other in others if other.decides_for(sampler)), None)

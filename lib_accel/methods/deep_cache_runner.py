@@ -64,8 +64,7 @@ class DeepCacheRunner(Runner):
         self._would: StageCut | None = None
         # Why that could not be measured in a call of the pass (a clause).
         self._unmeasured: str | None = None
-        # Why the pass is better off without it (a clause).
-        self._aside: Reason | None = None
+        self.stands_aside = False
 
     def _forget(self) -> None:
         self._kept.clear()
@@ -82,13 +81,14 @@ class DeepCacheRunner(Runner):
     def begin_step(self, moment: Moment) -> None:
         self._may_serve = self._keeps = False
         self._cut_in_step = set()
+        aside = self._why_aside(moment)
+        self.stands_aside = aside is not None
+        if aside is not None:
+            self._tell_idle(aside)
+            self._forget()
+            return
         if not self.stages:
             self.stop(Reason.of("stages_unknown", "the stages of this U-Net are not known"))
-            return
-        self._aside = why_aside(self._goes(moment), moment) if self.config.only_where_better else None
-        if self._aside is not None:
-            self._tell_idle(self._aside)
-            self._forget()
             return
         if self._before is None:
             self._begin(moment)
@@ -112,7 +112,7 @@ class DeepCacheRunner(Runner):
 
     def begin_call(self, moment: Moment) -> None:
         self._handed, self._would, self._decides = (), None, None
-        if self._aside is not None:
+        if self.stands_aside:
             return
         self._decides = next((r for r in self.at_work if isinstance(r, DecidesShallow) and r.decides(moment)), None)
         if self._decides is not None and self._index >= moment.settled:
@@ -187,9 +187,12 @@ class DeepCacheRunner(Runner):
 
     # -- decisions -----------------------------------------------------------------------------------------------------------
 
-    def _goes(self, moment: Moment) -> list[bool | None]:
-        """Of each method at work, that it is nearer alone, where it forecasts steps of the pass."""
-        return [None if runner.goes_with_kept_guidance(moment) is None else False for runner in self.at_work]
+    def _why_aside(self, moment: Moment) -> Reason | None:
+        """Why the pass is better off without it (a clause), or None."""
+        if not self.config.only_where_better:
+            return None
+        # Also where it forecasts none of them: each step of a short pass matters.
+        return why_aside((False if runner.decides_steps(moment) else None for runner in self.at_work), moment)
 
     def _is_between(self, moment: Moment) -> bool:
         """Whether this is none of the steps that always run in whole."""

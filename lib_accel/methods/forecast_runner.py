@@ -198,8 +198,11 @@ class ForecastRunner(DecidesShallow, Runner):
             self.account.note(_no_forecast(NO_SIGMA))
         return values
 
+    def decides_steps(self, moment: Moment) -> bool:
+        return not self.stopped and self._why_not(moment) is None
+
     def goes_with_kept_guidance(self, moment: Moment) -> bool | None:
-        forecasts = not self.stopped and self._why_not(moment) is None and bool(self._between(moment))
+        forecasts = self.decides_steps(moment) and bool(self._between(moment))
         return self.config.keeps_guidance(sampler_of(moment)) if forecasts else None
 
     # -- decisions ---------------------------------------------------------------------------------------------------------
@@ -246,7 +249,8 @@ class ForecastRunner(DecidesShallow, Runner):
 
     def _between(self, moment: Moment) -> range:
         """The steps that need not always run. What began late in the pass warms up anew."""
-        begin = self._begin or 0
+        # Others may ask in a step before it begins for this one.
+        begin = max(moment.step.index, moment.settled) if self._begin is None else self._begin
         left = None if moment.sigmas is None else moment.sigmas[begin:]
         between = self.config.steps_between(sampler_of(moment), steps_of(moment) - begin, left)
         return range(between.start + begin, between.stop + begin)

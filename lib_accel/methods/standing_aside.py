@@ -19,7 +19,7 @@ def only_where_better() -> Any:
 
 def stands_aside(goes: Iterable[bool | None], sampler: Sampler) -> bool:
     """Whether a method does nothing with ``sampler``. goes: of each method beside it, whether both together are nearer than that one alone;
-    None where it forecasts no steps."""
+    None where it leaves the pass to others."""
     together = _together(goes)
     return sampler.adds_noise if together is None else not together
 
@@ -31,7 +31,7 @@ def why_aside(goes: Iterable[bool | None], moment: Moment) -> Reason | None:
         return None
     if _together(told) is None:
         return Reason.of("adds_noise", "{sampler} adds noise, and then fewer steps are better", sampler=sampler.name)
-    return Reason.of("forecast_instead", "steps of {sampler} are forecast instead", sampler=sampler.name)
+    return Reason.of("forecast_instead", "which steps of {sampler} run is for Forecast to decide", sampler=sampler.name)
 
 
 def _together(goes: Iterable[bool | None]) -> bool | None:

@@ -158,9 +158,10 @@ class Account:
         return clauses
 
     def _is_not_missed(self, method: dict[str, Any]) -> bool:
-        """Whether it found no guidance to leave out, as in every job of Flux, and a preset chose it: nobody waits to read of it."""
+        """Whether it found no guidance to leave out, as in every job of Flux, or is not for samplers that add noise, and a preset chose it:
+        nobody waits to read of it."""
         by_preset = self.settings is not None and self.settings["preset"].lower() in PRESETS
-        return by_preset and [reason["code"] for reason in method["reasons"]] == ["unguided_job"]
+        return by_preset and [reason["code"] for reason in method["reasons"]] in (["unguided_job"], ["adds_noise"])
 
     def take(self, other: Account) -> None:
         """What ``other``, the account of another job of the same kind, tells is told by this one too."""
@@ -243,7 +244,7 @@ def _merged(reports: list[dict[str, Any]]) -> dict[str, Any]:
                 same[counts] = {k: max(same[counts].get(k, 0), method[counts].get(k, 0)) for k in {**same[counts], **method[counts]}}
             for word in ("failed", "off", "idle"):
                 same[word] = same[word] or method[word]
-            if same["layers"] or same["evaluations_saved"] or same["served"]:
+            if same["layers"] or same["evaluations_saved"] or same["served"] or same["shallow_steps"]:
                 # It had something to do in one of them.
                 same["idle"] = None
         whole["methods"] = methods

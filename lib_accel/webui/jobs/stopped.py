@@ -9,6 +9,8 @@ from modules import shared
 from ...core.reasons import Reason, as_data
 
 TOO_EARLY = Reason.of("stopped_before", "the job was stopped before it could act")
+# Codes of reasons that hold for the whole job, wherever it stops.
+OF_THE_JOB = ("unguided_job", "forecast_instead", "adds_noise")
 
 
 def was_stopped() -> bool:
@@ -24,8 +26,8 @@ def where(report: dict[str, Any]) -> Reason:
 
 def told(method: dict[str, Any]) -> dict[str, Any]:
     """A method's part of a report, without its own reasons for doing nothing: these are about whole passes."""
-    # Without guidance it could not have acted later either.
-    if not method["idle"] or any(reason["code"] == "unguided_job" for reason in method["reasons"]):
+    # Those could not have acted later either.
+    if not method["idle"] or any(reason["code"] in OF_THE_JOB for reason in method["reasons"]):
         return method
     others = [reason for reason in method["reasons"] if reason["text"] != method["idle"]]
     return {**method, "idle": TOO_EARLY, "reasons": [*others, as_data(TOO_EARLY)]}
