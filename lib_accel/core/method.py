@@ -86,8 +86,8 @@ class Declaration:
 
     As settings of a job (none without ``group``): group: the beginning of their names. title, hint: of its switch. settings: the fields
     that are settings of a job, None for all but the window. rare: those of them that are rarely changed. late: those that came after
-    version 0.1.0; they stand behind those of then, so that settings by position stay what they were. hires: its setting in the hires
-    pass's own profile. displaces: in its window other methods on the same wait.
+    version 0.1.0, or after the method; they stand behind those of then, so that settings by position stay what they were. hires: its
+    setting in the hires pass's own profile. displaces: in its window other methods on the same wait.
     least: tokens from which it pays, by kind of device and attention kernel (``cpu``, ``gpu``, ``gpu unfused``); None: it acts at every
     size. `calibrate` measures what has such numbers. least_hint: what happens from so many tokens on, in words.
     at_scale_one: makes the settings that act at guidance scale 1 in a job that has the method off.

@@ -75,8 +75,8 @@ def _did(method: dict[str, Any]) -> bool:
 
 
 def _made_room(method: dict[str, Any], methods: list[dict[str, Any]]) -> bool:
-    """Whether there is nothing to say of it but what the line tells of others of ``methods``: one acted in its place, or nothing did for the
-    same reasons, and it was there in case alone."""
+    """Whether there is nothing to say of it but what the line tells of others of ``methods``: one acted in its place, or did nothing for
+    the same reasons as this one, which is there in case alone."""
     if [reason["code"] for reason in method["reasons"]] == ["forecast_instead"]:
         return True
     others = (other for place, other in enumerate(methods) if not _in_case(other) or place < methods.index(method))

@@ -148,7 +148,8 @@ def ran_pass(
     def seen(method: Method) -> bool:
         return type(method).__name__ in acted and method.declaration.acts_on != CALL
 
-    given = {"sampler": sampler, "guided": guided, "seen": True, "ran": lambda method: _shallow(method, report, range(begin, begin + steps))}
+    own = range(begin, begin + steps)
+    given = {"sampler": sampler, "guided": guided, "seen": True, "ran": lambda method: _shallow(method, report, own)}
     shown = preview_pass(settings, place, shape, *size, steps, only=seen, **given)
     inside = preview_pass(
         settings, place, shape, *size, steps, only=lambda m: seen(m) and m.declaration.acts_on in (TOKENS, STAGES), **given

@@ -66,6 +66,7 @@ class DeepCache(Method):
         hint="on: in some steps only the shallow stages of the U-Net run",
         settings=("every", "branch", "only_where_better", "tolerance", "warm_up", "warm_sigma", "last", "order"),
         rare=("tolerance", "warm_up", "warm_sigma", "last", "order"),
+        late=("only_where_better",),
         known_rows=True,
         sigma=lambda config: True,
         check_steps=(3, 4),

@@ -111,6 +111,10 @@ def test_settings_by_position_stand_where_they_stood_in_the_first_version():
 
     first = json.loads((Path(__file__).parent.parent / "data" / "knobs_of_0_1_0.json").read_text(encoding="utf-8"))
     assert list(KNOBS)[: len(first)] == first
+    # Then what came while 0.2.0 was made, in that order.
+    fields = ("on", "every", "branch", "tolerance", "warm_up", "warm_sigma", "last", "order", "start", "end")
+    deep = [f"deepcache.{field}" for field in fields]
+    assert list(KNOBS)[-len(deep) - 1 :] == [*deep, "deepcache.only_where_better"]
 
 
 def test_png_info_of_the_first_version_keeps_a_direction_as_that_version_did():

@@ -37,7 +37,7 @@ def test_who_asks_for_it_reads_why_it_did_nothing(host):
 
 def test_a_sampler_that_chooses_its_steps_is_told_of_once(host):
     done = host.job(accel=QUALITY, steps=14, sampler_name="DPM adaptive", cfg_scale=7)
-    assert "Forecast, DeepCache off: this sampler chooses the number of steps itself" in done.comments
+    assert "Forecast, DeepCache are off: this sampler chooses the number of steps itself" in done.comments
     assert done.comments.count("chooses the number of steps itself") == 1
 
 

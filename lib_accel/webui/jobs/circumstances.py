@@ -12,7 +12,7 @@ from ..host.levels import foreseen
 
 NO_FIXED_STEPS = Reason.of("no_fixed_steps", "guidance is kept in every step: this sampler chooses the number of steps itself")
 TOKENS_OFF = Reason.of("tokens_off", "methods on tokens off: {why}", why=facts.TOKEN_MERGING)
-OFF_WITHOUT_STEPS = ("off_without_steps", "{methods} off: this sampler chooses the number of steps itself")
+OFF_WITHOUT_STEPS = "off: this sampler chooses the number of steps itself"
 OFF_BEHIND_SWITCH = ("off_behind_switch", "{method} is off: the model was changed in the middle of the pass")
 
 
@@ -26,7 +26,8 @@ def adapted(methods: tuple[Method, ...], p: Any, unet: Any, switched: bool) -> t
         becomes = [(method, method.without_fixed_steps()) for method in methods]
         off = _titles(method for method, after in becomes if after is None and method.declaration.acts_on != ROWS)
         told += [NO_FIXED_STEPS] * any(after != method and method.declaration.acts_on == ROWS for method, after in becomes)
-        told += [Reason.of(*OFF_WITHOUT_STEPS, methods=off)] if off else []
+        are = "are" if ", " in off else "is"
+        told += [Reason.of("off_without_steps", f"{{methods}} {are} {OFF_WITHOUT_STEPS}", methods=off)] if off else []
         methods = tuple(after for _, after in becomes if after is not None)
     if switched:
         becomes = [(method, method.behind_switch()) for method in methods]
