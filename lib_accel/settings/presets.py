@@ -29,7 +29,7 @@ _LEAST_GUIDANCE = GuidanceSkip(when="after", after=0.2, reuse=True, every=12, on
 _QUALITY: Methods = (Forecast(level="middle"), _EVERY_SECOND)
 _BALANCED: Methods = (*_MILD, Forecast(level="fast"), _EVERY_THIRD)
 _FAST: Methods = (*_FAST_TOKENS, Forecast(level="fastest"), _EVERY_THIRD, _LITTLE_GUIDANCE)
-# For finding seeds and prompts: whatever still shows the same scene.
+# For finding seeds and prompts. At the same speed fewer steps show far less of what the prompt says.
 _DRAFT_STEPS: Methods = (Forecast(level="draft"), _LEAST_GUIDANCE)
 _DRAFT: Methods = (*_DRAFT_STEPS, _EVERY_THIRD)
 # Of few steps each matters, and most run without guidance as they are: such passes get token methods alone. Of diffusion transformers only

@@ -20,7 +20,7 @@ SENTENCES = {
     "quality": "At most fine texture changes. Saves time at any size, with samplers that can be forecast.",
     "balanced": "Texture and small details change a little, sometimes a small object. Saves time at any size.",
     "fast": "Saves more time: more details change, and small objects may move.",
-    "draft": "For finding seeds and prompts: the same scene in the least time. Redraw the pictures you keep with another preset.",
+    "draft": "For finding seeds and prompts: the least time; objects may differ. Redraw the pictures you keep with another preset.",
     CUSTOM: "The settings under Advanced, as they are.",
 }
 OWN_SENTENCE = "One of your own presets."
