@@ -224,10 +224,13 @@ def _knobs(groups: tuple[Group, ...], late: bool) -> list[Knob]:
     return [knob for group in groups for knob in _knobs_of(group) if is_late(group, knob) is late]
 
 
-# In the order in which settings are given by position: those of version 0.1.0, then what its methods got later, then later methods,
-# and what these got.
+# In the order in which settings are given by position: those of version 0.1.0, then what its methods got later, then later methods, each
+# with what it got later.
 KNOBS: dict[str, Knob] = {
-    knob.name: knob for groups in (_FIRST_GROUPS, _LATER_GROUPS) for late in (False, True) for knob in _knobs(groups, late)
+    knob.name: knob
+    for groups in (_FIRST_GROUPS, *((group,) for group in _LATER_GROUPS))
+    for late in (False, True)
+    for knob in _knobs(groups, late)
 }
 
 
