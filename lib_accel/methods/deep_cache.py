@@ -42,8 +42,8 @@ class DeepCache(Method):
     last: steps that always run at the end, from 0 (as published).
     order: 0 holds what was kept last (as published), 1 continues along the line through the last two, 0.5 is half way; ``by sampler``: 1
     with samplers of the first order that add no noise, where the sampler is told, otherwise 0.
-    only_where_better: stand aside where fewer steps or forecast ones are nearer to the full picture in the same time: in passes whose steps
-    `Forecast` forecasts, and with samplers that add noise. Where nobody tells the sampler it acts.
+    only_where_better: stand aside where fewer steps or forecast ones are nearer to the full picture in the same time: in passes of
+    which `Forecast` decides, and with samplers that add noise. Where nobody tells the sampler it acts.
     offload: what is kept lies in main memory: slower, for GPUs that are short of it. A row takes 2.5 MiB at branch 0 of SD1.5 at 512x512 in
     half precision, twice that at order 1.
     window: (start, end) in fractions of the pass in which deep stages may be served.
@@ -99,6 +99,13 @@ class DeepCache(Method):
         """The branch by its number. levels: of the up stages, the last one first."""
         number = sum(level < LEVELS[self.branch] for level in levels) - 1 if self.branch in LEVELS else self.branch
         return min(number, len(levels) - 1)
+
+    def order_of(self, sampler: Sampler | None) -> float:
+        """Of what is served with ``sampler``; None: nobody tells it."""
+        if self.order != shared.BY_SAMPLER:
+            return float(self.order)
+        smooth = sampler is not None and sampler.forecasting is not None and sampler.order == 1 and not sampler.adds_noise
+        return 1.0 if smooth else 0.0
 
     def before(self, stages: Sequence[Stage]) -> Stage:
         """The up stage that what is kept enters."""

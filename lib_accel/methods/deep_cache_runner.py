@@ -16,7 +16,6 @@ from .guided_error import TOGETHER, picture_of
 from .kept_stages import KeptStages
 from .noise_course import NoiseCourse
 from .shallow_calls import DecidesShallow
-from .shared_settings import BY_SAMPLER
 from .standing_aside import why_aside
 
 # Why nothing was served to the end.
@@ -76,7 +75,7 @@ class DeepCacheRunner(Runner):
     def _begin(self, moment: Moment) -> None:
         """A pass begins, or what was kept of it was let go."""
         self._before = self.config.before(self.stages)
-        self._kept = KeptStages(self._order_of(moment), self.config.offload)
+        self._kept = KeptStages(self.config.order_of(moment.sampler), self.config.offload)
 
     def begin_step(self, moment: Moment) -> None:
         self._may_serve = self._keeps = False
@@ -249,13 +248,6 @@ class DeepCacheRunner(Runner):
         self._why_idle = why
         if not self._served_any:
             self.account.is_idle(why)
-
-    def _order_of(self, moment: Moment) -> float:
-        if self.config.order != BY_SAMPLER:
-            return float(self.config.order)
-        sampler = moment.sampler
-        smooth = sampler is not None and sampler.forecasting is not None and sampler.order == 1 and not sampler.adds_noise
-        return 1.0 if smooth else 0.0
 
     def _level(self, moment: Moment) -> float | None:
         """The noise level, where it is asked for: a GPU may have to be waited for."""

@@ -1,7 +1,5 @@
 """DeepCache: the published runs, which steps run in whole, and what it does beside others."""
 
-from types import SimpleNamespace
-
 import diffusers
 import guided
 import models
@@ -19,7 +17,6 @@ from lib_accel.core.fields import SettingError
 from lib_accel.core.rows import Layout
 from lib_accel.core.samplers import sampler_named
 from lib_accel.cost.estimate import SHAPES, step_work
-from lib_accel.methods.deep_cache_runner import DeepCacheRunner
 
 both = pytest.mark.parametrize("kind", models.BOTH)
 TWO = (Row("uncond", 0), Row("uncond", 1), Row("cond", 0), Row("cond", 1))
@@ -142,8 +139,7 @@ def test_a_line_through_the_last_two(kind):
 
 def test_the_order_goes_by_the_sampler():
     def order(sampler, **settings):
-        told = SimpleNamespace(sampler=sampler and sampler_named(sampler))
-        return DeepCacheRunner(DeepCache(**settings))._order_of(told)
+        return DeepCache(**settings).order_of(sampler and sampler_named(sampler))
 
     assert [order(name) for name in ("Euler", "Euler a", "DPM++ 2M", None)] == [1, 0, 0, 0]
     assert order("DPM++ 2M", order=0.5) == 0.5

@@ -13,6 +13,7 @@ from sampling import LEVELS, rows_of, sample
 from lib_accel import Forecast, GuidanceSkip, Row, SettingError, TGate, TokenMerging, accelerated
 from lib_accel.core.rows import Layout
 from lib_accel.core.samplers import SAMPLERS
+from lib_accel.methods.forecast_passes import sampler_of
 from lib_accel.methods.guided_error import GuidedError
 
 STEPS = len(LEVELS) - 1
@@ -445,3 +446,25 @@ def test_a_level_may_warm_up_for_longer_than_its_sampler():
     begins = {level: Forecast(level=level).steps_between(sampler, 25).start for level in ("careful", "middle", "fast")}
     assert begins == {"careful": 6, "middle": 8, "fast": 6}
     assert Forecast(warm_up=0.4).steps_between(sampler, 25).start == 10
+
+
+def test_a_level_may_run_other_last_steps_than_its_sampler():
+    ends = {level: Forecast(level=level).steps_between(SAMPLERS["Euler"], 25).stop for level in ("fast", "fastest", "draft")}
+    assert ends == {"fast": 23, "fastest": 24, "draft": 24}
+    assert Forecast(level="draft", last=3).steps_between(SAMPLERS["Euler"], 25).stop == 22
+
+
+def test_models_of_flow_matching_have_levels_of_their_own():
+    """They were measured apart: at the others' levels fast and fastest their worst pictures showed something else."""
+    told = {mixed: sampler_of(SimpleNamespace(sampler=SAMPLERS["Euler"], mixed=mixed)) for mixed in ("", "flow")}
+    found = {mixed: [Forecast(level=level).control(sampler).tolerance for level in ("fast", "fastest")] for mixed, sampler in told.items()}
+    assert found == {"": [0.2, 0.4], "flow": [0.08, 0.2]}
+    assert not Forecast(level="fastest").keeps_guidance(SAMPLERS["DPM++ 2M"].on_flow())
+    assert Forecast(level="fastest").keeps_guidance(SAMPLERS["DPM++ 2M"])
+
+
+def test_a_look_ahead_counts_a_gap_that_was_set():
+    def served(**given):
+        return sum(map(bool, Forecast(level="fast", **given).schedule(25, sampler="Euler").kinds))
+
+    assert served(largest_gap=1) < served() < served(largest_gap=8, tolerance=1.0)
