@@ -8,7 +8,7 @@ from functools import partial
 import torch
 
 from ..api import accelerated
-from ..engine.thresholds import NEVER, device_name, own_path, write_own
+from ..engine.thresholds import FEWEST, NEVER, device_name, own_path, write_own
 from ..methods.registry import with_least
 from .architectures import ARCHITECTURES, Architecture, at_hand, build_unet
 from .errors import CommandError
@@ -42,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
     table = {method: least_tokens(by_tokens) for method, by_tokens in ratios.items()}
     for method, tokens in table.items():
         print(f"{method}: " + ("never pays up to this size" if tokens >= NEVER else f"pays from {tokens} tokens on"))
+    print(f"Below {FEWEST} tokens no method acts all the same: there it changes pictures more than the time is worth.")
     if not args.dry_run:
         try:
             print(f"Kept for {device_name(device)} in {write_own(device, table)}.")

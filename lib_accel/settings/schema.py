@@ -24,7 +24,7 @@ class JobFields:
     enabled: bool = setting(False, "flag", "Accel", "on: faster pictures, slightly different ones")
     preset: str = setting("balanced", "name", "Preset", "sets all methods; changing one of their settings makes it Custom")
     first_pass: bool = setting(True, "flag", "First pass", "off: only the hires pass is faster; the composition stays")
-    auto: bool = setting(True, "flag", "Only where it pays", "off: methods also act at sizes where they cost more time than they save")
+    auto: bool = setting(True, "flag", "Only where it pays", "off: methods also act at small sizes, where they save little and change much")
     drop_at_one: bool = setting(
         True, "flag", "No negative prompt at CFG scale 1", "on: half the work at CFG scale 1 (LCM, Turbo, Lightning); same picture"
     )

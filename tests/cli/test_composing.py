@@ -167,8 +167,8 @@ def test_multiply_adds_are_of_the_place_and_the_table_that_are_timed():
 
     late = "merging:ratio=0.5,window=0.4-1"
     assert share(late) == 1 and share(late + "@0.6") == share("merging:ratio=0.5") < 1
-    # A processor's table, though nothing is computed: 1024 tokens are enough for it.
-    assert share("merging:ratio=0.5", auto=True) == 1 and share("merging:ratio=0.5", size=256, auto=True) < 1
+    # A processor's table, though nothing is computed: the 2304 tokens of 384 px are enough for it.
+    assert share("merging:ratio=0.5", size=256, auto=True) == 1 and share("merging:ratio=0.5", size=384, auto=True) < 1
 
 
 def test_kinds_are_in_the_order_in_which_they_are_run():

@@ -12,7 +12,7 @@ from traces import differences, fingerprint
 
 from lib_accel import AgentAttention, SettingError, Thresholds, TokenMerging, accelerated, apply_patch, patch_report, remove_patch
 from lib_accel.engine import thresholds as module
-from lib_accel.engine.thresholds import BUILT_IN, NEVER, own_path, read_own, thresholds_for, write_own
+from lib_accel.engine.thresholds import BUILT_IN, FEWEST, NEVER, own_path, read_own, thresholds_for, write_own
 
 CPU = torch.device("cpu")
 
@@ -80,11 +80,19 @@ def test_built_in_tables_by_device_and_kernel():
 
 
 def test_a_calibration_is_kept_per_device_and_used():
-    path = write_own(CPU, {"TokenMerging": 10})
-    assert path == own_path() and read_own(CPU) == ({"TokenMerging": 10}, None)
+    path = write_own(CPU, {"TokenMerging": 9000})
+    assert path == own_path() and read_own(CPU) == ({"TokenMerging": 9000}, None)
     table, complaint = thresholds_for(CPU)
-    assert table.least == {"TokenMerging": 10} and complaint is None and "calibrated" in table.origin
+    assert table.least == {"TokenMerging": 9000} and complaint is None and "calibrated" in table.origin
     assert sorted(p.name for p in path.parent.iterdir()) == ["thresholds.json"]
+
+
+def test_where_tokens_are_few_no_table_lets_methods_act():
+    """They would save little there, and pictures would lose what the prompt says."""
+    assert all(tokens >= FEWEST for table in BUILT_IN.values() for tokens in table.values())
+    write_own(CPU, {"TokenMerging": 10})
+    assert thresholds_for(CPU)[0].least == {"TokenMerging": FEWEST} and FEWEST > 32 * 32
+    assert Thresholds({"TokenMerging": 10}).least == {"TokenMerging": 10}, "what somebody asked for"
 
 
 def test_a_calibration_that_was_edited_on_windows_is_read():
