@@ -1,8 +1,11 @@
 """Which settings a preset should have: `python benchmarks/search_presets.py --sampler "DPM++ 2M Karras" --out FOLDER`.
 
 Draws with the sample model what each combination of token methods and step methods makes of the same pictures, and composes how many times
-as fast each would be on the shapes that people use: the calls and rows that really ran, with the multiply-adds of a call on that shape.
-Prints all of them against fewer steps, the front marked. The pictures (seeds from 5000) are none that the benchmarks report.
+as fast each would be on the shapes that people use: the calls and rows that really ran, with the multiply-adds of a call on that shape, or
+with its time (``--calls``). Prints all of them against fewer steps, the front marked. The pictures (seeds from 5000) are none that the
+benchmarks report.
+
+`--report-only` prices any quality.json, whatever it holds.
 """
 
 from __future__ import annotations
@@ -10,16 +13,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from pricing import Costs, Counted, speed, timed_costs
+
 from lib_accel.cli.main import main as accel
-from lib_accel.cli.variants import parse_variant
-from lib_accel.core.method import STAGES, TOKENS
-from lib_accel.cost.estimate import SHAPES, decoding_work, step_work
-from lib_accel.methods.deep_cache import SHALLOW
 
 TOKEN_METHODS = (
     "",
@@ -37,7 +39,7 @@ STEP_METHODS = (
 )
 FEWER = (0.8, 0.68, 0.52, 0.4)
 # (shape, side in pixels) for which speeds are composed.
-TARGETS = (("sd1", 512), ("sd1", 1024), ("sdxl", 1024))
+TARGETS = (("sd1", 512), ("sd1", 1024), ("sd2", 768), ("sdxl", 1024))
 SEED = 5000
 
 
@@ -52,6 +54,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--guidance", type=float, default=7.0)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument(
+        "--calls",
+        nargs="*",
+        type=Path,
+        default=[],
+        metavar="JSON",
+        help="results of bench on 2 rows and on 1: speeds of these, too",
+    )
     parser.add_argument("--report-only", action="store_true", help="the table from the quality.json that is there")
     args = parser.parse_args(argv)
     if not args.report_only:
@@ -64,43 +74,25 @@ def main(argv: list[str] | None = None) -> int:
             return failed
     result = json.loads((args.out / "quality.json").read_text(encoding="utf-8"))
     (rows,) = result["sizes"].values()
-    print("\n".join(table(rows, result["settings"]["steps"])))
+    costs = [*(Counted(*target) for target in TARGETS), *(each for path in args.calls for each in timed_costs(path))]
+    print("\n".join(table(rows, result["settings"]["steps"], costs)))
     return 0
 
 
-def table(rows: list[dict[str, Any]], steps: int) -> list[str]:
-    """Lines of Markdown: composed speeds and distances, the nearest at each speed (of the first target) marked."""
-    speeds = {row["name"]: [speed(row, steps, *target) for target in TARGETS] for row in rows if "calls" in row}
-    names = [f"{shape} {size}" for shape, size in TARGETS]
+def table(rows: list[dict[str, Any]], steps: int, costs: Sequence[Costs]) -> list[str]:
+    """Lines of Markdown: composed speeds and distances, the nearest at each speed (by the first of ``costs``) marked."""
+    speeds = {row["name"]: [speed(row, steps, each) for each in costs] for row in rows if "calls" in row}
+    names = [each.name for each in costs]
     lines = [f"| variant | {' | '.join(names)} | calls | PSNR mean / worst | |", "|" + " --- |" * (len(names) + 4)]
     ranked = sorted((row for row in rows if row["name"] in speeds and row["name"] != "plain"), key=lambda row: speeds[row["name"]][0])
     for row in ranked:
         own = speeds[row["name"]]
         beaten = any(speeds[other["name"]][0] >= own[0] and other["psnr"] > row["psnr"] for other in ranked)
-        cells = [row["name"], *(f"{times:.2f}" for times in own), f"{row['calls']:.1f}", f"{row['psnr']:.1f} / {row['psnr_worst']:.1f}"]
+        distance = f"{row['psnr']:.1f} / {row['psnr_worst']:.1f}"
+        speeds_of_it = ("-" if times is None else f"{times:.2f}" for times in own)
+        cells = [row["name"], *speeds_of_it, f"{row['calls']:.1f}", distance]
         lines.append(f"| {' | '.join(cells)} | {'' if beaten else 'front'} |")
     return lines
-
-
-def speed(row: Mapping[str, Any], steps: int, shape: str, size: int) -> float:
-    """How many times as fast a whole picture would be: the calls of ``row``, what each costs on ``shape``, and decoding."""
-    unet, latent = SHAPES[shape], (size // 8, size // 8)
-    plain, decoding = step_work(unet, *latent), decoding_work(*latent)
-    if row["name"].startswith("fewer"):
-        return (steps * plain + decoding) / (row["calls"] * plain + decoding)
-    methods = () if row["name"] == "plain" else parse_variant(row["name"]).methods
-    acting = [(method, method.schedule(steps).kinds) for method in methods if method.declaration.acts_on == TOKENS]
-    cut = [(method, (SHALLOW,)) for method in methods if method.declaration.acts_on == STAGES]
-    whole = shallow = 0.0
-    for step in range(steps):
-        tokens = [(method, kinds[step]) for method, kinds in acting if kinds[step]]
-        whole += step_work(unet, *latent, tokens) / steps
-        shallow += step_work(unet, *latent, [*tokens, *cut]) / steps
-    ran = row["calls"] + row["calls_shallow"]
-    # Of the rows of a plain run, those of the calls that ran.
-    rows = row.get("rows_part", 1.0) * steps / ran
-    work = rows * (row["calls"] * whole + row["calls_shallow"] * shallow)
-    return (steps * plain + decoding) / (work + decoding)
 
 
 if __name__ == "__main__":
