@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from lib_accel.cli.errors import CommandError
 from lib_accel.cli.variants import parse_variant
 from lib_accel.core.method import STAGES, TOKENS, Method
 from lib_accel.cost.estimate import SHAPES, AtWork, decoding_work, step_work
@@ -78,12 +79,27 @@ def timed_costs(path: Path) -> list[Timed]:
     return [Timed(result, size) for size in dict.fromkeys(row["size"] for row in result["rows"])]
 
 
+def methods_of(row: Mapping[str, Any], steps: int, family: str) -> Sequence[Method] | None:
+    """The methods behind the name of ``row``, none where another tool or the host leaves out whole calls and rows; None where a tool works
+    inside of calls."""
+    try:
+        variant = parse_variant(row["name"], family)
+    except CommandError:  # A way of the host's: NGMS.
+        return ()
+    if not variant.peer:
+        return variant.methods
+    whole = row.get("rows_part", row["calls"] / steps)
+    return () if abs(row.get("work", whole) - whole) < 0.01 else None
+
+
 def speed(row: Mapping[str, Any], steps: int, costs: Costs) -> float | None:
     """How many times as fast a whole picture of ``steps`` steps is with the calls of ``row`` of `quality`; None: a cost is unknown."""
     plain, decoding = costs.call((), 2), costs.decoding()
     if row["name"].startswith("fewer"):
         return (steps * plain + decoding) / (row["calls"] * plain + decoding)
-    methods = () if row["name"] == "plain" else parse_variant(row["name"], costs.family).methods
+    methods = methods_of(row, steps, costs.family)
+    if methods is None:
+        return None
     acting = [(method, method.schedule(steps).kinds) for method in methods if method.declaration.acts_on == TOKENS]
     cut = [(method, (SHALLOW,)) for method in methods if method.declaration.acts_on == STAGES]
     # Of the rows of a plain run, those of the calls that ran: so many calls have one row and not two.

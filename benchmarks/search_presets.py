@@ -84,10 +84,11 @@ def table(rows: list[dict[str, Any]], steps: int, costs: Sequence[Costs]) -> lis
     speeds = {row["name"]: [speed(row, steps, each) for each in costs] for row in rows if "calls" in row}
     names = [each.name for each in costs]
     lines = [f"| variant | {' | '.join(names)} | calls | PSNR mean / worst | |", "|" + " --- |" * (len(names) + 4)]
-    ranked = sorted((row for row in rows if row["name"] in speeds and row["name"] != "plain"), key=lambda row: speeds[row["name"]][0])
+    ranked = sorted((row for row in rows if row["name"] in speeds and row["name"] != "plain"), key=lambda row: speeds[row["name"]][0] or 0)
     for row in ranked:
         own = speeds[row["name"]]
-        beaten = any(speeds[other["name"]][0] >= own[0] and other["psnr"] > row["psnr"] for other in ranked)
+        nearer = [speeds[other["name"]][0] or 0 for other in ranked if other["psnr"] > row["psnr"]]
+        beaten = own[0] is None or max(nearer, default=0) >= own[0]
         distance = f"{row['psnr']:.1f} / {row['psnr_worst']:.1f}"
         speeds_of_it = ("-" if times is None else f"{times:.2f}" for times in own)
         cells = [row["name"], *speeds_of_it, f"{row['calls']:.1f}", distance]

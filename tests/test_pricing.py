@@ -63,6 +63,16 @@ def test_what_was_not_timed_has_no_speed(timed):
     assert pricing.speed(ran("deepcache:every=2", 13.0, calls_shallow=12.0), 25, pricing.Counted("sd1", 512)) > 1.5
 
 
+def test_other_tools_are_priced_where_they_leave_out_whole_calls(timed):
+    spectrum = ran("spectrum", 17.0, work=0.6801)
+    assert pricing.speed(spectrum, 25, timed) == pytest.approx(pricing.speed(ran("fewer:part=0.68", 17.0), 25, timed))
+    assert pricing.speed(ran("published-deepcache", 25.0, work=0.5), 25, timed) is None
+    # A host's own way: of 25 calls 8 have one row.
+    seconds = 17 * 8 + 8 * 5
+    decoding = timed.decoding()
+    assert pricing.speed(ran("ngms:sigma=3", 25.0, rows_part=0.84), 25, timed) == pytest.approx((25 * 8 + decoding) / (seconds + decoding))
+
+
 def test_a_quality_json_is_priced_without_drawing(timed, tmp_path, capsys):
     rows = [ran("plain", 25.0), ran("quality", 15.0, rows_part=0.6), ran("fewer:part=0.6", 15.0, psnr=30.0), ran("merging", 25.0)]
     (tmp_path / "quality.json").write_text(json.dumps({"settings": {"steps": 25}, "sizes": {"512": rows}}))

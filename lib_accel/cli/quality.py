@@ -31,6 +31,8 @@ from .variants import Variant, parse_variant
 
 METHODS = {method.__name__: method for method in with_settings()}
 EVERYWHERE = ", auto off"
+# Between sets of fewer pictures the Fréchet distance says more of which pictures they are than of how they were drawn, and it takes long.
+ENOUGH_FOR_FD = 50
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -165,7 +167,7 @@ def compare(drawings: dict[str, list[TimedPicture]], prompts: list[str], autoenc
 
     plain = [drawn.picture for drawn in drawings["plain"]]
     truth = _verdicts(plain, prompts) if judged else []
-    enough = len(plain) >= 2 and hasattr(autoencoder, "encoder") and hasattr(autoencoder.encoder, "mid_block")
+    enough = len(plain) >= ENOUGH_FOR_FD and hasattr(autoencoder, "encoder") and hasattr(autoencoder.encoder, "mid_block")
     reference = metrics.features(autoencoder, plain) if enough else None
     rows = []
     for name, drawing in drawings.items():

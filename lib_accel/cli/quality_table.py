@@ -59,7 +59,7 @@ def _shown_calls(row: dict[str, Any]) -> str:
 
 def _shown_spread(row: dict[str, Any], name: str, digits: int) -> str:
     """Mean / median / worst."""
-    return " / ".join(f"{row[key]:.{digits}f}" for key in (name, f"{name}_median", f"{name}_worst"))
+    return " / ".join(f"{row[key]:.{digits}f}" for key in (name, f"{name}_median", f"{name}_worst") if key in row)
 
 
 def grid(drawings: dict[str, list[TimedPicture]], rows: list[dict[str, Any]]) -> Image.Image:
