@@ -188,7 +188,7 @@ class Calls:
         texts = self._subject.backend.texts_of(unet, args, kwargs)
         changed = self._conditions.changed(moment.rows, texts, adapters_of(unet), scale, whole=self._where.in_loop)
         if changed and self._course.let_go(only_scale=changed == (SCALE,)):
-            self._tell("conditions_changed", "what was kept was let go when {what} changed in mid-pass", what=" and ".join(changed))
+            self._tell("conditions_changed", "what was kept was discarded when {what} changed during the pass", what=" and ".join(changed))
 
     # -- a call ends -------------------------------------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ TOO_FAR_OFF = Reason.of("kept_too_far_off", "what was kept was too far off in ev
 FORECAST_DECIDES = Reason.of("forecast_decides", "the steps that were not forecast were better run in whole")
 OF_THE_FORECAST = {"tolerance", "warm_up", "warm_sigma", "last"}
 NO_EFFECT = Reason.of("no_effect", "its tolerance, warm-up and last steps have no effect beside Forecast: those of Forecast count")
-NEVER_WHOLE = Reason.of("never_all_rows", "never were all rows of a picture kept in one step: guidance came and went")
+NEVER_WHOLE = Reason.of("never_all_rows", "all rows of a picture were never kept in the same step: guidance came and went")
 
 
 def _in_whole(why: str) -> Reason:

@@ -13,7 +13,7 @@ from ..engine.contract import Moment
 
 def only_where_better() -> Any:
     """The setting."""
-    hint = "on: does nothing where Forecast acts or the sampler adds noise"
+    hint = "on: does nothing where forecasts alone or fewer steps are better"
     return setting(False, "flag", "Only where it beats fewer steps", hint)
 
 
@@ -31,7 +31,7 @@ def why_aside(goes: Iterable[bool | None], moment: Moment) -> Reason | None:
         return None
     if _together(told) is None:
         return Reason.of("adds_noise", "{sampler} adds noise, and then fewer steps are better", sampler=sampler.name)
-    return Reason.of("forecast_instead", "which steps of {sampler} run is for Forecast to decide", sampler=sampler.name)
+    return Reason.of("forecast_instead", "with {sampler} Forecast decides which steps run", sampler=sampler.name)
 
 
 def _together(goes: Iterable[bool | None]) -> bool | None:

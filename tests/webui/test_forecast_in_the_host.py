@@ -155,7 +155,7 @@ def test_texts_that_another_extension_changes_in_mid_pass(host):
     host.callbacks.on_cfg_denoiser(noise)
     rows, done = rows_run_by_step(host, FREE, steps=16)
     assert all(rows[:9]) and 0 in rows[9:]
-    assert "another extension changed the prompts' texts in mid-pass" in done.comments
+    assert "another extension changed the prompts during the pass" in done.comments
     host.callbacks.remove_callbacks_for_function(noise)
     assert "changed" not in rows_run_by_step(host, FREE, steps=16, prompt="a [b:c:0.3] [d|e]")[1].comments
 

@@ -17,8 +17,8 @@ from ..host import facts
 from . import refused, user_presets
 
 SENTENCES = {
-    "quality": "At most fine texture changes. Saves time at any size, with samplers that can be forecast.",
-    "balanced": "Texture and small details change a little, sometimes a small object. Saves time at any size.",
+    "quality": "At most fine texture changes. Saves time at any size, with most samplers.",
+    "balanced": "Texture and small details change a little, sometimes a small object. Saves time at any size, with most samplers.",
     "fast": "Saves more time: more details change, and small objects may move.",
     "draft": "For finding seeds and prompts: the least time; objects may differ. Redraw the pictures you keep with another preset.",
     CUSTOM: "The settings under Advanced, as they are.",

@@ -31,7 +31,7 @@ from .steps import LEFT_TO_HOST
 
 NOT_SEEN = Reason.of("sampled_elsewhere", "another extension samples in its own way, so it is not known which picture each row belongs to")
 MORE_CALLS = Reason.of("calls_of_others", "another extension runs the U-Net in calls of its own")
-BESIDE = Reason.of("beside_spectrum", "what Accel does inside of calls, it does in those that the WebUI's Spectrum runs")
+BESIDE = Reason.of("beside_spectrum", "Accel's other methods act in the calls that the WebUI's Spectrum runs")
 
 
 class ForgeSteps:

@@ -9,7 +9,7 @@ import torch
 from ...core.conditions import tensors_in
 from ...core.reasons import Reason
 
-CHANGED = Reason.of("texts_changed", "another extension changed the prompts' texts in mid-pass: what was kept was let go")
+CHANGED = Reason.of("texts_changed", "another extension changed the prompts during the pass: what was kept was discarded")
 
 
 class Texts:
