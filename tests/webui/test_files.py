@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import gradio as gr
@@ -96,8 +97,8 @@ def test_the_preview_is_computed_in_python_and_carries_no_markup_of_others(host)
     assert "downsampled: not worth it at this size" in re.sub(r"<.*?>", "", small)
 
 
-def test_the_preview_forecasts_no_step_of_a_sampler_whose_levels_nobody_tells(host):
-    """UniPC of this host: Balanced serves deep stages instead, as the job then does."""
+def test_the_preview_forecasts_no_step_of_a_sampler_whose_levels_nobody_tells(host, monkeypatch):
+    """UniPC of this host and of most others: Balanced serves deep stages instead, as the job does. Forge Neo runs it by noise levels."""
     from lib_accel.webui.accordion import strip as preview
 
     values = [control.value for control in host.script().controls]
@@ -106,3 +107,7 @@ def test_the_preview_forecasts_no_step_of_a_sampler_whose_levels_nobody_tells(ho
         for name in ("UniPC", "DPM++ 2M")
     }
     assert [("accel-forecast" in strip, "accel-shallow" in strip) for strip in shown.values()] == [(False, True), (True, False)]
+    samplers = types.SimpleNamespace(k_diffusion_samplers_map={"Euler": None, "UniPC": None})
+    monkeypatch.setitem(sys.modules, "modules.sd_samplers_kdiffusion", samplers)
+    with_levels = preview.show(json.dumps({"width": 512, "height": 512, "steps": 20, "sampler": "UniPC"}), *values)[1]
+    assert "accel-forecast" in with_levels

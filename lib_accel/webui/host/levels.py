@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from typing import Any
 
 from ...core.samplers import Sampler, sampler_named
 from . import facts
-from .family import family
 from .rows import is_edit, sigma_of
 
 # Samplers that draw noise into the latents before a call when a job asks for churn: the call is then at another level than the list says.
 CHURNING = ("Euler", "Heun", "DPM2")
-# A1111's goes through times of its own making.
+# A sampler that goes through times of its own making in AUTOMATIC1111's WebUI, Forge and reForge. Later Forge Neo runs it by noise levels.
 UNTOLD = "UniPC"
 # How far a call may be from the level that the list has for it.
 CLOSE = 1e-3
@@ -55,7 +55,13 @@ def sampler_of(denoiser: Any) -> Sampler | None:
 
 def foreseen(sampler: str) -> str:
     """The name by which a look ahead goes; none where this host does not tell a sampler's noise levels: no step of it can be forecast."""
-    return "" if sampler == UNTOLD and not family().forge else sampler
+    return "" if sampler == UNTOLD and not _runs_by_levels(sampler) else sampler
+
+
+def _runs_by_levels(sampler: str) -> bool:
+    """Whether the host has it among k-diffusion's samplers, which are given noise levels, and not among those that are given timesteps."""
+    module = sys.modules.get("modules.sd_samplers_kdiffusion")
+    return sampler in (getattr(module, "k_diffusion_samplers_map", None) or {})
 
 
 def scales_of(denoiser: Any) -> tuple[float, float | None] | None:
