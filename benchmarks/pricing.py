@@ -24,11 +24,12 @@ FAMILY_OF = {"sd15": "sd1", "sd21": "sd2", "sdxl": "sdxl"}
 class Costs(Protocol):
     """What a U-Net call costs on a shape at a size, in any unit.
 
-    name: for the head of a table. family: whose presets apply.
+    name: for the head of a table. family: whose presets apply. size: pixels a side.
     """
 
     name: str
     family: str
+    size: int
 
     def call(self, at_work: Sequence[AtWork], rows: int) -> float | None:
         """A call on ``rows`` rows, 1 or 2, while ``at_work`` act; None where it is not known."""
@@ -40,7 +41,7 @@ class Counted:
     """Costs in multiply-adds. shape: one of `SHAPES`; size: pixels a side."""
 
     def __init__(self, shape: str, size: int) -> None:
-        self.name, self.family = f"{shape} {size}", shape
+        self.name, self.family, self.size = f"{shape} {size}", shape, size
         self._unet, self._latent = SHAPES[shape], (size // 8, size // 8)
 
     def call(self, at_work: Sequence[AtWork], rows: int) -> float:
@@ -58,7 +59,7 @@ class Timed:
 
     def __init__(self, result: Mapping[str, Any], size: int) -> None:
         arch = result["settings"]["arch"]
-        self.name, self.family = f"{arch} {size}, timed", FAMILY_OF[arch]
+        self.name, self.family, self.size = f"{arch} {size}, timed", FAMILY_OF[arch], size
         counted = Counted(self.family, size)
         self._seconds: dict[tuple[frozenset[Method], int], float] = {}
         for row in result["rows"]:

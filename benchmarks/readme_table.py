@@ -1,6 +1,7 @@
-"""The speed table of docs/benchmarks.md, from the results of the suite `readme`. `--write` puts it into the page.
+"""The speed table of docs/benchmarks.md, from the results of the suites `readme` and `presets`. `--write` puts it into the page.
 
-Ratios are those of the least times; what was composed and what was not run is marked.
+Ratios are those of the least times; what was composed and what was not run is marked. Presets are whole pictures: the calls that ran on the
+sample model (the suite `quality`), with the times of such calls.
 """
 
 from __future__ import annotations
@@ -12,25 +13,21 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent), str(HERE)]
+from pricing import speed, timed_costs  # noqa: E402
+
 PAGE = HERE.parent / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- Printed by benchmarks/readme_table.py -->", "<!-- End of what it printed -->"
 COLUMNS = (512, 1024)
 COMMAND = "python benchmarks/run_suite.py readme && python benchmarks/readme_table.py"
 CALL, WHOLE = "", "-whole"
-# The presets of version 0.1.0; those of today forecast steps, which cannot be timed one by one.
-QUALITY = "downsampling:factor=2,window=0.2-1"
-BALANCED = "downsampling:factor=2+merging:ratio=0.25,matching=local+guidance:when=after,after=0.4,reuse=true,every=3"
-FAST = "downsampling:factor=2,deeper_factor=2+merging:ratio=0.5,matching=local+guidance:when=after,after=0.2,reuse=true,every=7"
-# What results from the time of 0.1.0 call them.
-NAMES = {QUALITY: "quality", BALANCED: "balanced", FAST: "fast"}
+PICTURES, CALLS = "sample-peers.json", "sd15-cpu-calls.json"
+PRESETS = ("quality", "balanced", "fast", "draft")
 # (label, result, variant); a result's name is sd15-cpu-SIZE and this.
 ROWS = (
     ("`AgentAttention(ratio=0.4, agent_ratio=0.95, sx=4, sy=4)`", CALL, "agent:ratio=0.4,agent_ratio=0.95,sx=4,sy=4"),
     ("`TokenMerging(ratio=0.5)`", CALL, "merging:ratio=0.5"),
     ("`TokenDownsampling(factor=2)`", CALL, "downsampling:factor=2"),
-    ("Quality of 0.1.0, 25 steps, guidance 7", WHOLE, QUALITY),
-    ("Balanced of 0.1.0, 25 steps, guidance 7", WHOLE, BALANCED),
-    ("Fast of 0.1.0, 25 steps, guidance 7", WHOLE, FAST),
     ("limit: no self-attention at all", WHOLE, "no-self-attention"),
     ("limit: half the rows", WHOLE, "half-the-rows"),
 )
@@ -59,11 +56,29 @@ def table(folder: Path) -> str:
         cells = [_cell(results[size, kind], variant) for size in COLUMNS]
         if any(cell != "-" for cell in cells):
             lines.append(f"| {label} | {' | '.join(cells)} |")
+    lines += _presets(folder)
+    there += [calls] if (calls := _read(folder / CALLS)) else []
     machines = dict.fromkeys(
         f"{m['device']}, {m['threads']} threads, float32, torch {m['torch']}, {m['date']}" for m in (result["machine"] for result in there)
     )
-    notes = ["* composed of timed steps of each kind"] if any("*" in line for line in lines) else []
+    notes = ["* composed of timed steps of each kind"] if any("x*" in line for line in lines) else []
     return "\n".join([*lines, "", "; ".join([*machines, *notes]) + "."])
+
+
+def _presets(folder: Path) -> list[str]:
+    """Lines for the presets; none without results."""
+    pictures = _read(folder / PICTURES)
+    if pictures is None or not (folder / CALLS).is_file():
+        return []
+    (rows,) = pictures["sizes"].values()
+    told, costs = pictures["settings"], {each.size: each for each in timed_costs(folder / CALLS)}
+    lines = []
+    for row in rows:
+        if row["name"] in PRESETS:
+            speeds = [speed(row, told["steps"], costs[size]) if size in costs else None for size in COLUMNS]
+            what = f"{row['name'].capitalize()}, {told['steps']} steps of {told['sampler']}, a whole picture"
+            lines.append(f"| {what} | {' | '.join('-' if each is None else f'{each:.2f}x' for each in speeds)} |")
+    return lines
 
 
 def replaced(page: str, text: str) -> str:
@@ -76,7 +91,7 @@ def replaced(page: str, text: str) -> str:
 
 
 def _cell(result: dict[str, Any] | None, variant: str) -> str:
-    row = next((row for row in (result or {"rows": []})["rows"] if row["variant"] in (variant, NAMES.get(variant))), None)
+    row = next((row for row in (result or {"rows": []})["rows"] if row["variant"] == variant), None)
     if row is None:
         return "-"
     if row.get("not_run"):

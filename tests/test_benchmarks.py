@@ -156,14 +156,13 @@ def test_a_row_of_quality_leaves_its_numbers_and_its_grids_made_smaller(tmp_path
 def test_the_speed_table(tmp_path):
     rows = [timed("plain", 1), timed("merging:ratio=0.5", 1.5)]
     (tmp_path / "sd15-cpu-512.json").write_text(json.dumps(result(rows)))
-    whole = [timed("plain", 1), timed("balanced", 2.25), timed(readme_table.FAST, 3.5), timed("half-the-rows", 2.0, not_run="why")]
+    whole = [timed("plain", 1), timed("no-self-attention", 2.25), timed("half-the-rows", 2.0, not_run="why")]
     composed = result(whole, whole="True", compose="True")
     (tmp_path / "sd15-cpu-1024-whole.json").write_text(json.dumps(composed))
     text = readme_table.table(tmp_path)
     assert "| `TokenMerging(ratio=0.5)` | 1.50x | - |" in text
     assert "| limit: half the rows | - | not run |" in text
-    assert "| Balanced of 0.1.0, 25 steps, guidance 7 | - | 2.25x* |" in text
-    assert "| Fast of 0.1.0, 25 steps, guidance 7 | - | 3.50x* |" in text
+    assert "| limit: no self-attention at all | - | 2.25x* |" in text
     assert text.endswith("a CPU, 2 threads, float32, torch 2, 2026-01-01; * composed of timed steps of each kind.")
     assert "AgentAttention" not in text
     page = f"before\n{readme_table.BEGIN}\nold\n{readme_table.END}\nafter\n"
@@ -174,6 +173,21 @@ def test_the_speed_table(tmp_path):
         readme_table.replaced("nothing", "new")
     with pytest.raises(SystemExit, match="no result in"):
         readme_table.table(tmp_path / "empty")
+
+
+def test_the_speed_table_has_presets_composed_of_calls_that_ran(tmp_path):
+    calls = [timed("plain", 1, batch=rows) for rows in (1, 2)] + [timed("plain", 1, size=1024, batch=2)]
+    (tmp_path / readme_table.CALLS).write_text(json.dumps(result(calls, arch="sd15") | {"machine": MACHINE | {"date": "2026-02-02"}}))
+    (tmp_path / "sd15-cpu-512.json").write_text(json.dumps(result([timed("plain", 1)])))
+    counted = {"calls": 12.5, "calls_shallow": 0.0, "rows_part": 0.5}
+    rows = [{"name": "plain", "calls": 25.0}, {"name": "quality"} | counted, {"name": "balanced"} | counted, {"name": "sada"} | counted]
+    pictures = {"settings": {"steps": 25, "sampler": "Euler"}, "sizes": {"512": rows}}
+    (tmp_path / readme_table.PICTURES).write_text(json.dumps(pictures))
+    lines = readme_table.table(tmp_path).splitlines()
+    # Half of the calls, and decoding, which costs a little more than a call does.
+    assert "| Quality, 25 steps of Euler, a whole picture | 1.89x | 1.92x |" in lines
+    assert "| Balanced, 25 steps of Euler, a whole picture | - | - |" in lines, "its downsampled calls were not timed"
+    assert not any(word in line.lower() for line in lines for word in ("sada", "plain")) and "2026-02-02" in lines[-1]
 
 
 def test_the_page_has_the_place_of_its_table_and_the_rows_exist():
