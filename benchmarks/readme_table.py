@@ -21,7 +21,7 @@ BEGIN, END = "<!-- Printed by benchmarks/readme_table.py -->", "<!-- End of what
 COLUMNS = (512, 1024)
 COMMAND = "python benchmarks/run_suite.py readme && python benchmarks/readme_table.py"
 CALL, WHOLE = "", "-whole"
-PICTURES, CALLS = "sample-peers.json", "sd15-cpu-calls.json"
+PICTURES, CALLS = "sample-peers.json", "-calls"
 PRESETS = ("quality", "balanced", "fast", "draft")
 # (label, result, variant); a result's name is sd15-cpu-SIZE and this.
 ROWS = (
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def table(folder: Path) -> str:
     """The table, with the machine and the date below it."""
-    results = {(size, kind): _read(folder / f"sd15-cpu-{size}{kind}.json") for size in COLUMNS for kind in (CALL, WHOLE)}
+    results = {(size, kind): _read(folder / f"sd15-cpu-{size}{kind}.json") for size in COLUMNS for kind in (CALL, WHOLE, CALLS)}
     there = [result for result in results.values() if result]
     if not there:
         raise SystemExit(f"readme_table: no result in {folder}; run: {COMMAND}")
@@ -57,7 +57,6 @@ def table(folder: Path) -> str:
         if any(cell != "-" for cell in cells):
             lines.append(f"| {label} | {' | '.join(cells)} |")
     lines += _presets(folder)
-    there += [calls] if (calls := _read(folder / CALLS)) else []
     machines = dict.fromkeys(
         f"{m['device']}, {m['threads']} threads, float32, torch {m['torch']}, {m['date']}" for m in (result["machine"] for result in there)
     )
@@ -68,10 +67,11 @@ def table(folder: Path) -> str:
 def _presets(folder: Path) -> list[str]:
     """Lines for the presets; none without results."""
     pictures = _read(folder / PICTURES)
-    if pictures is None or not (folder / CALLS).is_file():
+    paths = [path for size in COLUMNS if (path := folder / f"sd15-cpu-{size}{CALLS}.json").is_file()]
+    if pictures is None or not paths:
         return []
     (rows,) = pictures["sizes"].values()
-    told, costs = pictures["settings"], {each.size: each for each in timed_costs(folder / CALLS)}
+    told, costs = pictures["settings"], {each.size: each for path in paths for each in timed_costs(path)}
     lines = []
     for row in rows:
         if row["name"] in PRESETS:

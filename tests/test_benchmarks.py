@@ -176,8 +176,11 @@ def test_the_speed_table(tmp_path):
 
 
 def test_the_speed_table_has_presets_composed_of_calls_that_ran(tmp_path):
-    calls = [timed("plain", 1, batch=rows) for rows in (1, 2)] + [timed("plain", 1, size=1024, batch=2)]
-    (tmp_path / readme_table.CALLS).write_text(json.dumps(result(calls, arch="sd15") | {"machine": MACHINE | {"date": "2026-02-02"}}))
+    for size in (512, 1024):
+        calls = result([timed("plain", 1, size, batch=rows) for rows in (1, 2)], arch="sd15") | {
+            "machine": MACHINE | {"date": "2026-02-02"}
+        }
+        (tmp_path / f"sd15-cpu-{size}{readme_table.CALLS}.json").write_text(json.dumps(calls))
     (tmp_path / "sd15-cpu-512.json").write_text(json.dumps(result([timed("plain", 1)])))
     counted = {"calls": 12.5, "calls_shallow": 0.0, "rows_part": 0.5}
     rows = [{"name": "plain", "calls": 25.0}, {"name": "quality"} | counted, {"name": "balanced"} | counted, {"name": "sada"} | counted]
