@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import sys
 import weakref
-from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -47,7 +46,7 @@ def peak_of(unet: torch.nn.Module, size: int, rows: int, name: str) -> int:
     """Bytes. name: of a variant, as for `bench`."""
     inputs = UNetInputs(unet, size, rows, torch.float16, "meta")
     with parse_variant(name).on(unet), fused(), torch.no_grad(), Held() as held:
-        partial(inputs, unet)()
+        inputs(unet)
     return held.peak
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from lib_accel.cli.errors import CommandError
+from lib_accel.cli.alternatives import parse_alternative
 from lib_accel.cli.variants import parse_variant
 from lib_accel.core.method import STAGES, TOKENS, Method
 from lib_accel.cost.estimate import SHAPES, AtWork, decoding_work, step_work
@@ -81,12 +81,11 @@ def timed_costs(path: Path) -> list[Timed]:
 
 
 def methods_of(row: Mapping[str, Any], steps: int, family: str) -> Sequence[Method] | None:
-    """The methods behind the name of ``row``, none where another tool or the host leaves out whole calls and rows; None where a tool works
-    inside of calls."""
-    try:
-        variant = parse_variant(row["name"], family)
-    except CommandError:  # A way of the host's: NGMS.
+    """The methods behind the name of ``row``, none where fewer steps, the host or another tool leave out whole calls and rows; None where a
+    tool works inside of calls."""
+    if parse_alternative(row["name"]) is not None:
         return ()
+    variant = parse_variant(row["name"], family)
     if not variant.peer:
         return variant.methods
     whole = row.get("rows_part", row["calls"] / steps)
@@ -96,14 +95,13 @@ def methods_of(row: Mapping[str, Any], steps: int, family: str) -> Sequence[Meth
 def speed(row: Mapping[str, Any], steps: int, costs: Costs) -> float | None:
     """How many times as fast a whole picture of ``steps`` steps is with the calls of ``row`` of `quality`; None: a cost is unknown."""
     plain, decoding = costs.call((), 2), costs.decoding()
-    if row["name"].startswith("fewer"):
-        return (steps * plain + decoding) / (row["calls"] * plain + decoding)
     methods = methods_of(row, steps, costs.family)
     if methods is None:
         return None
     acting = [(method, method.schedule(steps).kinds) for method in methods if method.declaration.acts_on == TOKENS]
     cut = [(method, (SHALLOW,)) for method in methods if method.declaration.acts_on == STAGES]
     # Of the rows of a plain run, those of the calls that ran: so many calls have one row and not two.
+    # Of fewer steps they are parts of their own run.
     ran = row["calls"] + row["calls_shallow"]
     two = min(max(row["rows_part"] * 2 * steps / ran - 1, 0.0), 1.0) if "rows_part" in row else 1.0
     total = decoding

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 from pricing import Costs, Counted, speed, timed_costs
 
 from lib_accel.cli.main import main as accel

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lib_accel.cli import bench, quality
+from lib_accel.cli import bench, quality, quality_table
 from lib_accel.cli.variants import parse_variant
 
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
@@ -233,6 +233,12 @@ def test_a_curve_over_tokens_is_fitted_to_what_ran(tmp_path, capsys):
     with pytest.raises(SystemExit):
         fit_tokens.main([str(path)])
     assert "plain, batch 2 has 2 sizes; a curve takes at least three." in capsys.readouterr().err
+
+
+def test_a_result_from_before_medians_is_shown():
+    rows = quality_result({"plain": (1, 1), "fast": (2, 0.8)})["sizes"]["512"]
+    assert "| fast | - | 40.0 | 0.800 |" in quality_table.table(rows)
+    assert "| 40.0 / 41.0 / 30.0 |" in quality_table.table([rows[0], rows[1] | {"psnr_median": 41.0, "psnr_worst": 30.0}])
 
 
 def test_the_pareto_front_keeps_what_nothing_beats():

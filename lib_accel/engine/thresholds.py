@@ -21,12 +21,12 @@ from ..core.reasons import Reason
 
 VERSION = 1
 NEVER = 1 << 60
-# On fewer tokens methods save a few per cent of a picture that is quick already, and change it far more: at 1024 tokens fewer pictures show
-# what the prompt says (docs/benchmarks.md, "Do pictures still show the prompt").
+# On fewer tokens no method acts by a table, whatever time it saves: at 1024 tokens that is a few per cent of a picture that is quick, and
+# fewer pictures show what the prompt says (docs/benchmarks.md, "Do pictures still show the prompt").
 FEWEST = 2048
 
 # Tokens (h*w) at a level from which a method saves time there, by kind of device and method: what methods declare. Processors: `calibrate`
-# measured gains from 256 tokens on (see benchmarks), so the fewest decide.
+# measured gains from 256 tokens on (see benchmarks); below 1024 they are a few per cent of a picture whose tokens are few already.
 # GPUs with fused kernels: from published timings of merging beside such kernels (nothing at 64x64, 10 % at 96x96), with matching shared by
 # a level. Unfused kernels hold whole attention maps: fewer tokens pay at once.
 BUILT_IN: dict[str, dict[str, int]] = {"cpu": {}, "gpu": {}, "gpu unfused": {}}
@@ -85,9 +85,8 @@ def thresholds_for(device: torch.device, fused: bool = True) -> tuple[Thresholds
     """
     kind = "cpu" if device.type == "cpu" else ("gpu" if fused else "gpu unfused")
     own, complaint = read_own(device) if fused else (None, None)
-    if own is not None:
-        return Thresholds({method: max(FEWEST, tokens) for method, tokens in own.items()}, "calibrated on this machine"), None
-    return Thresholds(dict(BUILT_IN[kind]), f"built in for {kind}"), complaint
+    least, origin = (BUILT_IN[kind], f"built in for {kind}") if own is None else (own, "calibrated on this machine")
+    return Thresholds({method: max(FEWEST, tokens) for method, tokens in least.items()}, origin), complaint
 
 
 def device_name(device: torch.device) -> str:

@@ -17,7 +17,6 @@ from ..core.schedule import Window
 from ..core.sites import Site
 from ..core.work import BlockWork
 from ..engine.contract import LayerAtWork, Runner, UNetCall
-from ..engine.thresholds import FEWEST
 from ..ops.downsampling import downsample_grid
 
 
@@ -45,7 +44,7 @@ class TokenDownsampling(Method):
             setting(1, "integer", "Downsampling factor", "higher: faster, less detail; 1: none", 1, 8),
             lambda factor: {"on": factor > 1, "factor": factor, "start": 0.0, "end": 1.0},
         ),
-        least={"cpu": FEWEST, "gpu": 4096, "gpu unfused": FEWEST},
+        least={"cpu": 1024, "gpu": 4096, "gpu unfused": 1024},
         least_hint="keys are downsampled",
     )
 

@@ -18,13 +18,12 @@ from ..core.schedule import Window
 from ..core.sites import Site
 from ..core.work import BlockWork
 from ..engine.contract import Runner, UNetCall
-from ..engine.thresholds import FEWEST
 from ..ops.merging import MergePlan
 from .planning import Planner, cut_for, limit_of
 
 MERGE_HINT = "higher: faster, less detail"
 # From how many tokens on merging pays, and the settings that are rarely changed; agent attention's too.
-LEAST = {"cpu": FEWEST, "gpu": 6400, "gpu unfused": 2304}
+LEAST = {"cpu": 1024, "gpu": 6400, "gpu unfused": 2304}
 RARE = ("max_downsample", "use_rand", "merge_attn", "merge_crossattn", "merge_mlp", "radius", "plan", "plan_every")
 # Settings that agent attention has, too: described once.
 _SHARED = {

@@ -59,6 +59,7 @@ def test_the_command(tmp_path, capsys, monkeypatch):
 def test_presets_are_those_for_the_model_and_its_steps(tmp_path, capsys):
     words = f"--size 64 --count 1 --preset balanced --method --variants fast --out {tmp_path}"
     assert main(["quality", *words.split(), "--steps", "4"]) == 0
+    assert all(row["fd"] is None for row in json.loads((tmp_path / "quality.json").read_text())["sizes"]["64"]), "too few pictures"
     accounts = [row["account"] for row in json.loads((tmp_path / "quality.json").read_text())["sizes"]["64"][1:]]
     assert "Presets for few-step." in capsys.readouterr().out
     assert len(accounts) == 2 and all("TokenDownsampling" in account and "GuidanceSkip" not in account for account in accounts)

@@ -42,6 +42,11 @@ def root() -> Path | None:
     return Path(named).resolve() if named and (Path(named) / "launch.py").exists() else None
 
 
+def own_checkpoint() -> Path:
+    """The one that the WebUI starts with where none is named."""
+    return min((root() / "models" / "Stable-diffusion").glob("*.safetensors"))
+
+
 def named(variable: str) -> Path | None:
     """What an environment variable names, if it is there."""
     path = Path(os.environ.get(variable) or "nothing")

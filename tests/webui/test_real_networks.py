@@ -11,14 +11,10 @@ ON = {"enabled": True, "preset": "Fast", "auto": False, "agents.max_downsample":
 PREFIX = "model.diffusion_model."
 
 
-def checkpoint():
-    """The one that the WebUI starts with."""
-    return min((real_webui.root() / "models" / "Stable-diffusion").glob("*.safetensors"))
-
-
 def linear_layers(kinds):
     """Name in the U-Net -> shape of the weight of the checkpoint's projections."""
-    found = {name.removeprefix(PREFIX): shape for name, shape in real_webui.tensors(checkpoint()).items() if name.startswith(PREFIX)}
+    shapes = real_webui.tensors(real_webui.own_checkpoint())
+    found = {name.removeprefix(PREFIX): shape for name, shape in shapes.items() if name.startswith(PREFIX)}
     return {name[: -len(".weight")]: shape for name, shape in found.items() if name.endswith(tuple(f"{kind}.weight" for kind in kinds))}
 
 
@@ -95,7 +91,8 @@ def test_networks_and_the_negative_prompt_left_out(webui, tag, settings):
 
 
 def test_a_refiner(webui):
-    others = [file.stem for file in checkpoint().parent.glob("*.safetensors") if file != checkpoint()]
+    own = real_webui.own_checkpoint()
+    others = [file.stem for file in own.parent.glob("*.safetensors") if file != own]
     if not others:
         pytest.skip("one checkpoint alone")
     refined = {"refiner_checkpoint": others[0], "refiner_switch_at": 0.5}
