@@ -23,7 +23,9 @@ from lib_accel.sample.architecture import AUTOENCODER, TEXT_ENCODER
 from sample_model import batches, labels, optimizers, reading, training
 from sample_model.attention import FluxTrainingAttention, TrainingAttention
 from sample_model.folder import write_flow_model
-from sample_model.train_diffusion import OFFSET_NOISE, batch_of_captions, noise_levels, share_at
+from sample_model.losses import OFFSET_NOISE, noise_levels
+from sample_model.teaching import share_at
+from sample_model.train_diffusion import batch_of_captions
 
 PATCH = 2
 WORDS = 32  # tokens of a text that the transformer sees; captions have 26 at most

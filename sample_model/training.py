@@ -167,14 +167,19 @@ class Run:
         self.optimizer = MuonAndAdamW(parameters, matrices, options.rate, weight_decay)
         self.budget = Budget(options.steps, options.minutes)
         self.checkpoint = options.out / "checkpoint.pt"
+        self.began = {"step": 0, "progress": 0.0}  # of the schedule of the learning rate
         if options.resume:
-            load_checkpoint(self.checkpoint, modules, self.average, self.optimizer, self.budget)
-        self.began = self.budget.step if self.optimizer.is_new else 0  # an optimizer that knows nothing yet begins with small steps
+            kept = load_checkpoint(self.checkpoint, modules, self.average, self.optimizer, self.budget)
+            self.began |= kept.get("began", {})
+        if self.optimizer.is_new:  # one that knows nothing yet begins with small steps, and a schedule of its own
+            self.began = {"step": self.budget.step, "progress": self.budget.progress}
 
     def learn(self, loss: torch.Tensor) -> None:
         """One step of the optimizer and of the budget."""
+        began = self.began["progress"]
+        progress = (self.budget.progress - began) / max(1 - began, 1e-9)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.options.rate, self.budget.progress, self.budget.step - self.began, self.warm_up)
+            group["lr"] = learning_rate(self.options.rate, progress, self.budget.step - self.began["step"], self.warm_up)
         self.optimizer.zero_grad()
         loss.backward()
         self.together.average(self.parameters)
@@ -189,7 +194,7 @@ class Run:
         """Write a checkpoint when it is time to, or the end; whether one was written. The first process of several writes."""
         due = is_first() and (self.budget.step % self.options.save_every == 0 or self.budget.done)
         if due:
-            save_checkpoint(self.checkpoint, self.modules, self.average, self.optimizer, self.budget, {})
+            save_checkpoint(self.checkpoint, self.modules, self.average, self.optimizer, self.budget, {"began": self.began})
         return due
 
     def log(self, **values) -> None:

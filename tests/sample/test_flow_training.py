@@ -6,7 +6,7 @@ import torch
 
 from lib_accel.cli.main import main
 from lib_accel.cli.passes import asked
-from sample_model import attention, batches, evaluate, train_diffusion, train_flow
+from sample_model import attention, batches, evaluate, losses, train_flow
 
 
 def test_it_is_small():
@@ -45,7 +45,7 @@ def test_the_loss_is_that_of_the_velocity():
 
 def test_the_teacher_tells_the_velocity():
     """Of a U-Net that knows the noise it is the noise less the picture; the U-Net is shown latents and timesteps of its own kind."""
-    clean, noise, levels = torch.randn(5, 4, 4, 4), torch.randn(5, 4, 4, 4), train_diffusion.noise_levels()
+    clean, noise, levels = torch.randn(5, 4, 4, 4), torch.randn(5, 4, 4, 4), losses.noise_levels()
     shares = torch.tensor([0.05, 0.3, 0.5, 0.8, 0.92])
     held = shares.view(-1, 1, 1, 1)
 
