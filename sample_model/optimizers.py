@@ -10,6 +10,8 @@ from collections.abc import Iterable
 
 import torch
 
+from .together import Together
+
 OUTER = ("conv_in", "conv_out", "token_embedding", "position_embedding")  # layers that read the input or write the output
 
 
@@ -22,7 +24,8 @@ def hidden_matrices(module: torch.nn.Module) -> list[torch.nn.Parameter]:
 class MuonAndAdamW:
     """Both as one optimizer, with the methods of one that `training.Run` calls. Needs torch 2.9 or newer.
 
-    Muon sees a bank of filters (out, in, height, width) as a matrix of (out, in x height x width).
+    Muon sees a bank of filters (out, in, height, width) as a matrix of (out, in x height x width). Of several processes each computes its
+    share of Muon's steps, and all take them; so the momentum of the others' shares is not in a checkpoint.
     """
 
     def __init__(self, parameters: Iterable, matrices: Iterable, rate: float, weight_decay: float):
@@ -31,7 +34,8 @@ class MuonAndAdamW:
         others = [parameter for parameter in parameters if id(parameter) not in known]
         self.flat = [torch.nn.Parameter(weight.detach().view(len(weight), -1)) for weight in self.matrices]
         self.adamw = torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True)
-        self.parts = [self.adamw]
+        self.parts, self.together = [self.adamw], Together()
+        self.shares = self.together.shares([min(flat.shape) ** 2 * max(flat.shape) for flat in self.flat])
         if self.flat:
             self.parts.append(torch.optim.Muon(self.flat, lr=rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"))
 
@@ -53,10 +57,12 @@ class MuonAndAdamW:
 
     def step(self) -> None:
         """Change every parameter that has a slope."""
-        for weight, flat in zip(self.matrices, self.flat):
-            flat.grad = None if weight.grad is None else weight.grad.reshape(flat.shape)
+        ours = self.shares[self.together.rank]
+        for index, (weight, flat) in enumerate(zip(self.matrices, self.flat)):
+            flat.grad = None if weight.grad is None or index not in ours else weight.grad.reshape(flat.shape)
         for part in self.parts:
             part.step()
+        self.together.spread(self.flat, self.shares)
 
     def state_dict(self) -> list[dict]:
         """What `load_state_dict` of another one for the same parameters takes."""

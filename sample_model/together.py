@@ -57,6 +57,29 @@ class Together:
         for parameter, slope, mean in zip(parameters, slopes, flat.split([slope.numel() for slope in slopes])):
             parameter.grad = mean.view_as(slope)
 
+    def shares(self, costs: list) -> list[set]:
+        """For each process which pieces of a work are its own, so that all of them cost about as much."""
+        shares, spent = [set() for _ in range(self.count)], [0.0] * self.count
+        for index in sorted(range(len(costs)), key=lambda index: -costs[index]):
+            least = spent.index(min(spent))
+            shares[least].add(index)
+            spent[least] += costs[index]
+        return shares
+
+    @torch.no_grad()
+    def spread(self, tensors: list[torch.Tensor], shares: list[set]) -> None:
+        """Give every process the others' values of what is in their `shares`."""
+        if self.count == 1:
+            return
+        for rank, share in enumerate(shares):
+            theirs = [tensors[index] for index in sorted(share)]
+            if not theirs:
+                continue
+            flat = torch.cat([tensor.flatten() for tensor in theirs])
+            distributed.broadcast(flat, rank)
+            for tensor, values in zip(theirs, flat.split([tensor.numel() for tensor in theirs])):
+                tensor.copy_(values.view_as(tensor))
+
     def first_before_others(self, make: Callable[[], T]) -> T:
         """What ``make`` returns, called by the first process before the others, who then find what it kept on disk."""
         made = make() if is_first() else None

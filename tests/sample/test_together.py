@@ -10,6 +10,7 @@ import torch
 
 from lib_accel.cli import main as cli
 from sample_model import evaluate, evaluate_edits, train_autoencoder, train_diffusion, train_flow
+from sample_model.optimizers import MuonAndAdamW, hidden_matrices
 from sample_model.together import Together
 
 
@@ -22,7 +23,23 @@ def in_process(rank, port, told):
     (weight * sum(rows)).sum().backward()
     together.average([weight, unused])
     made = together.first_before_others(lambda: rank)
-    told.put((rank, weight.tolist(), rows, weight.grad.tolist(), unused.grad.tolist(), together.same_number(7.5 + rank), made))
+    shares, spread = together.shares([1, 3, 2]), [torch.full((2,), 10.0 * rank + index) for index in range(3)]
+    together.spread(spread, shares)
+    result = [part[0].item() for part in spread], muon_steps(together.part)
+    told.put((rank, weight.tolist(), rows, weight.grad.tolist(), unused.grad.tolist(), together.same_number(7.5 + rank), made, *result))
+
+
+def muon_steps(part):
+    """What two steps of a training on four rows make of a small network's first weights."""
+    torch.manual_seed(0)
+    layers, rows = torch.nn.Sequential(*(torch.nn.Linear(4, 4) for _ in range(3))), torch.randn(4, 4)
+    optimizer, together = MuonAndAdamW(layers.parameters(), hidden_matrices(layers), 0.1, 0.01), Together()
+    for _ in range(2):
+        optimizer.zero_grad()
+        layers(part(rows)).square().mean().backward()
+        together.average(list(layers.parameters()))
+        optimizer.step()
+    return [round(value, 4) for layer in layers for value in layer.weight[0].tolist()]
 
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no distributed package")
@@ -39,7 +56,11 @@ def test_two_processes_have_their_rows_and_one_mean():
     for process in processes:
         process.join(60)
     mean = [(0 + 2 + 4 + 1 + 3) / 2] * 3
-    assert found == [(0, [0.0] * 3, [0, 2, 4], mean, [0.0] * 3, 7.5, 0), (1, [0.0] * 3, [1, 3], mean, [0.0] * 3, 7.5, 1)]
+    # The dearest piece is the first process's, the two others are the second one's.
+    both = mean, [0.0] * 3, 7.5
+    told = [10.0, 1.0, 12.0]
+    assert [entry[:-1] for entry in found] == [(0, [0.0] * 3, [0, 2, 4], *both, 0, told), (1, [0.0] * 3, [1, 3], *both, 1, told)]
+    assert found[0][-1] == found[1][-1] == pytest.approx(muon_steps(lambda rows: rows), abs=0.01)
 
 
 def test_one_process_does_everything_alone():
