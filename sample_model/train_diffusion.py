@@ -72,7 +72,8 @@ class Lesson:
     def of(self, kind: batches.Kind, batch: tuple, rng: np.random.Generator, progress: float, own: bool) -> dict[str, torch.Tensor]:
         """The losses, by name, of a batch of `kind`: scenes, latents, label maps. own: on own drawings, where there is a teacher."""
         drawn, clean, maps = batch
-        chosen = self.teachers[min(kind.sizes[0]) <= TEACHER_PIXELS]
+        small = min(kind.sizes[0]) <= TEACHER_PIXELS
+        chosen = self.teachers[small]
         own = own and chosen is not None and not kind.window
         if own:
             drawings = self.drawings.setdefault(clean.shape[2:], Drawings(clean.shape[2:], self.levels))
@@ -91,7 +92,7 @@ class Lesson:
         wanted, found = given.noise, {"reading": self.modules["reading"].loss(context, texts, lengths)}
         if chosen is not None:
             teacher, when = chosen
-            share, seen = share_at(progress, *when), teacher.says(tokens, given)
+            share, seen = share_at(progress, *when), teacher.says(tokens, given, overview=not small and not kind.window)
             wanted = seen if own else torch.lerp(wanted, seen, share)
             if given.pairs:
                 found["guided"] = share * losses.guided_error(predicted, seen, given, self.levels)

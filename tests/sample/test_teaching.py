@@ -1,5 +1,7 @@
 """What a U-Net learns from a teacher: shares, pairs of rows, its own drawings. Tiny."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -9,6 +11,34 @@ from sample_model import losses, teaching, train_diffusion
 def test_a_teacher_says_most_of_the_noise_and_nothing_at_the_end():
     shares = [teaching.share_at(progress, 0.8, 0.7) for progress in (0.0, 0.5, 0.85, 1.0)]
     assert shares == pytest.approx([0.8, 0.8, 0.4, 0.0])
+
+
+def test_a_large_layout_is_that_of_the_scene_at_half_its_size(random_folder):
+    """A teacher that knows the noise of small latents and sees nothing in large ones: only the coarse picture is right, and only early."""
+    torch.manual_seed(0)
+    teacher, levels = teaching.Teacher(random_folder, torch.device("cpu")), losses.noise_levels()
+    clean = torch.randn(2, 4, 4, 4).repeat_interleave(8, -1).repeat_interleave(8, -2)
+    times, noise = torch.tensor([950, 500]), torch.randn(2, 4, 32, 32)
+    left = levels[times].view(-1, 1, 1, 1)
+    noisy, asked = left.sqrt() * clean + (1 - left).sqrt() * noise, []
+
+    def unet(seen, at, context):
+        asked.append((tuple(seen.shape), at.tolist()))
+        if seen.shape[-1] == 32:
+            return SimpleNamespace(sample=torch.zeros_like(seen))
+        kept = levels[at].view(-1, 1, 1, 1)
+        return SimpleNamespace(sample=(seen - kept.sqrt() * torch.nn.functional.avg_pool2d(clean[:1], 2)) / (1 - kept).sqrt())
+
+    teacher.unet = unet
+    said = teacher.says(torch.zeros(2, 77, dtype=torch.long), losses.Noised(noisy, times, noise), overview=True)
+    (large, at), (small, sooner) = asked
+    assert large == (2, 4, 32, 32) and at == [950, 500] and small == (1, 4, 16, 16)
+    ratio = (1 - levels) / levels
+    assert ratio[sooner[0]].item() == pytest.approx(ratio[950].item() / 4, rel=0.02)
+    assert torch.equal(said[1], torch.zeros(4, 32, 32))
+    picture = (noisy[0] - (1 - left[0]).sqrt() * said[0]) / left[0].sqrt()
+    torch.testing.assert_close(torch.nn.functional.avg_pool2d(picture, 4), clean[0, :, ::4, ::4], atol=1e-3, rtol=1e-3)
+    assert torch.equal(teacher.says(torch.zeros(2, 77, dtype=torch.long), losses.Noised(noisy, times, noise)), torch.zeros(2, 4, 32, 32))
 
 
 def test_the_last_rows_of_a_batch_are_the_first_ones_again():
