@@ -176,8 +176,12 @@
         const at = knob(tab, "enabled");
         if (!at || typeof processNode !== "function" || !Object.keys(window.localization || {}).length) return;
         processNode(at);
-        const translate = (changes) => changes.forEach((change) => processNode(change.target));
-        new MutationObserver(translate).observe(at, { subtree: true, characterData: true });
+        const watcher = new MutationObserver((changes) => {
+            changes.forEach((change) => processNode(change.target));
+            // What it wrote itself is no change: a text whose translation is the same text would be written for ever.
+            watcher.takeRecords();
+        });
+        watcher.observe(at, { subtree: true, characterData: true });
     }
 
     // Below a picture the host shows its PNG info, and then what the job tells. An account that is in both is read in the second, alone.

@@ -11,6 +11,7 @@ from lib_accel.sample.architecture import SCHEDULER
 SNR_LIMIT = 5.0
 # Where the noise outweighs the picture, words and outlines are decided, and the error of the noise is small however wrong they are.
 EARLY_LIMIT = 3.0
+GUIDED_EARLY_LIMIT = 12.0  # the same for guided noise, which a teacher says without chance
 # Even the noisiest timestep lets the mean of a whole picture shine through. A model that trusts it reads "grey" from the pure
 # noise that drawing starts from; a random offset hides the mean, and the words have to say which background it is.
 OFFSET_NOISE = 0.15
@@ -67,10 +68,10 @@ def guided(predicted: torch.Tensor, pairs: int, scale: float | torch.Tensor) -> 
     return torch.lerp(predicted[-pairs:], predicted[:pairs], torch.as_tensor(scale, dtype=predicted.dtype))
 
 
-def noise_error(error: torch.Tensor, times: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
+def noise_error(error: torch.Tensor, times: torch.Tensor, levels: torch.Tensor, early_limit: float = EARLY_LIMIT) -> torch.Tensor:
     """Weighted mean of squares of the predicted noise's error (rows, 4, h, w) at `times` (rows,)."""
     snr = (levels / (1 - levels))[times]
-    weight = snr.clamp(max=SNR_LIMIT) / snr * (1 + 1 / snr).clamp(max=EARLY_LIMIT)
+    weight = snr.clamp(max=SNR_LIMIT) / snr * (1 + 1 / snr).clamp(max=early_limit)
     errors = error.square().mean(dim=(1, 2, 3)) + MEAN_WEIGHT * error.mean(dim=(2, 3)).square().mean(dim=1)
     return (weight * errors).mean()
 
@@ -82,4 +83,4 @@ def guided_error(predicted: torch.Tensor, wanted: torch.Tensor, given: Noised, l
     that difference hardly counts.
     """
     error = guided(predicted - wanted, given.pairs, GUIDANCE) / GUIDANCE
-    return noise_error(error, given.times[: given.pairs], levels)
+    return noise_error(error, given.times[: given.pairs], levels, GUIDED_EARLY_LIMIT)

@@ -60,7 +60,7 @@ def test_guidance_is_compared_as_pictures_are_drawn():
     def error(first, second):
         return losses.guided_error(wanted + torch.cat((first, second)), wanted, given, levels).item()
 
-    alone = losses.noise_error(off, times[:2], levels).item()
+    alone = losses.noise_error(off, times[:2], levels, losses.GUIDED_EARLY_LIMIT).item()
     assert error(off, off) == pytest.approx(alone / losses.GUIDANCE**2, rel=1e-4)
     assert error(off, 0 * off) == pytest.approx(alone, rel=1e-4)
     assert error(0 * off, off) == pytest.approx(alone * (1 - 1 / losses.GUIDANCE) ** 2, rel=1e-4)

@@ -185,4 +185,21 @@ const edits = () => vm.runInContext("JSON.parse(accel.sizes('txt2img', ['', 1])[
 told.edits = [edits()];
 fields["#script_txt2img_prompttoprompt_edits"] = { offsetParent: {} };
 told.edits.push(edits());
+// A language in which a label's translation is the label itself: the host writes it all the same.
+let written = 0;
+const watchers = [];
+context.MutationObserver = class {
+    constructor(act) { Object.assign(this, { act, records: [] }); watchers.push(this); }
+    observe() {}
+    takeRecords() { return this.records.splice(0); }
+};
+context.localization = { Ratio: "Ratio" };
+context.processNode = (node) => { written += 1; watchers.forEach((watcher) => watcher.records.push({ target: node })); };
+fields["#script_txt2img_accel_enabled"] = {};
+loaded.forEach((act) => act());
+const change = { target: { textContent: "Ratio" } };
+watchers.forEach((watcher) => watcher.records.push(change));
+written = 0;
+for (let round = 0; round < 50; round++) watchers.forEach((watcher) => watcher.records.length && watcher.act(watcher.takeRecords()));
+told.translated = { watchers: watchers.length, written };
 console.log(JSON.stringify(told));

@@ -118,6 +118,10 @@ def test_img2img_tells_its_strength_and_the_size_of_resize_by(told):
     assert (told["picture"]["denoising"], told["picture"]["size"]) == (0.5, "768x640")
 
 
+def test_a_label_is_translated_once_even_to_itself(told):
+    assert told["translated"] == {"watchers": 1, "written": 1}
+
+
 def test_a_page_without_the_hosts_fields(told, host):
     from lib_accel.webui.accordion import strip as preview
 

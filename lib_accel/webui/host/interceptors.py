@@ -10,7 +10,7 @@ from typing import Any
 
 from modules import script_callbacks
 
-from ...backends.known import home_of
+from ...backends.known import home_of, own_forward
 from ...core.reasons import Reason
 
 # Puts its function on every denoiser. Without AND that only calls the one below.
@@ -22,7 +22,7 @@ SWITCHES = ("active", "enabled")
 def caller(denoiser: Any) -> Reason | None:
     """Who calls the U-Net in the sampler's place (a clause): by tiles, or by some of a video's frames at a time."""
     places = ((getattr(denoiser, "inner_model", None), "forward"), (getattr(denoiser.p, "sd_model", None), "apply_model"))
-    functions = (getattr(holder, "__dict__", {}).get(name) for holder, name in places)
+    functions = (own_forward(holder, name) for holder, name in places if hasattr(holder, "__dict__"))
     function = next((function for function in functions if function is not None), None)
     return function and Reason.of("called_by", "{who} calls the U-Net in its own way", who=_file_of(function))
 
