@@ -48,11 +48,18 @@ adapter = {
 projection = {"proj.weight": torch.randn(32, 8), "proj.bias": torch.zeros(32), "norm.weight": torch.ones(8), "norm.bias": torch.zeros(8)}
 pipeline.load_ip_adapter({"image_proj": projection, "ip_adapter": adapter}, subfolder="", weight_name="", image_encoder_folder=None)
 reached = {}  # by the number of tokens, those that the adapter has a say in
+
+
+def look(layer, given, out):
+    strength = out[0].norm(dim=1)
+    reached.setdefault(out.shape[1], strength > strength.max() / 10)
+
+
 for name, layer in unet.named_modules():
     if name.endswith(".attn2"):
         torch.nn.init.zeros_(layer.to_v.weight)
         torch.nn.init.zeros_(layer.to_out[0].bias)
-        layer.register_forward_hook(lambda _, __, out: reached.setdefault(out.shape[1], out[0].norm(dim=1) > out.norm(dim=2).max() / 10))
+        layer.register_forward_hook(look)
 
 said = []
 diffusers.utils.logging.set_verbosity_warning()

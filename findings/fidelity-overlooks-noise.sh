@@ -26,7 +26,7 @@ warnings.simplefilter("always")
 warnings.showwarning = lambda told, *_, **__: said.append(str(told))
 generator = torch.Generator().manual_seed(0)
 # A picture with the spectrum of photographs: the finer, the fainter.
-side = 256
+side = 128
 waves = torch.fft.fftfreq(side)
 fineness = (waves[:, None] ** 2 + waves**2).sqrt()
 fineness[0, 0] = float("inf")

@@ -1,6 +1,7 @@
 """The script "Accel A/B": order of the runs, what is shown, kept, counted and told; failures and interruptions."""
 
 import json
+import types
 
 import gradio as gr
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from acting import did
 from comparing import ON, compare
 from harness import PROJECT, pixels
+from PIL import Image
 
 
 @pytest.fixture
@@ -210,3 +212,29 @@ def test_the_difference_picture_is_amplified_and_never_wraps_around(host):
     a, b = (Image.fromarray(np.full((2, 2, 3), value, np.uint8)) for value in (10, 100))
     assert np.asarray(difference_picture(a, b, 2)).max() == 180
     assert np.asarray(difference_picture(b, a, 9)).min() == 255
+
+
+@pytest.mark.parametrize("info", [True, False], ids=["with PNG info", "without"])
+@pytest.mark.parametrize("masks", [0, 1, 2])
+def test_only_the_jobs_own_pictures_are_compared(host, monkeypatch, info, masks):
+    """Masks come behind each picture, where options ask for them; ControlNet's maps come behind all, as many as there are pictures."""
+    from lib_accel.webui.jobs import started
+
+    kinds = ["return_mask", "return_mask_composite"]
+    images, texts = [Image.new("RGB", (8, 8))], ["grid", "first", "second"]
+    for text in texts[1:]:
+        own = Image.new("RGB", (8, 8))
+        own.info |= {"parameters": text} if info else {}
+        images += [own, *(Image.new("RGB", (8, 8)) for _ in range(masks))]
+    own = images[1 :: 1 + masks]
+    maps = [Image.new("RGB", (8, 8)) for _ in own]
+    done = types.SimpleNamespace(images=images + maps, infotexts=texts, index_of_first_image=1)
+    p = types.SimpleNamespace(
+        mask_for_overlay=Image.new("L", (8, 8)) if masks else None, override_settings=dict.fromkeys(kinds[:masks], True)
+    )
+    pictures, infotexts = started.pictures_of(done, p)
+    assert [id(picture) for picture in pictures] == [id(picture) for picture in own] and infotexts == ["first", "second"]
+    # Without a mask the options ask for nothing.
+    p = types.SimpleNamespace(mask_for_overlay=None, override_settings=dict.fromkeys(kinds, True))
+    done.images = [images[0], *own, *maps]
+    assert [id(picture) for picture in started.pictures_of(done, p)[0]] == [id(picture) for picture in own]

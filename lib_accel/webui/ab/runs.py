@@ -95,7 +95,7 @@ def run_both(p: Any, repeats: int, warm_up: bool) -> dict[str, Side]:
             continue
         seconds = time.perf_counter() - began
         leave = leave or generators.kept()
-        images, infotexts = started.pictures_of(done)
+        images, infotexts = started.pictures_of(done, mine)
         complete = not run.cut and len(images) >= len(mine.all_prompts)
         its_job = job.job_of(mine)
         side.take(done, images, infotexts, complete, its_job.account.as_dict() if its_job is not None else None)

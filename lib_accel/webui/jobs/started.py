@@ -63,19 +63,26 @@ def sampled(p: Any) -> None:
         run.sampled(p)
 
 
-def pictures_of(done: Any) -> tuple[list[Any], list[str]]:
-    """The pictures of the host's result, and the PNG info of each: without grids, which come before them, and masks, which come among
-    them and have no PNG info."""
+def pictures_of(done: Any, p: Any) -> tuple[list[Any], list[str]]:
+    """The pictures of the host's result for ``p``, and the PNG info of each: without grids, which come before them, masks, which come among
+    them, and what other extensions put behind them; none of these has PNG info."""
     first = getattr(done, "index_of_first_image", 0)
     pictures, infotexts = list(done.images[first:]), list(done.infotexts[first:])
     marked = [picture for picture in pictures if picture.info.get("parameters")]
     if len(marked) >= len(infotexts):
         pictures = marked
-    elif infotexts and len(pictures) % len(infotexts) == 0:
-        # With the option "enable_pnginfo" off all are without: behind each picture come as many masks.
-        pictures = pictures[:: len(pictures) // len(infotexts) or 1]
+    else:
+        # With the option "enable_pnginfo" off all are without: behind each picture come the masks that other options ask for.
+        pictures = pictures[:: 1 + _masks_behind_each(p)]
     pictures = pictures[: len(infotexts)]
     return pictures, infotexts[: len(pictures)]
+
+
+def _masks_behind_each(p: Any) -> int:
+    if getattr(p, "mask_for_overlay", None) is None:
+        return 0
+    with facts.overridden(p):
+        return sum(bool(facts.option(name, False)) for name in ("return_mask", "return_mask_composite"))
 
 
 def tell(done: Any, account: dict[str, Any]) -> None:

@@ -157,7 +157,7 @@ def _take(drawn: Drawn, mine: Any, batch: EditedBatch, done: Any, seconds: float
         drawn.notes.append("A batch was stopped early; its pictures are unfinished.")
     drawn.done = done
     new = []
-    for place, (image, text) in enumerate(list(zip(*started.pictures_of(done)))[: 1 + len(batch.cells)]):
+    for place, (image, text) in enumerate(list(zip(*started.pictures_of(done, mine)))[: 1 + len(batch.cells)]):
         like = {name: (getattr(done, name, None) or [None] * (place + 1))[place] for name in LISTS}
         heat = {word: maps[place] for word, maps in batch.heat.items() if place < len(maps) and bool(maps[place].any())}
         picture = Picture(image, text, seconds, heat, like, place, cut)
