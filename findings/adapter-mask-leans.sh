@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# A mask says in which part of the picture an IP-Adapter's own picture counts. diffusers makes it as large as the picture and shrinks it for each level
-# of the U-Net, but knows there only the number of tokens, and guesses rows and columns from it: it rounds the rows down, and adds one if the tokens
-# don't divide by that. Of 33 x 32 tokens it takes 32 rows of 33. Every row then begins one token late, and the mask leans: 512 wide and 520 high, a
-# mask of the left half falls on the right half as much as on the left, on three of four levels. The warning for masks of another shape stays silent,
-# as the number of tokens is right. 520 wide and 512 high, all is well. Of the sizes from 512 to 1024 by 8, 7% are wrong, and none by 64.
-# Exits non-zero when that changes.
+# An IP-Adapter draws after a picture of its own, and a mask says in which part of the drawing. diffusers shrinks the mask for every level of the
+# U-Net, but knows only the number of tokens there, and guesses how many rows they make: it rounds down, and adds one if the number can't be divided
+# by that. 33 rows of 32 tokens can be divided by 32, so it makes 32 rows of 33. Each row of the mask is then a token too long, and the mask leans:
+# in a drawing 512 wide and 520 high, a mask of the left half falls on the right half as much as on the left, on three of four levels. There is a
+# warning for masks of another shape than the drawing's, but this mask has its very size, and nothing is said. 520 wide and 512 high, all is well.
+# Of all sizes from 512 to 1024 in steps of 8, 7% are wrong; in steps of 64, none. Exits non-zero when that changes.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -19,6 +19,7 @@ from ..settings.presets import PRESETS, preset
 from .drawing import add_drawing_arguments, check_pass, check_presets, open_for_drawing
 from .measuring import machine, timed
 from .outputs import prepare_folder
+from .passes import check_needs_no_picture
 from .progress import progress
 
 PLAIN = "plain"
@@ -37,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
     check_presets(args.preset)
     check_pass(args, () if args.size is None else (args.size,), repeats=100)
     pipeline, what = open_for_drawing(args)
+    check_needs_no_picture(pipeline)
     prepare_folder("--out", args.out)
     family = family_of(find_unet(pipeline), args.steps)
     methods = {PLAIN: ()} | {name.lower(): preset(name, family) for name in args.preset}

@@ -81,7 +81,7 @@ def _write(
         label = f"cross {_label(cell.cross)}, self {_label(cell.self_attention)}: {args.source if cell.prompt is None else cell.prompt}"
         entry = {"file": name, "kind": kind, "label": label} | asdict(cell)
         entries.append(entry | {"mask": None if mask is None else float(mask.mean())})
-    across = list(dict.fromkeys(_label(cell.cross) for cell in cells))
+    across = [_label(window) for window in dict.fromkeys(cell.cross for cell in cells)]
     rows, labels = [], []
     for first in range(0, len(cells), len(across)):
         cell = cells[first]

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..core.errors import in_words
 from ..image_editing.inversion import INVERSIONS
 from ..image_editing.options import VARIANTS
@@ -120,8 +122,11 @@ def options_of(args: argparse.Namespace) -> dict[str, Any]:
     if args.image is not None:
         from PIL import Image
 
+        written = args.image.name in ("source.png", "edit.png") or re.fullmatch(r"edit-\d+\.png", args.image.name)
+        if written and args.image.resolve().parent == args.out.resolve():
+            raise CommandError(f"--out is {str(args.out)!r}; it must be another folder than that of --image, which would be overwritten.")
         try:
-            image = Image.open(args.image).convert("RGBA")
+            image = _upright(Image.open(args.image)).convert("RGBA")
         except OSError as error:
             why = "there is no such file" if isinstance(error, FileNotFoundError) else f"it could not be opened: {in_words(error)}"
             raise CommandError(f"--image is {str(args.image)!r}; {why}.") from error
@@ -147,6 +152,16 @@ def options_of(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def _upright(image: Any) -> Any:
+    """A picture as programs show it: turned as its camera says, and of 16-bit greys the upper 8 bits."""
+    from PIL import Image, ImageOps
+
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 256).astype(np.uint8))
+    return image
+
+
 def _blend(args: argparse.Namespace) -> LocalBlend | None:
     if args.blend is None:
         needing = {"--subtract": args.subtract, "--threshold": args.threshold, "--blend-start": args.blend_start}
@@ -164,7 +179,7 @@ def _blend(args: argparse.Namespace) -> LocalBlend | None:
 
 def _windows(name: str, text: str) -> list[Any]:
     try:
-        return [_window(part) for part in text.split(",")]
+        return list(dict.fromkeys(_window(part) for part in text.split(",")))
     except ValueError:
         raise CommandError(f"{name} is {text!r}; it must be fractions from 0 to 1, or ranges of them, such as 0,0.4,0.2-0.8.") from None
 

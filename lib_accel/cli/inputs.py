@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ..core.sites import named
+from .errors import CommandError
 
 TEXT_TOKENS = 77
 PIXART_TEXT_TOKENS = 120
@@ -21,7 +22,8 @@ def knows(model: nn.Module) -> bool:
 class UNetInputs:
     """Latents of ``size`` x ``size`` pixels, text and whatever else ``unet`` takes, for ``batch`` rows; calling it runs the U-Net.
 
-    size: a multiple of 8. The values are a function of ``seed`` alone, whatever the device.
+    size: a multiple of 8. The values are a function of ``seed`` alone, whatever the device. CommandError for U-Nets that are told of
+    other things than a text.
     """
 
     def __init__(self, unet: nn.Module, size: int, batch: int, dtype: torch.dtype, device: str, seed: int = 0) -> None:
@@ -47,6 +49,9 @@ class UNetInputs:
                 self._extra = {"y": noise(batch, _first_linear(unet.label_emb).in_features)}
             return
         config = unet.config
+        for name in ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type"):
+            if getattr(config, name, None) not in (None, "text_proj"):
+                raise CommandError(f"the U-Net has {name} {getattr(config, name)!r}; it must be one of a text-to-image model.")
         if config.addition_embed_type == "text_time":
             count = 6 if config.projection_class_embeddings_input_dim > 5 * config.addition_time_embed_dim else 5
             pooled = config.projection_class_embeddings_input_dim - count * config.addition_time_embed_dim
@@ -71,7 +76,8 @@ def _widths(unet: nn.Module) -> tuple[int, int]:
     if named(unet, "PixArtTransformer2DModel"):
         return unet.config.in_channels, unet.config.caption_channels
     if hasattr(unet, "down_blocks"):
-        return unet.config.in_channels, unet.config.cross_attention_dim
+        projected = unet.config.encoder_hid_dim if unet.config.encoder_hid_dim_type == "text_proj" else None
+        return unet.config.in_channels, projected or unet.config.cross_attention_dim
     text = next(module for name, module in unet.named_modules() if name.endswith("attn2.to_k"))
     return unet.input_blocks[0][0].in_channels, text.in_features
 

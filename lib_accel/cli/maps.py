@@ -10,11 +10,13 @@ from typing import Any
 import torch
 
 from ..api import accelerated
+from ..image_editing.reach import checked_pipeline
 from ..image_editing.starting import checked_seed, checked_size
 from ..image_editing.text import embeddings, tokens_for
 from ..methods import HeatMaps
 from ..prompt_to_prompt.maps import combine, heat_picture
 from .drawing import add_drawing_arguments, check_pass, open_for_drawing
+from .errors import CommandError
 from .outputs import prepare_folder
 
 OPTIONS = {"HeatMaps.layers": "--layers", "height": "--size", "seed": "--seed", "width": "--size"}
@@ -38,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
 
     check_pass(args, ())
     pipeline, what = open_for_drawing(args)
+    checked_pipeline(pipeline)
     tokens = tokens_for(pipeline, args.prompt)
     words = [int(word) if re.fullmatch(r"\d+", word) and not tokens[0].has(word) else word for word in args.words]
     for word in words:
@@ -58,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
             generator=torch.Generator().manual_seed(checked_seed(args.seed)),
         ).images[0]
     maps = accelerator.heat_maps(words)
+    if not all(len(heat) for heat in maps.values()):
+        raise CommandError(f"--layers is {args.layers!r}; no layer could be watched: {accelerator.report()}")
     picture.save(args.out / "picture.png")
     cells, entries = [(picture, [args.prompt])], []
     for number, (word, heat) in enumerate(maps.items(), 1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -32,12 +33,10 @@ def asked(
     Guidance that is in the model itself is given as the scale; where the pipeline has another one for the negative prompt, that one.
     latents: they are returned as they are. embedded: given in place of the prompt.
     """
-    takes = inspect.signature(type(pipeline).__call__).parameters
+    takes = _takes(pipeline)
     if not embedded and ("prompt" not in takes or not _reads(pipeline)):
         raise CommandError(f"the pipeline is a {type(pipeline).__name__}; it must take a prompt and have a text encoder.")
-    picture = next((name for name in ("image", "control_image", "mask_image", "video") if _is_needed(takes.get(name))), None)
-    if picture is not None:
-        raise CommandError(f"the pipeline is a {type(pipeline).__name__}, which needs {picture}; it must draw from a prompt alone.")
+    check_needs_no_picture(pipeline)
     words = embedded or {"prompt": prompt, "num_images_per_prompt": pictures, "num_videos_per_prompt": pictures}
     given: dict[str, Any] = {**words, "num_inference_steps": steps, "guidance_scale": guidance, "width": size, "height": size}
     given |= {"num_frames": 1, "use_resolution_binning": False}
@@ -49,6 +48,23 @@ def asked(
     if latents:
         given["output_type"] = "latent"
     return {name: value for name, value in given.items() if name in takes}
+
+
+def check_needs_no_picture(pipeline: Any) -> None:
+    """CommandError where ``pipeline`` starts from a picture or follows one."""
+    takes = _takes(pipeline)
+    picture = next((name for name in ("image", "control_image", "mask_image", "video") if _is_needed(takes.get(name))), None)
+    # Many name a picture that they cannot do without as if they could: those that choose among timesteps, fill in, or follow a ControlNet.
+    starts = hasattr(pipeline, "get_timesteps") and "num_frames" not in takes
+    if picture is None and "image" in takes and (starts or "mask_image" in takes or "controlnet" in pipeline.components):
+        picture = "image"
+    if picture is not None:
+        raise CommandError(f"the pipeline is a {type(pipeline).__name__}, which needs {picture}; it must draw from a prompt alone.")
+
+
+def _takes(pipeline: Any) -> Mapping[str, inspect.Parameter]:
+    """What its call takes, by name."""
+    return inspect.signature(type(pipeline).__call__).parameters
 
 
 def _reads(pipeline: Any) -> bool:

@@ -89,9 +89,11 @@ def _flag(name: str, value: Any, rule: Any) -> bool:
 
 
 def _choice(name: str, value: Any, rule: Any) -> Any:
-    if isinstance(value, bool) or not any(type(value) is type(c) and value == c for c in rule["choices"]):
-        raise SettingError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, rule['choices']))}.")
-    return value
+    numbers = (int, float)
+    for choice in () if isinstance(value, bool) else rule["choices"]:
+        if value == choice and (type(value) is type(choice) or (type(value) in numbers and type(choice) in numbers)):
+            return choice
+    raise SettingError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, rule['choices']))}.")
 
 
 def _window(name: str, value: Any, rule: Any) -> tuple[float, float]:

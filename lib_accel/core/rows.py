@@ -6,7 +6,7 @@ several U-Net calls). Whatever outlives one call is therefore kept per row, neve
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,6 +47,14 @@ class Row:
     @property
     def key(self) -> tuple[str, int, int]:
         return (self.role, self.image, self.part)
+
+
+def shares_of(weights: Sequence[float]) -> list[float]:
+    """What the parts of an AND prompt count, together 1, where no negative prompt runs: by their weights. One with a negative weight is a
+    negative prompt, too, and counts nothing; all count alike where no weight is positive."""
+    kept = [max(weight, 0.0) for weight in weights]
+    total = sum(kept)
+    return [weight / total for weight in kept] if total > 1e-6 else [1 / len(kept)] * len(kept)
 
 
 class Layout(tuple):

@@ -23,7 +23,7 @@ from .batches import Batch, batches
 from .inversion import Inverted, ddim, invert
 from .options import EditOptions, checked_edits, checked_source
 from .reach import checked_pipeline, refuse_without_effect
-from .starting import checked_seed, checked_size, encode_picture, equal_noise
+from .starting import checked_seed, checked_size, encode_picture, equal_noise, image_to_image
 from .text import embeddings, tokens_for
 
 
@@ -89,8 +89,12 @@ class _EditingRun:
         self.size = checked_size(pipe, options.width, options.height, options.image)
         self.prompts = [source if edit.prompt is None else edit.prompt for edit in edits]
         self.source_stream, *self.streams = tokens_for(pipe, [source, *self.prompts])
+        texts = [self.source_stream, *self.streams, *tokens_for(pipe, options.negative_prompt)]
+        # The source is in every batch, and in the inversion: everywhere with as many chunks, or it is another picture there.
+        self.chunks = max(stream.chunks for stream in texts)
         self._check_texts()
         self._check_words()
+        self.started = image_to_image(pipe) if options.strength is not None else None
         # Whatever is wrong with one of the edits is said before anything is drawn.
         self.batches = batches(len(edits), options.pictures_at_once, options.source_latent == "shared")
         self.methods = [self._method(batch) for batch in self.batches]
@@ -115,8 +119,7 @@ class _EditingRun:
         given = [name for name in ("clip_skip", "negative_prompt_2") if o.pipeline.get(name)]
         if not given:
             return
-        streams = [self.source_stream, *self.streams, *tokens_for(self.pipe, o.negative_prompt)]
-        if o.inversion is not None or any(stream.chunks > 1 for stream in streams):
+        if o.inversion is not None or self.chunks > 1:
             raise SettingError(f"{given[0]} is {o.pipeline[given[0]]!r}; it goes with prompts of one chunk, and with no inversion.")
 
     def _check_words(self) -> None:
@@ -165,7 +168,7 @@ class _EditingRun:
 
     def _embeddings(self, prompts: list[str]) -> dict[str, torch.Tensor]:
         scale = (self.options.pipeline.get("cross_attention_kwargs") or {}).get("scale")
-        return embeddings(self.pipe, prompts, self.options.negative_prompt, scale)
+        return embeddings(self.pipe, prompts, self.options.negative_prompt, scale, self.chunks)
 
     def _draw(self, batch: Batch, method: PromptToPrompt, inverted: Inverted | None, made: EditedPictures) -> None:
         o = self.options
@@ -215,11 +218,8 @@ class _EditingRun:
         """The pipeline to run, and its arguments about where to start."""
         o, (width, height) = self.options, self.size
         noise, generators = equal_noise(self.pipe, batch.images, width, height, self.seed)
-        if o.strength is not None:
-            from diffusers import AutoPipelineForImage2Image
-
-            pipe = AutoPipelineForImage2Image.from_pipe(self.pipe)
-            pipe.set_progress_bar_config(**getattr(self.pipe, "_progress_bar_config", {}))
+        if self.started is not None:
+            pipe = self.started
             latents = encode_picture(pipe, o.image).repeat(batch.images, 1, 1, 1)
             fresh = [torch.Generator().manual_seed(self.seed) for _ in generators]
             return pipe, {"image": latents, "strength": o.strength, "generator": fresh}
@@ -232,7 +232,7 @@ class _EditingRun:
         o = self.options
         prompts = [stream.text for stream in self._streams(batch)]
         own_negative = inverted is not None and inverted.negative is not None
-        if not own_negative and all(stream.chunks == 1 for stream in [*self._streams(batch), *tokens_for(self.pipe, o.negative_prompt)]):
+        if not own_negative and self.chunks == 1:
             # Without one SDXL takes zeros for it, which an empty text is not.
             return {"prompt": prompts, "negative_prompt": [o.negative_prompt] * len(prompts) if o.negative_prompt else None}
         given = self._embeddings(prompts)

@@ -56,6 +56,19 @@ def equal_noise(pipe: Any, count: int, width: int, height: int, seed: int) -> tu
     return torch.cat(drawn).to(execution_device(pipe)), generators
 
 
+def image_to_image(pipe: Any) -> Any:
+    """diffusers' image-to-image pipeline with the parts of ``pipe``. SettingError where it has none."""
+    from diffusers import AutoPipelineForImage2Image
+
+    try:
+        made = AutoPipelineForImage2Image.from_pipe(pipe)
+    except ValueError as error:
+        name = type(pipe).__name__
+        raise SettingError(f"strength is given; diffusers knows no image-to-image pipeline for {name}, so use inversion.") from error
+    made.set_progress_bar_config(**getattr(pipe, "_progress_bar_config", {}))
+    return made
+
+
 def encode_picture(pipe: Any, image: Any) -> torch.Tensor:
     """Latents [1, channels, h, w] of a PIL picture: the mean of what the autoencoder says, scaled as the U-Net knows it."""
     vae, pixels = pipe.vae, pipe.image_processor.preprocess(image)

@@ -19,21 +19,23 @@ def tokens_for(pipe: Any, prompts: str | Sequence[str]) -> list[PromptTokens]:
     return [_stream(pipe, tokenizer, prompt) for prompt in ([prompts] if isinstance(prompts, str) else prompts)]
 
 
-def embeddings(pipe: Any, prompts: Sequence[str], negative: str, lora_scale: float | None = None) -> dict[str, torch.Tensor]:
+def embeddings(
+    pipe: Any, prompts: Sequence[str], negative: str, lora_scale: float | None = None, chunks: int = 1
+) -> dict[str, torch.Tensor]:
     """What a pipeline is called with in place of ``prompts`` and a negative prompt for each: prompt_embeds, negative_prompt_embeds, and
     for SDXL the pooled ones. Every chunk of 77 goes through the text encoder alone, shorter texts are padded by the empty prompt's.
     lora_scale: of LoRAs in the text encoders, as a pipeline has it from its call; None: as they are.
     """
     with _scaled([encoder for _, encoder in _encoders(pipe)], lora_scale):
-        return _embeddings(pipe, prompts, negative)
+        return _embeddings(pipe, prompts, negative, chunks)
 
 
-def _embeddings(pipe: Any, prompts: Sequence[str], negative: str) -> dict[str, torch.Tensor]:
+def _embeddings(pipe: Any, prompts: Sequence[str], negative: str, chunks: int) -> dict[str, torch.Tensor]:
     count = len(prompts)
     found: list[torch.Tensor] = []
     pooled = None
     for tokenizer, encoder in _encoders(pipe):
-        streams = equally_long(_stream(pipe, tokenizer, prompt) for prompt in [*prompts, negative])
+        streams = [stream.padded(chunks) for stream in equally_long(_stream(pipe, tokenizer, prompt) for prompt in [*prompts, negative])]
         ids = torch.tensor([stream.ids for stream in streams], device=execution_device(pipe))
         ids = ids.unflatten(1, (streams[0].chunks, streams[0].chunk))
         hidden, pool = _encode(pipe, encoder, ids.flatten(0, 1))

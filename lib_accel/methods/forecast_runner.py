@@ -187,8 +187,10 @@ class ForecastRunner(DecidesShallow, Runner):
             return
         self._ran.add(moment, rows, self._errors(moment, rows, values))
         self._kept.put(moment, rows, values)
-        for row in rows:
-            self._pictures.setdefault(picture_of(row), self._new_control(moment))
+        if not self.config.is_fixed(moment.sampler):
+            # A fixed plan asks nobody, and goes without the list of noise levels that this takes.
+            for row in rows:
+                self._pictures.setdefault(picture_of(row), self._new_control(moment))
         self.account.keeps(self._kept.nbytes)
 
     def _values(self, moment: Moment, prediction: torch.Tensor, rows: tuple[int, ...]) -> torch.Tensor | None:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from ..core.noise import Noise
 from ..core.reasons import Reason
 from ..core.row_history import RowHistory
-from ..core.rows import Layout, Row, RowPlan, guidance_kept, without_guidance
+from ..core.rows import Layout, Row, RowPlan, guidance_kept, shares_of, without_guidance
 from ..core.schedule import waiting_for_prompts
 from ..engine.contract import Moment, Runner
 from .standing_aside import why_aside
@@ -159,9 +159,12 @@ class GuidanceSkipRunner(Runner):
         unconds = Layout(row for row in rows if row.role == "uncond")
         if not parts or not unconds:
             return
+        if self.config.reuse and not _per_epsilon(moment):
+            # Where all is noise a direction of the noise is none: the next step is guided, too.
+            return
         uncond = self._predictions.at("derivative", unconds)[0]
-        total = sum(row.weight for row in parts) or 1.0
-        cond = sum(row.weight / total * self._predictions.at("derivative", [row])[0] for row in parts)
+        shares = shares_of([row.weight for row in parts])
+        cond = sum(share * self._predictions.at("derivative", [row])[0] for share, row in zip(shares, parts))
         self._last_guided = moment.step.index
         if self.config.when == "similar" and not self._units_unknown:
             self._cosines[image] = F.cosine_similarity(cond.flatten(), uncond.flatten(), dim=0)
@@ -193,7 +196,8 @@ class GuidanceSkipRunner(Runner):
         """The noise level along which directions are continued; None: they are kept as they were."""
         sampler, order = moment.sampler, self.config.order
         if order == BY_SAMPLER:
-            order = int(sampler is not None and sampler.order == 1 and not (sampler.adds_noise or sampler.multistep or sampler.distilled))
+            known = sampler is not None and sampler.known
+            order = int(known and sampler.order == 1 and not (sampler.adds_noise or sampler.multistep or sampler.distilled))
         if not order:
             return None
         return moment.noise().sigma if moment.sigmas is None else moment.sigmas[min(moment.step.index, len(moment.sigmas) - 1)]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ..core.rows import Layout, Row
+from ..core.rows import Layout, Row, shares_of
 from ..engine.contract import Moment
 
 # The picture that rows of unknown pictures belong to.
@@ -63,7 +63,7 @@ def weights_of(rows: Sequence[Row], guidance: float | None, scales: tuple[float,
     """
     parts = sum(row.weight for row in rows if row.role == "cond")
     if len({row.role for row in rows}) == 1:
-        return [row.weight / (parts or 1.0) for row in rows] if rows[0].role == "cond" else [1 / len(rows)] * len(rows)
+        return shares_of([row.weight for row in rows]) if rows[0].role == "cond" else [1 / len(rows)] * len(rows)
     if scales is None and (guidance is None or not parts):
         return None
     scale, of_image = scales if scales is not None else (guidance / parts, None)

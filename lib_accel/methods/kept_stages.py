@@ -21,6 +21,8 @@ class KeptStages:
         # The step in which each row was kept last, and by how much of its size what is served is off a step later, by picture.
         self._kept_at: dict[tuple[str, int, int], int] = {}
         self._drift: dict[int, float] = {}
+        # The step in which that was measured: a picture's rows may come in several calls.
+        self._drift_at: dict[int, int] = {}
 
     @property
     def depth(self) -> int:
@@ -37,6 +39,7 @@ class KeptStages:
         self._history.clear()
         self._kept_at.clear()
         self._drift.clear()
+        self._drift_at.clear()
 
     def under(self, key: Hashable) -> bool:
         """See `RowHistory.under`."""
@@ -69,4 +72,6 @@ class KeptStages:
                 truth = out[index].float()
                 error = float((would[0].float() - truth).norm() / truth.norm().clamp_min(1e-12)) / steps
                 drift[row.image] = max(drift.get(row.image, 0.0), error)
-        self._drift.update(drift)
+        for image, error in drift.items():
+            same_step = self._drift_at.get(image) == step
+            self._drift[image], self._drift_at[image] = max(error, self._drift[image]) if same_step else error, step

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterable
 import torch
 
 from ..core.row_history import RowHistory
-from ..core.rows import Layout, Row
+from ..core.rows import Layout, Row, shares_of
 
 
 class LayerCache:
@@ -78,7 +78,5 @@ class LayerCache:
 
 
 def _weighted(values: list[torch.Tensor], rows: list[Row]) -> torch.Tensor:
-    """Mean of ``values`` by the rows' weights; the plain mean where these cancel each other out."""
-    total = sum(row.weight for row in rows)
-    weights = [row.weight / total for row in rows] if abs(total) > 1e-6 else [1 / len(rows)] * len(rows)
-    return sum(weight * value for weight, value in zip(weights, values))
+    """Mean of ``values`` by the rows' shares."""
+    return sum(share * value for share, value in zip(shares_of([row.weight for row in rows]), values))

@@ -131,13 +131,16 @@ class EditProbe:
     maps of a local blend are summed.
     """
 
-    pictures: int = 2
+    pictures: int = setting(2, "integer", "Pictures", "of a batch", 2, 1024)
     kind: str = "replace"
     cross_replace: Any = 0.8
     self_replace: Any = 0.4
     self_layers: str = "1/4"
     self_source: str = "map"
-    blend: bool = False
+    blend: bool = setting(False, "flag", "Blend", "sums the maps of a local blend")
+
+    def __post_init__(self) -> None:
+        check(self)
 
     def method(self) -> PromptToPrompt:
         """The settings object of such a batch."""

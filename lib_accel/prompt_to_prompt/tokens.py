@@ -24,7 +24,7 @@ class PromptTokens:
     padding. owners: the number of the piece in ``pieces`` that a position belongs to, -1 for begin, end and padding. pieces: words and
     punctuation, in order. A WebUI builds it from its own chunks with `from_chunks`, so that emphasis, BREAK, textual inversion and moved
     commas are as they really are; `tokenize` builds it from a text and a tokenizer. joined: the pieces that go on with the word before
-    them, in scripts without blanks.
+    them, in scripts without blanks. padding: its token, which a chunk that is full does not show; None: the last one of ``ids``.
     """
 
     text: str
@@ -33,6 +33,7 @@ class PromptTokens:
     pieces: tuple[str, ...]
     chunk: int = CHUNK
     joined: frozenset[int] = frozenset()
+    padding: int | None = None
 
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.owners) or not self.ids or len(self.ids) % self.chunk:
@@ -67,7 +68,7 @@ class PromptTokens:
             rest = chunk - 2 - len(content)
             ids += [begin, *(token for token, _ in content), end, *[padding] * rest]
             owners += [-1, *(owner for _, owner in content), -1, *[-1] * rest]
-        return cls(text, tuple(ids), tuple(owners), tuple(pieces), chunk, frozenset(joined))
+        return cls(text, tuple(ids), tuple(owners), tuple(pieces), chunk, frozenset(joined), padding)
 
     @property
     def chunks(self) -> int:
@@ -102,7 +103,8 @@ class PromptTokens:
         missing = max(0, chunks - self.chunks)
         if not missing:
             return self
-        begin, end, padding = self.ids[0], self.ids[self.end_of(0)], self.ids[-1]
+        begin, end = self.ids[0], self.ids[self.end_of(0)]
+        padding = self.ids[-1] if self.padding is None else self.padding
         empty = (begin, end, *[padding] * (self.chunk - 2))
         return replace(self, ids=self.ids + empty * missing, owners=self.owners + (-1,) * self.chunk * missing)
 

@@ -7,10 +7,12 @@ from contextlib import contextmanager
 import models
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 
 from lib_accel import Forecast, sample
 from lib_accel.cli import measuring, workloads
 from lib_accel.cli.architectures import ARCHITECTURES, Architecture, build_unet
+from lib_accel.cli.errors import CommandError
 from lib_accel.cli.inputs import UNetInputs
 from lib_accel.cli.main import main
 from lib_accel.cli.variants import parse_variant
@@ -162,6 +164,21 @@ def test_inputs_fit_any_unet(kind):
     assert out.shape == (3, 4, 16, 16) and torch.isfinite(out).all()
 
 
+@pytest.mark.parametrize(
+    "more",
+    [{"num_class_embeds": 3}, {"class_embed_type": "projection", "projection_class_embeddings_input_dim": 8}],
+    ids=["classes", "projection"],
+)
+def test_u_nets_that_are_told_of_other_things_than_a_text_get_a_sentence(more):
+    shape = {"block_out_channels": (8, 8), "norm_num_groups": 4, "cross_attention_dim": 8, "attention_head_dim": 2, "layers_per_block": 1}
+    kinds = {"down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D")}
+    with pytest.raises(CommandError, match=f"the U-Net has {next(iter(more))} .*; it must be one of a text-to-image model"):
+        UNetInputs(UNet2DConditionModel(**shape, **kinds, **more), 64, 1, torch.float32, "cpu")
+    kolors = UNet2DConditionModel(**shape, **kinds, encoder_hid_dim=12, encoder_hid_dim_type="text_proj")
+    with torch.no_grad():
+        assert UNetInputs(kolors, 64, 1, torch.float32, "cpu")(kolors).shape == (1, 4, 8, 8)
+
+
 def test_variants_as_words():
     (agents,) = parse_variant("agent:ratio=0.3,sx=2,plan=block,attn_precision=fp32,use_rand=false").methods
     assert (agents.ratio, agents.sx, agents.plan, agents.attn_precision, agents.use_rand) == (0.3, 2, "block", "fp32", False)
@@ -196,6 +213,9 @@ def test_variants_as_words():
         (["--variants", "merging:ratio=2"], ["TokenMerging.ratio", "2", "0 to 1"]),
         (["--variants", "merging:ratio=much"], ["TokenMerging.ratio", "'much'"]),
         (["--variants", "fast@2"], ["fast@2", "0 to 1"]),
+        (["--variants", "edit:pictures=2.5"], ["EditProbe.pictures", "2.5", "2 to 1024"]),
+        (["--variants", "edit:blend=perhaps"], ["EditProbe.blend", "perhaps"]),
+        (["--json", "same", "--markdown", "same"], ["--markdown is 'same'", "another file than --json"]),
         (["--variants", "plain@0"], ["plain@0"]),
         (["--model", "no-such-model"], ["no-such-model"]),
     ],

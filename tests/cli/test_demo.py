@@ -107,6 +107,24 @@ def test_what_is_no_model_is_called_as_the_command_calls_it(command, tmp_path, c
     assert "--config is 'someone/model'; it must be a diffusers folder" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("kind", ["StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline"])
+def test_models_that_need_a_picture_get_a_sentence(kind, tmp_path, capsys):
+    import diffusers
+
+    parts = sample.load_pipeline(random=True).components
+    getattr(diffusers, kind)(**parts, requires_safety_checker=False).save_pretrained(tmp_path / "model")
+    given = ["--model", str(tmp_path / "model"), "--out", str(tmp_path / "out"), "--steps", "2"]
+    needs = f"the pipeline is a {kind}, which needs image; it must draw from a prompt alone."
+    quality, bench = ["quality", "--preset", "fast", "--count", "1"], ["bench", "--whole", "--size", "64", "--runs", "1"]
+    for command in (["demo"], quality):
+        assert main([*command, *given]) == 2
+        assert needs in capsys.readouterr().err, command
+    assert main([*bench, *given[:2], "--steps", "2"]) == 2
+    assert needs in capsys.readouterr().err
+    assert main(["maps", "a red star", "star", *given]) == 2
+    assert f"pipe is {kind}; it must be a text-to-image pipeline" in capsys.readouterr().err
+
+
 def test_opening_a_folder_and_what_is_no_model(tmp_path):
     import torch
 

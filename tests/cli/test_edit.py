@@ -2,10 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from lib_accel.cli.main import main
+from lib_accel.cli.edit_options import cells_of, options_of
+from lib_accel.cli.main import main, parser_of
 
 SMALL = ["--steps", "2", "--size", "64", "--device", "cpu"]
 SOURCE, EDITED = "a red circle on a gray wall", "a red square on a gray wall"
@@ -51,6 +53,40 @@ def test_what_is_transparent_in_a_picture_shows_white(tmp_path):
     assert drawn[0] == drawn[1]
 
 
+def test_pictures_are_taken_as_programs_show_them(tmp_path):
+    """A phone's picture lies on its side in the file; 16 bits a pixel are what editors save in grey."""
+    grey = np.random.default_rng(0).integers(0, 256, (64, 128), dtype=np.uint8)
+    upright = Image.fromarray(np.rot90(grey, -1))
+    upright.convert("RGB").save(tmp_path / "upright.png")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.fromarray(grey).convert("RGB").save(tmp_path / "turned.png", exif=turned)
+    Image.fromarray(np.asarray(upright).astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    pictures = []
+    for name in ("upright", "turned", "deep"):
+        args = parsed("edit", SOURCE, EDITED, "--image", str(tmp_path / f"{name}.png"), "--strength", "0.5")
+        pictures.append(options_of(args)["image"])
+    assert pictures[0].size == (64, 128) and pictures[0].mode == "RGB"
+    assert all(np.array_equal(np.asarray(pictures[0]), np.asarray(picture)) for picture in pictures[1:])
+
+
+def test_a_window_that_is_named_twice_is_drawn_once(tmp_path):
+    args = parsed("edit", SOURCE, EDITED, "--cross", "0.4,0.40,0.8", "--self", "0,0.4,.4")
+    assert [(cell.cross, cell.self_attention) for cell in cells_of(args)] == [(0.4, 0), (0.8, 0), (0.4, 0.4), (0.8, 0.4)]
+
+
+def parsed(*args):
+    return parser_of()[0].parse_args([*args, *SMALL])
+
+
+@pytest.mark.parametrize("name", ["source.png", "edit-1.png"])
+def test_the_picture_that_is_edited_is_not_overwritten(name, tmp_path, capsys):
+    Image.new("RGB", (64, 64)).save(tmp_path / name)
+    args = ["edit", SOURCE, EDITED, "--image", str(tmp_path / name), "--strength", "0.5", *SMALL]
+    assert main([*args, "--out", str(tmp_path)]) == 2
+    assert "must be another folder than that of --image" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("args", "sentence"),
     [
@@ -74,6 +110,7 @@ def test_what_is_transparent_in_a_picture_shows_white(tmp_path):
         (["edit", SOURCE, EDITED, "--subtract", "wall"], "--subtract is wall; it needs --blend"),
         (["edit", SOURCE, EDITED, "--blend-start", "0"], "--blend-start is 0.0; it needs --blend"),
         (["maps", SOURCE, "zebra"], "word is 'zebra'"),
+        (["maps", SOURCE, "red", "--layers", "=1/64"], "--layers is '=1/64'; no layer could be watched"),
         (["maps", SOURCE, "red", "--layers", "some"], "--layers is 'some'"),
     ],
 )

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lib_accel.core.rows import Layout, Row, RowStore
+from lib_accel.core.rows import Layout, Row, RowStore, shares_of
 
 COND, UNCOND = Row("cond", 0), Row("uncond", 0)
 
@@ -22,6 +22,23 @@ def test_an_unknown_role_gets_a_sentence():
 def test_rows_are_told_apart_by_role_image_and_part_alone():
     assert Row("cond", 1, 2, weight=0.5).key == Row("cond", 1, 2, weight=7.0).key
     assert len({Row(*args).key for args in [("cond", 0), ("uncond", 0), ("cond", 1), ("cond", 0, 1)]}) == 4
+
+
+@pytest.mark.parametrize(
+    ("weights", "shares"),
+    [
+        ((1.0,), (1,)),
+        ((0.5,), (1,)),
+        ((1.0, 1.0), (0.5, 0.5)),
+        ((1.0, 0.5, 0.5), (0.5, 0.25, 0.25)),
+        ((1.0, -1.0), (1, 0)),
+        ((0.2, 0.6, -0.8), (0.25, 0.75, 0)),
+        ((-1.0, -3.0), (0.5, 0.5)),
+        ((0.0, 0.0), (0.5, 0.5)),
+    ],
+)
+def test_what_the_parts_of_an_and_prompt_count(weights, shares):
+    assert shares_of(weights) == pytest.approx(shares)
 
 
 def test_layouts():

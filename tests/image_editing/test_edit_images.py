@@ -107,6 +107,31 @@ def test_prompts_beyond_one_chunk(pipe):
     torch.testing.assert_close(given["negative_prompt_embeds"][0, :77], own[1][0])
 
 
+def test_one_long_prompt_changes_no_other_picture(pipe):
+    """Where one text has two chunks, every batch has them: the source is the same picture in each."""
+    edits = ["a red square on a gray wall", "a red star on a gray wall, " + " ".join(["very"] * 80) + " bright"]
+    blend = LocalBlend("circle", ("square", "star"), threshold=0.9, start=0)
+    together, apart = (draw(pipe, edits, steps=2, pictures_at_once=count, local_blend=blend, width=192, height=192) for count in (4, 2))
+    for first, second in zip(together.latents, apart.latents):
+        assert_close(second, first)
+    outside = apart.masks[2] == 0
+    assert outside.any() and torch.equal(apart.latents[2][:, outside], apart.latents[0][:, outside])
+
+
+def test_a_long_edit_of_a_real_picture(pipe, picture, monkeypatch):
+    monkeypatch.setattr(inversion, "INNER_STEPS", 1)
+    for how in inversion.INVERSIONS:
+        made = draw(pipe, ["a red square, " + " ".join(["very"] * 80) + " bright"], image=picture, inversion=how, steps=2)
+        assert len(made.pictures) == 2 and torch.isfinite(made.latents[1]).all(), how
+
+
+def test_an_own_kind_of_pipeline_without_one_for_pictures_is_a_sentence(pipe, picture):
+    own = type("Own", (type(pipe),), {})(**pipe.components, requires_safety_checker=False)
+    assert len(draw_edits(own, SOURCE, [SQUARE], 1, **SMALL).pictures) == 2
+    with pytest.raises(SettingError, match=r"^strength is given; diffusers knows no image-to-image pipeline for Own, so use inversion\.$"):
+        draw_edits(own, SOURCE, [SQUARE], 1, image=picture, strength=0.5, **SMALL)
+
+
 def test_the_source_seen_on_the_edited_picture(pipe):
     """bloc97: with the same prompt twice nothing is edited, and picture 0 is the source undisturbed."""
     settings = {"variant": "bloc97", "source_latent": "shared", "window_rule": "noise", "cross_replace": (0, 1), "self_replace": (0.7, 1)}

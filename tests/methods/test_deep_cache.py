@@ -17,6 +17,7 @@ from lib_accel.core.fields import SettingError
 from lib_accel.core.rows import Layout
 from lib_accel.core.samplers import sampler_named
 from lib_accel.cost.estimate import SHAPES, step_work
+from lib_accel.methods.kept_stages import KeptStages
 
 both = pytest.mark.parametrize("kind", models.BOTH)
 TWO = (Row("uncond", 0), Row("uncond", 1), Row("cond", 0), Row("cond", 1))
@@ -407,3 +408,16 @@ def test_it_stands_aside_where_something_better_is_at_work(schedule, beside, cod
     assert ("DeepCache" in str(accelerator.report())) is (code != ["forecast_instead"])
     name = {"EulerDiscreteScheduler": "Euler", "EulerAncestralDiscreteScheduler": "Euler a", "PNDMScheduler": "PLMS"}[schedule]
     assert cache.stands_aside((*beside, cache), 10, name) is bool(code)
+
+
+@pytest.mark.parametrize("calls", [[(0, 1)], [(0,), (1,)], [(1,), (0,)]], ids=["together", "apart", "backwards"])
+def test_what_is_off_by_most_counts_however_a_batch_is_split(calls):
+    rows, kept, drifts = (Row("cond"), Row("uncond")), KeptStages(), []
+    for step, values in enumerate(((1.0, 1.0), (2.0, 1.01), (2.0, 1.01))):
+        for places in calls:
+            out = torch.cat([torch.full((1, 1, 2, 2), values[place]) for place in places])
+            layout = Layout(rows[place] for place in places)
+            kept.measure(step, layout, out, None)
+            kept.put(step, layout, out, None)
+        drifts.append(kept.drift(0))
+    assert drifts[1:] == pytest.approx([0.5, 0.0])

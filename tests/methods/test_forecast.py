@@ -291,6 +291,17 @@ def test_without_noise_levels_nothing_is_served():
     assert not account(accelerator)["served"] and guided.codes(account(accelerator)) == ["no_forecast: no_level"]
 
 
+def test_a_fixed_plan_needs_no_list_of_noise_levels():
+    """A sampler that nobody knows the list of tells its level at every step."""
+    unet = models.ldm_unet()
+    ran = guided.rows_run(unet)
+    with accelerated(unet, Forecast(every=2)) as accelerator:
+        for index in range(STEPS):
+            guided.step(unet, accelerator, index, STEPS, sampler="Euler", sigma=LEVELS[index], guidance=3.0)
+    assert served_in(accelerator) == {0: plan(2)} and len(ran) == STEPS - len(plan(2))
+    assert "error" not in str(accelerator.report())
+
+
 def test_a_plan_that_leaves_no_step_out_says_so():
     """And another method that would stand back for forecasts does not."""
     unet = models.ldm_unet()

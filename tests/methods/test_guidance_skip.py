@@ -12,6 +12,10 @@ from guided import COND, PAIR, UNCOND, account
 from lib_accel import Forecast, GuidanceSkip, Row, SettingError, TGate, accelerated
 from lib_accel.core.noise import Noise
 from lib_accel.core.noise_view import NoiseView
+from lib_accel.core.rows import Layout
+from lib_accel.core.samplers import sampler_named
+from lib_accel.core.schedule import Step
+from lib_accel.engine.contract import Moment
 
 both = pytest.mark.parametrize("kind", models.BOTH)
 TWO = (Row("cond", 0), Row("cond", 1), Row("uncond", 0), Row("uncond", 1))
@@ -139,7 +143,8 @@ def test_the_last_direction_is_used_again(kind, scale, rows):
 
 
 @pytest.mark.parametrize(
-    ("sampler", "order", "continued"), [("Euler", "by sampler", True), ("Euler a", "by sampler", False), ("Euler a", 1, True)]
+    ("sampler", "order", "continued"),
+    [("Euler", "by sampler", True), ("Euler a", "by sampler", False), ("Euler a", 1, True), ("Somebody's SDE", "by sampler", False)],
 )
 def test_a_direction_is_continued_along_the_noise_level(sampler, order, continued):
     """From the last two guided steps, where that is better, no further than they are apart; without fading."""
@@ -151,6 +156,31 @@ def test_a_direction_is_continued_along_the_noise_level(sampler, order, continue
         share = (levels[index] - levels[1]) / (levels[1] - levels[0]) if continued and index == 2 else 0.0
         kept = steps[index][COND.key] - steps[index][UNCOND.key]
         torch.testing.assert_close(kept, last + share * (last - before), atol=1e-4, rtol=1e-3)
+
+
+def test_a_flow_models_pure_noise_has_no_direction_to_keep():
+    """Its first noise is 1: nothing of a picture is there, and no direction of the noise can be told. The next step is guided, too."""
+    shares = (1.0, 0.8, 0.6, 0.4, 0.2)
+    levels = tuple(share / (1 - share) if share < 1 else math.inf for share in shares)
+    runner = GuidanceSkip(when="outside", sigma_low=0.0, sigma_high=0.1, reuse=True).runner()
+    kept = []
+    for index, level in enumerate(levels):
+        told = {"sampler": sampler_named("Euler"), "mixed": "flow"}
+        step, noise = Step(index, 5, index / 5, "host", index == 0), Noise("flow", level, "flow")
+        x, all_levels = torch.zeros(2, 4, 4, 4), (*levels, 0.0)
+        moment = Moment(
+            step, Layout(PAIR), (1, index), 7.0, "flow", lambda noise=noise: noise, x, 0, None, False, 0, (*levels, 0.0), **told
+        )
+        runner.begin_step(moment), runner.begin_call(moment)
+        prediction = torch.stack([torch.zeros(4, 4, 4), torch.ones(4, 4, 4)])
+        if runner.drop_rows(moment) is None:
+            runner.end_call(moment, prediction, (0, 1))
+            kept.append(None)
+        else:
+            prediction[PAIR.index(UNCOND)] = prediction[PAIR.index(COND)]
+            runner.fill_dropped(moment, prediction, (PAIR.index(UNCOND),))
+            kept.append((prediction[PAIR.index(COND)] - prediction[PAIR.index(UNCOND)]).abs().mean().item())
+    assert kept[:2] == [None, None] and all(one > 0.05 for one in kept[2:])
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])

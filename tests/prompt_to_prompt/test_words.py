@@ -5,6 +5,7 @@ import re
 import pytest
 
 from lib_accel.prompt_to_prompt import LocalBlend, Reweight, WordError, mix, tokenize
+from lib_accel.prompt_to_prompt.tokens import PromptTokens
 from lib_accel.prompt_to_prompt.windows import token_windows
 
 # As CLIP's tokenizers take a text apart: what stands behind an apostrophe, letters, single digits, marks.
@@ -96,3 +97,12 @@ def test_texts_that_nobody_can_take_apart_do_not_take_forever():
 
     assert tokenize("word " * 200, encode, (0, 0, 0), 8).words == ["#0", "#1"]
     assert len(asked) < 2000
+
+
+@pytest.mark.parametrize("words", [3, 75, 150])
+def test_chunks_that_are_added_are_the_empty_prompts(words):
+    """SD2.x and SDXL's second tokenizer pad with a token of its own, which a chunk that is full does not show."""
+    content = [[(5, 0)] * min(75, words - start) for start in range(0, words, 75)]
+    tokens = PromptTokens.from_chunks("word", content, ["word"], (1, 2, 0))
+    empty = PromptTokens.from_chunks("", [], [], (1, 2, 0))
+    assert tokens.padded(tokens.chunks + 1).ids[-77:] == empty.ids == (1, 2, *[0] * 75)

@@ -5,7 +5,7 @@ import torch
 import transformers_tiny as tiny
 from models import UNETS, call, inputs
 
-from lib_accel import Forecast, SettingError, UnsupportedModelError, accelerated
+from lib_accel import Forecast, GuidanceSkip, SettingError, UnsupportedModelError, accelerated
 from lib_accel.cli.architectures import build_unet
 from lib_accel.cost.preview import preview_pass, times_as_fast
 from lib_accel.settings.job import resolve
@@ -70,6 +70,15 @@ def test_the_look_ahead_at_a_transformer():
     for still in (shown(8, preset="fast"), shown(25, "Euler a", preset="fast")):
         assert not any("forecast" in step for step in still.steps)
     assert any(shown(8, preset="custom", **{"forecast.on": True, "forecast.every": 2}).steps)
+
+
+@pytest.mark.parametrize("given", [1, 1.0], ids=str)
+def test_a_choice_among_numbers_takes_the_number_however_it_is_written(given):
+    method = GuidanceSkip(order=given)
+    assert method == GuidanceSkip(order=1) and type(method.order) is int
+    for other in (True, 0.3, "1"):
+        with pytest.raises(SettingError, match=r"GuidanceSkip\.order is"):
+            GuidanceSkip(order=other)
 
 
 def test_unknown_names_get_a_sentence():

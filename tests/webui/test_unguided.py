@@ -86,7 +86,7 @@ def test_passes_of_a_job(host, tab):
     assert rows_by_step(host, TGATE | {"first_pass": False}, enable_hr=True)[0] == [[2]] * 7 + [[1]] * 3
 
 
-@pytest.mark.parametrize("situation", TABLE)
+@pytest.mark.parametrize("situation", [name for name in TABLE if "and" not in name.replace(",", "").split()])
 def test_the_same_as_the_hosts_own_skipping(start, situation):
     """Bit for bit, where cross-attention is left alone."""
     options, fields, _, _ = TABLE[situation]
@@ -105,6 +105,18 @@ def test_the_same_as_the_hosts_own_skipping(start, situation):
     host = start()
     host.shared.opts.data.update(options)
     assert same(host.job(accel=SKIP, batch_size=2, **fields), its_own)
+
+
+@pytest.mark.parametrize("reuse", [False, True])
+@pytest.mark.parametrize("weights", [("", ""), ("", " :0.5"), (" :0.3", " :0.9")], ids=["alike", "half", "others"])
+def test_parts_of_an_and_prompt_count_by_their_weights_whatever_their_order(host, weights, reuse):
+    """The host's own skipping counts the first part as 1 less the others' weights: of `a AND b` nothing of a is left."""
+    first, second = (f"{word}{weight}" for word, weight in zip("ab", weights))
+    skip = SKIP | {"guidance.reuse": reuse}
+    one, other, alone = (host.job(accel=skip, prompt=text) for text in (f"{first} AND {second}", f"{second} AND {first}", second))
+    assert without_guidance(one) == without_guidance(alone)
+    apart = [np.abs(pixels(done)[0].astype(int) - pixels(one)[0].astype(int)) for done in (other, alone)]
+    assert apart[0].max() <= 1 < apart[1].max()
 
 
 @pytest.mark.parametrize("kind", ["txt2img", "img2img", "inpainting"])

@@ -37,6 +37,11 @@ class CfgCall:
         return sum(self.weights)
 
     @property
+    def positive(self) -> float:
+        """The same of the parts that count where no negative prompt runs (`shares_of`)."""
+        return sum(max(weight, 0.0) for weight in self.weights)
+
+    @property
     def rows(self) -> list[Row]:
         """All rows of its U-Net calls: the negative prompt first, the parts of an AND prompt backwards."""
         uncond = [Row("uncond", image) for image in range(self.images)] if self.guided else []

@@ -18,7 +18,7 @@ from ...core.forge_models import patcher_of, prediction_type
 from ...core.method import CALL, ROWS, STAGES, Method
 from ...core.noise import sigma_of_flow
 from ...core.reasons import Reason
-from ...core.rows import Row, RowPlan
+from ...core.rows import Row, RowPlan, shares_of
 from ...engine.accelerator import Accelerator
 from ...methods.registry import of_known_rows
 from . import facts, forge_call
@@ -170,13 +170,13 @@ class ForgeSteps:
         directions = [self._accelerator.direction(image) for image in range(cfg.images)]
         if rows[0].role == "uncond":
             cond = [{**part, "strength": 1.0} for part in uncond]
-        elif cfg.total != 1:
-            cond = [{**part, "strength": weight / cfg.total} for part, weight in zip(cond, cfg.weights)]
+        elif len(cfg.weights) > 1 or cfg.total != 1:
+            cond = [{**part, "strength": share} for part, share in zip(cond, shares_of(cfg.weights))]
         if any(direction is not None for direction in directions):
             functions = options.get("sampler_post_cfg_function") or []
             options = {
                 **options,
-                "sampler_post_cfg_function": [*functions, _guiding(directions, _sigmas(sigma, self._denoiser), scale * cfg.total - 1)],
+                "sampler_post_cfg_function": [*functions, _guiding(directions, _sigmas(sigma, self._denoiser), scale * cfg.positive - 1)],
             }
         return (model, x, sigma, uncond, cond, 1.0, options, seed), rows
 

@@ -69,11 +69,8 @@ def pictures_of(done: Any, p: Any) -> tuple[list[Any], list[str]]:
     first = getattr(done, "index_of_first_image", 0)
     pictures, infotexts = list(done.images[first:]), list(done.infotexts[first:])
     marked = [picture for picture in pictures if picture.info.get("parameters")]
-    if len(marked) >= len(infotexts):
-        pictures = marked
-    else:
-        # With the option "enable_pnginfo" off all are without: behind each picture come the masks that other options ask for.
-        pictures = pictures[:: 1 + _masks_behind_each(p)]
+    # With the option "enable_pnginfo" off all are without: behind each picture come the masks that other options ask for.
+    pictures = marked if len(marked) >= len(infotexts) else pictures[:: 1 + _masks_behind_each(p)]
     pictures = pictures[: len(infotexts)]
     return pictures, infotexts[: len(pictures)]
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ...core.reasons import Reason
+from ...core.rows import shares_of
 from ..host import facts, interceptors
 from ..host.rows import host_skips_uncond, is_edit, parts_of
 
@@ -89,21 +90,26 @@ class Unguided:
     def _combined(self, x_out: torch.Tensor, conds_list: Any, uncond: Any, cond_scale: float, *more: Any, **named: Any) -> Any:
         """``x_out`` has no rows of the negative prompt. Whoever combines is given some that make the result unguided."""
         self.restore()
-        first = [parts[0][0] for parts in conds_list]
         guided = any(direction is not None for direction in self._directions)
-        fake = [self._guiding(x_out, parts, image) if guided else x_out[row] for image, (row, parts) in enumerate(zip(first, conds_list))]
-        return self._combine(torch.cat([x_out, torch.stack(fake)]), conds_list, self._uncond, cond_scale if guided else 1.0, *more, **named)
+        rows, combined = zip(*(self._unguided(x_out, parts, direction) for parts, direction in zip(conds_list, self._directions)))
+        scale = cond_scale if guided else 1.0
+        return self._combine(torch.cat([x_out, torch.stack(rows)]), list(combined), self._uncond, scale, *more, **named)
 
-    def _guiding(self, x_out: torch.Tensor, parts: Any, image: int) -> torch.Tensor:
-        """The row from which guidance at any scale goes in the kept direction."""
-        total = sum(weight for _, weight in parts) or 1.0
-        mean = sum(weight / total * x_out[row] for row, weight in parts)
-        direction = self._directions[image]
+    def _unguided(self, x_out: torch.Tensor, parts: Any, direction: torch.Tensor | None) -> tuple[torch.Tensor, Any]:
+        """A row in the negative prompt's place, and the parts of one picture's prompt with the weights to combine them with: whatever the
+        scale that leads to the mean of the parts, or, with a direction, to what guidance in it makes of them."""
+        numbers = [row for row, _ in parts]
+        if len(numbers) == 1:
+            mean = x_out[numbers[0]]
+        else:
+            shares = shares_of([weight for _, weight in parts])
+            mean = sum(share * x_out[row] for share, row in zip(shares, numbers))
         if direction is None or direction.shape[1:] != mean.shape[1:]:
-            return mean
+            # The parts' own weights would count one part more than its share where they do not add up to 1.
+            return mean, parts if len(numbers) == 1 else list(zip(numbers, shares))
         guided = mean.clone()
-        guided[: direction.shape[0]] -= (self._unit[parts[0][0]].to(direction) * direction).to(mean)
-        return guided
+        guided[: direction.shape[0]] -= (self._unit[numbers[0]].to(direction) * direction).to(mean)
+        return guided, parts
 
 
 def _taken(text: Any, rows: Any) -> Any:
