@@ -167,7 +167,7 @@ def test_a_flow_models_pure_noise_has_no_direction_to_keep():
     for index, level in enumerate(levels):
         told = {"sampler": sampler_named("Euler"), "mixed": "flow"}
         step, noise = Step(index, 5, index / 5, "host", index == 0), Noise("flow", level, "flow")
-        x, all_levels = torch.zeros(2, 4, 4, 4), (*levels, 0.0)
+        x = torch.zeros(2, 4, 4, 4)
         moment = Moment(
             step, Layout(PAIR), (1, index), 7.0, "flow", lambda noise=noise: noise, x, 0, None, False, 0, (*levels, 0.0), **told
         )
