@@ -60,3 +60,6 @@ def test_what_was_written_before_still_pastes():
     params = {**old, "Prompt": "a red dog", "Styles array": ["oil"]}
     controls.restore_source(params)
     assert params["Prompt"] == "a red cat, 50%2C" and params["Styles array"] == ["oil"]
+    left_out = {**old, "Negative prompt": ""}
+    controls.restore_source(left_out)
+    assert "Prompt" not in left_out

@@ -166,7 +166,10 @@ IN_REQUESTS = {
 
 
 def restore_source(params: dict[str, Any]) -> None:
-    """The source goes back to the prompt box, where the edited prompt was pasted. What the host took out of it as a style stands in it."""
-    params.update(prompts_told(params))
+    """The source goes back to the prompt box, where the edited prompt was pasted. What the host took out of it as a style stands in it.
+
+    Fields that the user's option "Disregard fields from pasted infotext" left out stay out.
+    """
+    params.update((name, text) for name, text in prompts_told(params).items() if name in params)
     if SOURCE_KEY in params and "Styles array" in params:
         params["Styles array"] = []
