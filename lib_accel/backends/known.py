@@ -99,8 +99,6 @@ HOST_FORWARDS: dict[str, frozenset[str]] = {
     **dict.fromkeys(("ldm", "sgm", "modules", "hypertile", "backend", "ldm_patched"), _ALL),
     **dict.fromkeys(("plugable_ipadapter", "controlmodel_ipadapter"), _COMMON),
 }
-# What ControlNet's reference modes go by.
-_MACHINES = frozenset({"attention_auto_machine", "gn_auto_machine"})
 # Whose functions may be in a model's class besides its own package's: those of decorators, and what hosts put there.
 _IN_CLASSES = frozenset({"torch", "diffusers", "peft", "accelerate", "functools", "lib_accel", *HOST_FORWARDS})
 
@@ -140,25 +138,7 @@ def own_forward(module: nn.Module, name: str = "forward") -> Any:
     forward = module.__dict__.get(name)
     while forward is not None and package_of(forward) == "lib_accel":
         forward = getattr(forward, "previous", None)
-    return None if getattr(forward, "__func__", forward) is getattr(type(module), name, None) or is_over(forward) else forward
-
-
-def is_over(forward: Any) -> bool:
-    """Whether ``forward`` is one that ControlNet's reference modes leave on blocks and stages after their job, and that only passes on now.
-
-    ControlNet's own object, which its functions hold as ``outer``, has no units then, and the module's banks are empty.
-    """
-    function, module = getattr(forward, "__func__", forward), getattr(forward, "__self__", None)
-    names = getattr(getattr(function, "__code__", None), "co_freevars", ())
-    if "outer" not in names or not _MACHINES & set(function.__code__.co_names):
-        return False
-    try:
-        outer = function.__closure__[names.index("outer")].cell_contents
-    except ValueError:
-        return False
-    machines = (getattr(outer, name, None) for name in _MACHINES)
-    waits = getattr(outer, "control_params", None) is None and all(getattr(one, "value", one) == "Read" for one in machines)
-    return waits and not any(getattr(module, name, None) for name in ("bank", "mean_bank"))
+    return None if getattr(forward, "__func__", forward) is getattr(type(module), name, None) else forward
 
 
 def forward_in_class(unet: nn.Module) -> str | None:

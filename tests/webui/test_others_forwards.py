@@ -1,7 +1,5 @@
 """What other extensions and the host do to the layers and weights of the same model while a job of ours runs, one test for each way."""
 
-import types
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -134,52 +132,6 @@ def test_controlnets_reference_keeps_every_row(host):
     for block in blocks(host):
         block._forward = type(block)._forward.__get__(block)
     assert evaluations_saved(host.job(accel=gate)) > 0
-
-
-CONTROLNETS_HOOK = """
-def hook(outer, model, blocks):
-    def hacked_basic_transformer_inner_forward(self, x, context=None):
-        if outer.attention_auto_machine == "Read":
-            self.bank = []
-        return self._original_inner_forward_cn_hijack(x, context)
-
-    def hacked_group_norm_forward(self, *args, **kwargs):
-        if outer.gn_auto_machine == "Read":
-            self.mean_bank = []
-        return self.original_forward_cn_hijack(*args, **kwargs)
-
-    for block in blocks:
-        block._original_inner_forward_cn_hijack, block.bank = block._forward, []
-        block._forward = hacked_basic_transformer_inner_forward.__get__(block)
-    middle = model.middle_block
-    middle.original_forward_cn_hijack, middle.mean_bank = middle.forward, []
-    middle.forward = hacked_group_norm_forward.__get__(middle)
-"""
-
-
-def test_what_controlnets_reference_leaves_behind_counts_for_nothing(host):
-    """After its job it drops its units, and its forwards stay until a job of another kind: without units they only pass on."""
-    made, outer = {}, types.SimpleNamespace(attention_auto_machine="Read", gn_auto_machine="Read", control_params=["unit"])
-    exec(compile(CONTROLNETS_HOOK, "/extensions/sd-webui-controlnet/scripts/hook.py", "exec"), made)
-    gate = ON | {"tgate.on": True, "tgate.gate": 0.4}
-    rows = []
-    unet_of(host).register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
-    plain = host.job(accel=gate)
-    made["hook"](outer, unet_of(host), list(blocks(host)))
-    rows.clear()
-    assert "T-GATE off: ControlNet's reference needs every row of every step" in host.job(accel=gate).comments and rows == [2] * 5
-    outer.control_params = None
-    rows.clear()
-    after = host.job(accel=gate)
-    assert same(after, plain) and rows == [2, 2, 1, 1, 1] and after.comments.count("off") == plain.comments.count("off")
-    # Interrupted between its two calls, it would still read what it kept in the next one.
-    next(iter(blocks(host))).bank.append(torch.zeros(1))
-    rows.clear()
-    assert "ControlNet's reference needs every row" in host.job(accel=gate).comments and rows == [2] * 5
-    next(iter(blocks(host))).bank.clear()
-    outer.attention_auto_machine = "StyleAlign"  # which acts without units, too
-    rows.clear()
-    assert "ControlNet's reference needs every row" in host.job(accel=gate).comments and rows == [2] * 5
 
 
 def test_a_token_more_between_the_sampler_and_the_unet(start):

@@ -11,6 +11,7 @@ from lib_accel.core.schedule import first_step
 STEPS, GATE = 10, 4
 FIELDS = {"width": 128, "height": 128, "steps": STEPS, "cfg_scale": 7}
 BARE = {"enabled": True, "preset": "Custom", "auto": False}
+QUALITY = {"enabled": True, "preset": "Quality", "auto": False}
 AFTER = {"guidance.on": True, "guidance.when": "after", "guidance.after": 0.4}
 # Settings, and the steps that run all rows of ten.
 WAYS = {
@@ -30,6 +31,7 @@ JOBS = {
 # Rows of a step before the gate, and after it.
 ROWS = {"plain": (2, 1), "long": (2, 1), "and": (3, 2), "batch": (4, 2), "apart": (2, 1)}
 PICTURE = np.stack([(np.indices((128, 128)).sum(0) % 64 * 4).astype(np.uint8)] * 3, 2)
+REFERENCE = {"controlnet": [{"enabled": True, "module": "reference_only", "model": "None", "image": encoded(PICTURE)}]}
 MASK = np.pad(np.full((64, 64), 255, np.uint8), 32)
 
 
@@ -140,10 +142,30 @@ class TestControlNet:
         check(controlled, "gate", (2, 1), FIELDS | {"scripts": unit(control_mode=mode)})
 
     def test_its_reference_keeps_every_row(self, controlled):
-        reference = {"controlnet": [{"enabled": True, "module": "reference_only", "model": "None", "image": encoded(PICTURE)}]}
         plain = controlled.job(**FIELDS)[0]
-        with_reference = controlled.job(scripts=reference, **FIELDS)[0]
-        controlled.job(BARE | WAYS["gate"][0], scripts=reference, **FIELDS)
+        with_reference = controlled.job(scripts=REFERENCE, **FIELDS)[0]
+        controlled.job(BARE | WAYS["gate"][0], scripts=REFERENCE, **FIELDS)
         assert "T-GATE off: ControlNet's reference needs every row of every step" in controlled.reasons()
-        assert np.array_equal(controlled.job(scripts=reference, **FIELDS)[0], with_reference)
+        assert np.array_equal(controlled.job(scripts=REFERENCE, **FIELDS)[0], with_reference)
         assert np.array_equal(controlled.job(**FIELDS)[0], plain)
+
+    @pytest.mark.parametrize("settings", [BARE | WAYS["gate"][0], QUALITY], ids=["gate", "quality"])
+    def test_what_its_reference_leaves_behind_counts_for_nothing(self, controlled, settings):
+        fields = FIELDS | {"steps": 20, "sampler_name": "Euler"}
+
+        def ran(**more):
+            controlled.get("/witness/rows")
+            picture = controlled.job(settings, **fields, **more)[0]
+            assert not controlled.failures()
+            return picture, controlled.get("/witness/rows")[1], controlled.reasons()
+
+        plain = controlled.job(**fields)[0]
+        picture, *before = ran()
+        assert sum(before[0]) < 2 * 20 and "needs every row" not in before[1]
+        with_reference, rows, reasons = ran(scripts=REFERENCE)
+        # In every step the U-Net runs on its picture, too.
+        assert rows == [2] * 2 * 20 and "off: ControlNet's reference needs every row of every step" in reasons
+        assert np.array_equal(controlled.job(scripts=REFERENCE, **fields)[0], with_reference) and not np.array_equal(with_reference, plain)
+        again, *after = ran()
+        assert after == before and np.array_equal(again, picture)
+        assert np.array_equal(controlled.job(**fields)[0], plain)

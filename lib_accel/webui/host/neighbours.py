@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from ...backends.known import forward_in_class, own_forward
+from ...backends.known import forward_in_class
 from ...core.reasons import Reason
 
 TITLE = "regional prompter"
@@ -84,6 +84,6 @@ def _is_asked_for(p: Any) -> bool:
 
 def _comes_from(folder: str, module: nn.Module, attribute: str) -> bool:
     """Whether the extension of that folder put its function there. A function as such says nothing: others leave theirs behind."""
-    function = own_forward(module, attribute)
+    function = vars(module).get(attribute)
     code = getattr(getattr(function, "__func__", function), "__code__", None)
     return folder in getattr(code, "co_filename", "").replace("_", "-").lower()
