@@ -59,9 +59,17 @@ def test_whoever_calls_the_u_net_with_rows_of_their_own_choice(host, monkeypatch
 def test_whoever_puts_itself_in_the_place_of_apply_model(host):
     """Mixture of Diffusers, with one region over the whole picture and no background: as many rows as without."""
     model = host.shared.sd_model
-    model.apply_model = lambda x, t, cond: type(model).apply_model(model, x.flip(0), t, {k: v.flip(0) for k, v in cond.items()}).flip(0)
+
+    @torch.no_grad()
+    def apply_model_hijack(self, x, t, cond):
+        return type(model).apply_model(model, x.flip(0), t, {k: v.flip(0) for k, v in cond.items()}).flip(0)
+
+    model.apply_model = types.MethodType(apply_model_hijack, model)
     steps, done = rows_by_step(host, TGATE)
     assert steps == GUIDED and "off: test_interceptors calls the U-Net in its own way" in done.comments
+    whose = type("MixtureOfDiffusers", (), {"__module__": "tile_methods.mixtureofdiffusers", "run": apply_model_hijack})
+    model.apply_model = whose().run
+    assert "off: mixtureofdiffusers calls the U-Net in its own way" in rows_by_step(host, TGATE)[1].comments
     # What it puts back is the class's own function, as an attribute of the model.
     model.apply_model = type(model).apply_model.__get__(model)
     steps, done = rows_by_step(host, TGATE)

@@ -5,10 +5,12 @@ Known by what stands in the host's places; what a job that is over left behind, 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from modules import script_callbacks
+from torch import nn
 
 from ...backends.known import home_of, own_forward
 from ...core.reasons import Reason
@@ -61,5 +63,10 @@ def _is_off(function: Any) -> bool:
 
 
 def _file_of(function: Any) -> str:
-    """Whose function it is: the file that it stands in."""
-    return home_of(function).removesuffix(".py").rpartition(".")[2]
+    """Whose function it is: the file of the class that it is a method of, or else the one that it stands in, not that of a decorator."""
+    owner = getattr(function, "__self__", None)
+    if owner is None or isinstance(owner, nn.Module):
+        home = home_of(inspect.unwrap(getattr(function, "__func__", function)))
+    else:
+        home = type(owner).__module__
+    return home.removesuffix(".py").rpartition(".")[2]
