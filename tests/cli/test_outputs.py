@@ -14,7 +14,7 @@ QUICK = "--steps 1 --size 64"
 DRAWING = ("demo --repeats 1 --preset fast", "quality --count 1 --preset --method", "maps circle circle", "edit a b")
 
 
-def never(*_, **__):
+def never(_, *__, **___):
     raise AssertionError("the work began")
 
 

@@ -34,7 +34,9 @@ def test_separate_calls_are_served_as_one_call_is(kind, cache, calls):
 
 
 def test_what_rows_get():
-    """The published half-sum; with AND each part its own, the unconditional row their mean by weight; others their own."""
+    """The published half-sum; with AND each part its own, the unconditional row their mean by weight; others their own.
+
+    A part with a negative weight counts nothing in the mean."""
     rows = [Row("cond", 0, 0, 3.0), Row("cond", 0, 1, 1.0), Row("uncond", 0), Row("cond", 1), Row("image", 0), Row("unknown", 7)]
     out = torch.tensor([1.0, 5.0, 10.0, 20.0, 30.0, 40.0])[:, None, None].expand(-1, 2, 3)
 
@@ -49,7 +51,7 @@ def test_what_rows_get():
     assert served(for_uncond=True) == [1, 5, 2, 20, 30, 40]
     assert served(mean=True, for_uncond=True, offload=True) == [5.5, 7.5, 6, 20, 30, 40]
     rows[1] = Row("cond", 0, 1, -3.0)
-    assert served(for_uncond=True)[2] == 3
+    assert served(for_uncond=True)[2] == 1
 
 
 def test_a_kept_row_holds_its_own_memory_alone():
