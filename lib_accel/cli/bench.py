@@ -143,7 +143,7 @@ def _check(args: argparse.Namespace) -> None:
             raise CommandError(f"--{name} is {value}; it must be a whole number from 1 to {most}.")
     if not 0 <= args.guidance <= 100:
         raise CommandError(f"--guidance is {args.guidance}; it must be a number from 0 to 100.")
-    if args.json is not None and args.json == args.markdown:
+    if None not in (args.json, args.markdown) and args.json.resolve() == args.markdown.resolve():
         raise CommandError(f"--markdown is {str(args.markdown)!r}; it must be another file than --json.")
     for option in ("json", "markdown"):
         prepare_file(f"--{option}", getattr(args, option))

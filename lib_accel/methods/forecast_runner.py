@@ -187,10 +187,8 @@ class ForecastRunner(DecidesShallow, Runner):
             return
         self._ran.add(moment, rows, self._errors(moment, rows, values))
         self._kept.put(moment, rows, values)
-        if not self.config.is_fixed(moment.sampler):
-            # A fixed plan asks nobody, and goes without the list of noise levels that this takes.
-            for row in rows:
-                self._pictures.setdefault(picture_of(row), self._new_control(moment))
+        for row in () if self.config.is_fixed(moment.sampler) else rows:  # a fixed plan asks nobody, and needs no noise levels
+            self._pictures.setdefault(picture_of(row), self._new_control(moment))
         self.account.keeps(self._kept.nbytes)
 
     def _values(self, moment: Moment, prediction: torch.Tensor, rows: tuple[int, ...]) -> torch.Tensor | None:
@@ -236,8 +234,7 @@ class ForecastRunner(DecidesShallow, Runner):
         return self._kept.errors(moment, rows, values) if decides else None
 
     def _new_control(self, moment: Moment) -> ErrorControl:
-        sampler = sampler_of(moment)
-        sigmas = moment.sigmas or ()
+        sampler, sigmas = sampler_of(moment), moment.sigmas or ()
         noises = [Noise(moment.predicts, sigma, moment.mixed) for sigma in sigmas]
         return ErrorControl(sampler, sigmas, self.config.control(sampler), self._kept.order(moment), noises, self.shallow_order)
 

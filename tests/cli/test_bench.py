@@ -215,7 +215,7 @@ def test_variants_as_words():
         (["--variants", "fast@2"], ["fast@2", "0 to 1"]),
         (["--variants", "edit:pictures=2.5"], ["EditProbe.pictures", "2.5", "2 to 1024"]),
         (["--variants", "edit:blend=perhaps"], ["EditProbe.blend", "perhaps"]),
-        (["--json", "same", "--markdown", "same"], ["--markdown is 'same'", "another file than --json"]),
+        (["--json", "here/../same", "--markdown", "same"], ["--markdown is 'same'", "another file than --json"]),
         (["--variants", "plain@0"], ["plain@0"]),
         (["--model", "no-such-model"], ["no-such-model"]),
     ],

@@ -135,3 +135,24 @@ def test_the_compiled_attention_is_the_plain_one_forwards_and_backwards(width, q
     assert far(attend(*given, torch.bfloat16, ours=True), expected) < 1.5 * rounded
     if attention.compiled(attention.NARROW) is None:
         pytest.skip("needs a C++ compiler")
+
+
+@pytest.mark.parametrize(("tokens", "kept"), [(256, 256), (1024, 512), (1536, 768), (3072, 768), (4096, 1024)])
+def test_large_self_attention_is_thinned_to_other_keys_each_time(tokens, kept):
+    from diffusers.models.attention_processor import Attention
+
+    torch.manual_seed(0)
+    layer, seen = Attention(8, heads=2, dim_head=4), []
+    layer.to_k.register_forward_pre_hook(lambda module, given: seen.append(given[0][0, :, 0].tolist()))
+    places = torch.arange(float(tokens)).view(1, -1, 1).expand(2, -1, 8)
+    layer.set_processor(attention.TrainingAttention(thinned=True))
+    for _ in range(2):
+        assert layer(places).shape == places.shape
+    layer(places, encoder_hidden_states=places[:, :7])
+    first, second, words = seen
+    assert len(words) == 7
+    # One of every two or four neighbours, in their order.
+    assert [int(place * kept / tokens) for place in first] == list(range(kept)) and (first != second) is (kept < tokens)
+    layer.set_processor(attention.TrainingAttention())
+    layer(places)
+    assert seen[-1] == places[0, :, 0].tolist()
