@@ -51,9 +51,7 @@ def parse_options(argv: list | None):
     # No option here may begin two of torchrun's own, as --start would: it refuses them (findings/torchrun-refuses-the-scripts-options.sh).
     parser.add_argument("--begin-with", type=Path, help="model folder to go on from: no lessons, and scenes as at the end of a training")
     parser.add_argument("--teacher", type=Path, help="model folder whose answers on small scenes are most of what the U-Net learns")
-    parser.add_argument(
-        "--large-teacher", type=Path, help="the same for large scenes, where it says most of the time what is learnt"
-    )
+    parser.add_argument("--large-teacher", type=Path, help="the same for large scenes, where it says most of the time what is learnt")
     parser.add_argument("--own", type=float, default=0.0, help="part of the steps on whole scenes with a teacher that are on own drawings")
     parser.add_argument("--shape", choices=UNETS, default="small", help="of the U-Net; sd15: Stable Diffusion 1.5's, a tenth as wide")
     parser.add_argument("--thinned", action="store_true", help="most of the time with some of the keys of large self-attention only")

@@ -1,4 +1,4 @@
-"""Install what the tests need into this Python's environment, check the style, run the tests: `python tests/run.py [pytest options]`."""
+"""Install what the tests need into this Python's environment, run the tests, check the style: `python tests/run.py [pytest options]`."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ def main() -> int:
         subprocess.check_call([*pip, "--constraint", str(constraints), "ruff", "--editable", f"{ROOT}[demo,test]"])
         subprocess.check_call([*pip, "--no-deps", WITHOUT_DEPENDENCIES])
     os.chdir(ROOT)
-    style = subprocess.call([sys.executable, "-m", "ruff", "check", "."]) | subprocess.call(
-        [sys.executable, "-m", "ruff", "format", "--check", "--quiet", "."]
-    )
-    return subprocess.call([sys.executable, "-m", "pytest", *_side_by_side(), *sys.argv[1:]]) or style
+    tests = subprocess.call([sys.executable, "-m", "pytest", *_side_by_side(), *sys.argv[1:]])
+    # Last, so that what is wrong with the style stands below the tests' long output and not above it.
+    style = subprocess.call([sys.executable, "-m", "ruff", "check", "."])
+    style |= subprocess.call([sys.executable, "-m", "ruff", "format", "--check", "."])
+    return tests or style
 
 
 def _side_by_side() -> list[str]:
