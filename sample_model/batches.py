@@ -26,11 +26,15 @@ BUCKETS = {
 }
 
 
+STAGES = (0.15, 0.5, 0.8, 0.95)
+ALONE = 0.3  # part of the whole scenes in a batch that show one object
+
+
 @dataclass(frozen=True)
 class Kind:
     """One kind of batch: scenes of the sizes in `sizes`, whole or cut to windows, `pixels` latent pixels in all.
 
-    share: at (begin, middle, end) of the training, the part of the computing time that goes into it; in between it changes
+    share: at STAGES of the training, the part of the computing time that goes into it; in between it changes
     linearly. cost: seconds of a step, on any machine, relative to the others. early: below 1, more of the noisy timesteps, in which
     it is decided what lies where.
     """
@@ -44,17 +48,17 @@ class Kind:
 
 
 KINDS = (
-    Kind(((256, 256),), True, 32 * 256, 1.1, (0.85, 0.1, 0.0)),
-    Kind(((256, 256), (256, 256), (256, 192), (192, 256)), False, 16 * 1024, 2.2, (0.15, 0.6, 0.5)),
-    Kind(((512, 512),), True, 12 * 1024, 2.2, (0.0, 0.2, 0.05)),
-    Kind(((512, 512), (512, 512), (384, 512), (512, 384)), False, 6 * 4096, 4.0, (0.0, 0.1, 0.45), 0.6),
+    Kind(((256, 256),), True, 32 * 256, 1.1, (0.85, 0.1, 0.1, 0.05)),
+    Kind(((256, 256), (256, 256), (256, 192), (192, 256)), False, 16 * 1024, 2.2, (0.15, 0.6, 0.6, 0.35), 0.75),
+    Kind(((512, 512),), True, 12 * 1024, 2.2, (0.0, 0.2, 0.05, 0.05)),
+    Kind(((512, 512), (512, 512), (384, 512), (512, 384)), False, 6 * 4096, 4.0, (0.0, 0.1, 0.25, 0.55), 0.6),
 )
 
 
 def draw_kind(rng: np.random.Generator, progress: float, kinds: tuple | None = None) -> Kind:
     """The kind of batch for a step at `progress` (0..1), of `kinds` (KINDS)."""
     kinds = kinds or KINDS
-    weights = np.array([np.interp(progress, (0.15, 0.5, 0.8), kind.share) / kind.cost for kind in kinds])
+    weights = np.array([np.interp(progress, STAGES, kind.share) / kind.cost for kind in kinds])
     return kinds[rng.choice(len(kinds), p=weights / weights.sum())]
 
 
@@ -83,9 +87,10 @@ class Bucket:
             size = self.height // 2 * (self.height // 2 if kind == "single" else self.height)
         else:
             pool, size, share = np.arange(len(self.scenes)), self.height * self.width, np.ones(len(self.scenes))
-            # Windows never showed one object on a whole picture: half of the scenes here do, or the model adds a second.
+            # One object alone is soon learnt; two, each with what is its own, take long.
             if "single" in self.indices and len(self.indices) > 1:
-                share[self.indices["single"]] = (len(pool) - len(self.indices["single"])) / len(self.indices["single"])
+                alone = len(self.indices["single"])
+                share[self.indices["single"]] = ALONE / (1 - ALONE) * (len(pool) - alone) / alone
             share /= share.sum()
         chosen = rng.choice(pool, min(max(1, pixels // size), len(pool)), replace=False, p=share)
         whole = slice(None), slice(None)

@@ -16,7 +16,7 @@ from .losses import Noised, guided, noise_levels
 # Of the noise to predict, the part that a teacher says and not the noise that was added, and the progress from which it falls to nothing:
 # for small scenes, which the teacher draws well, and for large ones.
 TEACHER_PIXELS = 256
-SMALL_TEACHER, LARGE_TEACHER = (0.9, 0.95), (0.7, 0.9)
+SMALL_TEACHER, LARGE_TEACHER = (0.9, 0.97), (0.8, 0.96)
 OVERVIEW_FROM = 800  # timestep from which on a large scene's layout is what the teacher says about half of its size
 PAIRED = 1 / 3  # of the rows of a batch with a teacher, those that repeat others with empty captions
 

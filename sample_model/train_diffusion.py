@@ -21,20 +21,28 @@ from sample_model import batches, labels, losses, optimizers, reading, training
 from sample_model.attention import TrainingAttention
 from sample_model.build_tokenizer import build
 from sample_model.folder import write_model
+from sample_model.rivals import caption_and_rival
 from sample_model.teaching import LARGE_TEACHER, PAIRED, SMALL_TEACHER, TEACHER_PIXELS, Drawings, Teacher, share_at, started_from
 
 EMPTY_SHARE = 0.1  # captions left empty, which is what guidance steers away from
 DISTURBED_SHARE = 0.1  # captions with words that mean nothing here
+RIVAL_SHARE = 0.6  # of the rows in pairs, those whose other caption is not empty but differs in one thing
 LABEL_WEIGHT, READING_WEIGHT = 0.02, 0.005  # beside an error of the noise of 0.02; both fall to nothing at this progress:
 LESSONS_END = 0.85
 GUIDED_WEIGHT = 3.0  # of the guided noise's error, beside that of every row
-THINNED_UNTIL = 0.92  # progress up to which self-attention sees some of its keys only
+THINNED_UNTIL = 0.95  # progress up to which self-attention sees some of its keys only
 
 
-def batch_of_captions(drawn: list, rng: np.random.Generator) -> list:
-    """One fresh caption per scene; some are left empty, some disturbed."""
-    texts = []
-    for scene in drawn:
+def batch_of_captions(drawn: list, rng: np.random.Generator, pairs: int = 0) -> list:
+    """One fresh caption per scene; some are left empty, some disturbed. Then what the first `pairs` scenes are paired with: an empty
+    caption, or one that differs in one thing."""
+    texts, others = [], []
+    for index, scene in enumerate(drawn):
+        if index < pairs and rng.random() < RIVAL_SHARE:
+            text, other = caption_and_rival(scene, rng)
+            texts.append(text)
+            others.append(other)
+            continue
         text = captions.caption(scene, rng)
         draw = rng.random()
         if draw < EMPTY_SHARE:
@@ -42,7 +50,8 @@ def batch_of_captions(drawn: list, rng: np.random.Generator) -> list:
         elif draw < EMPTY_SHARE + DISTURBED_SHARE:
             text = captions.disturb(text, rng)
         texts.append(text)
-    return texts
+        others += [""] * (index < pairs)
+    return texts + others
 
 
 def parse_options(argv: list | None):
@@ -80,12 +89,12 @@ class Lesson:
             while len(drawings.all) < drawings.COUNT:
                 drawings.begin(captions.caption(drawn[rng.integers(len(drawn))], rng))
             given, texts = drawings.take(max(1, len(drawn) // 2))
+            texts += [""] * given.pairs
         else:
             pairs = round(PAIRED * len(drawn)) if chosen is not None else 0
             count = len(drawn) - pairs
             given = losses.add_noise(clean[:count].to(self.device), self.levels, kind.early, pairs)
-            texts = batch_of_captions(drawn[:count], rng)
-        texts += [""] * given.pairs
+            texts = batch_of_captions(drawn[:count], rng, pairs)
         tokens, lengths = reading.tokens_of(self.tokenizer, texts, self.device)
         context = self.modules["text_encoder"](tokens)[0]
         predicted = self.modules["unet"](given.noisy, given.times, context).sample.float()

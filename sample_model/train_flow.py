@@ -43,8 +43,8 @@ TRANSFORMER = {
     "axes_dims_rope": (8, 12, 12),
 }
 KINDS = (
-    batches.Kind(((256, 256),), True, 48 * 256, 1.0, (0.7, 0.2, 0.0)),
-    batches.Kind(((256, 256),), False, 16 * 1024, 2.0, (0.3, 0.8, 1.0)),
+    batches.Kind(((256, 256),), True, 48 * 256, 1.0, (0.7, 0.2, 0.0, 0.0)),
+    batches.Kind(((256, 256),), False, 16 * 1024, 2.0, (0.3, 0.8, 1.0, 1.0)),
 )
 # Noise is drawn as a logistic function of normal numbers, as Stable Diffusion 3 does (Esser et al., arXiv 2403.03206), with more of it:
 # what is in the background is decided in the first of 25 steps, which goes from 1 to 0.96.

@@ -23,7 +23,7 @@ def unet_arguments(tmp_path, monkeypatch):
 
     networks.build_autoencoder().save_pretrained(str(tmp_path / "vae"))
     monkeypatch.setattr(batches, "BUCKETS", {(64, 64): (0, 8)})
-    kinds = tuple(batches.Kind(((64, 64),), window, 128, 1.0, (1.0, 1.0, 1.0)) for window in (True, False))
+    kinds = tuple(batches.Kind(((64, 64),), window, 128, 1.0, (1.0,) * 4) for window in (True, False))
     monkeypatch.setattr(batches, "KINDS", kinds)
     sizes = ["--reading-steps", "1", "--steps", "2", "--save-every", "1"]
     return ["--autoencoder", str(tmp_path / "vae"), *sizes, "--device", "cpu", "--out"]

@@ -94,7 +94,7 @@ def test_attention_for_training_is_the_models_own():
 
 def test_two_steps_write_a_folder_that_loads_and_draws(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(batches, "BUCKETS", {(64, 64): (0, 8)})
-    kinds = tuple(batches.Kind(((64, 64),), window, 128, 1.0, (1.0, 1.0, 1.0)) for window in (True, False))
+    kinds = tuple(batches.Kind(((64, 64),), window, 128, 1.0, (1.0,) * 4) for window in (True, False))
     monkeypatch.setattr(train_flow, "KINDS", kinds)
     small = train_flow.TRANSFORMER | {"num_layers": 1, "num_single_layers": 2}
     monkeypatch.setattr(train_flow, "TRANSFORMER", small)

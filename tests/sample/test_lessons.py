@@ -96,7 +96,7 @@ def test_training_moves_from_windows_to_large_scenes(progress):
         seconds[kind] += kind.cost
     shares = {kind: value / sum(seconds.values()) for kind, value in seconds.items()}
     for kind, share in shares.items():
-        assert share == pytest.approx(np.interp(progress, (0.15, 0.5, 0.8), kind.share), abs=0.05)
+        assert share == pytest.approx(np.interp(progress, batches.STAGES, kind.share), abs=0.05)
 
 
 def test_no_scene_lies_in_two_buckets():
