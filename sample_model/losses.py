@@ -34,7 +34,7 @@ def noise_levels() -> torch.Tensor:
 class Noised:
     """What the U-Net sees. noisy: latents (rows, 4, h, w); times: timesteps (rows,); noise: what was added, None where nobody knows.
 
-    The last `pairs` rows are the first `pairs` ones again, to be seen with empty captions.
+    The last `pairs` rows are the first `pairs` ones again, to be seen with other captions.
     """
 
     noisy: torch.Tensor

@@ -12,7 +12,7 @@ import numpy as np
 
 from lib_accel.sample import captions, scenes
 
-EXCHANGED = 0.4  # part of the rivals of two objects in which these stand in each other's place
+EXCHANGED = 0.5  # part of the rivals of two objects in which these stand in each other's place
 _CHOICES = {"colour": tuple(scenes.COLOURS), "shape": scenes.SHAPES, "texture": scenes.TEXTURES, "size": tuple(scenes.SIZES)}
 _TRAITS, _SHARES = tuple(_CHOICES), (0.35, 0.35, 0.15, 0.15)
 

@@ -18,7 +18,7 @@ from .losses import Noised, guided, noise_levels
 TEACHER_PIXELS = 256
 SMALL_TEACHER, LARGE_TEACHER = (0.9, 0.97), (0.8, 0.96)
 OVERVIEW_FROM = 800  # timestep from which on a large scene's layout is what the teacher says about half of its size
-PAIRED = 1 / 3  # of the rows of a batch with a teacher, those that repeat others with empty captions
+PAIRED = 1 / 2  # of the rows of a batch with a teacher, those that repeat others with other captions
 
 
 def started_from(folder: Path, device) -> dict:

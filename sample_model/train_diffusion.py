@@ -91,7 +91,7 @@ class Lesson:
             given, texts = drawings.take(max(1, len(drawn) // 2))
             texts += [""] * given.pairs
         else:
-            pairs = round(PAIRED * len(drawn)) if chosen is not None else 0
+            pairs = int(PAIRED * len(drawn)) if chosen is not None else 0
             count = len(drawn) - pairs
             given = losses.add_noise(clean[:count].to(self.device), self.levels, kind.early, pairs)
             texts = batch_of_captions(drawn[:count], rng, pairs)
