@@ -39,7 +39,8 @@ class DiffusersBackend(Backend):
         sites, level = [], 0
         for index, stage in enumerate(unet.down_blocks):
             sites += sites_in(stage, f"down_blocks.{index}", level, "down", "Transformer2DModel")
-            level += bool(getattr(stage, "downsamplers", None))
+            # ControlNet-XS has one for the U-Net's own part.
+            level += any(getattr(stage, name, None) for name in ("downsamplers", "base_downsamplers"))
         if getattr(unet, "mid_block", None) is not None:
             sites += sites_in(unet.mid_block, "mid_block", level, "mid", "Transformer2DModel")
         for index, stage in enumerate(unet.up_blocks):

@@ -63,6 +63,7 @@ TEXTS = frozenset(
         "pooled_projections",
         "class_labels",
         "added_cond_kwargs.text_embeds",
+        "added_cond_kwargs.time_ids",
         "added_cond_kwargs.image_embeds",
     }
 )
@@ -101,7 +102,7 @@ def cut(unet: nn.Module, args: tuple, kwargs: dict, count: int, keep: Sequence[i
 
 
 def texts_of(unet: nn.Module, args: tuple, kwargs: dict) -> tuple[torch.Tensor, ...]:
-    """What a call is steered by: texts, pooled texts, image prompts, classes."""
+    """What a call is steered by: texts, pooled texts, SDXL's sizes, image prompts, classes."""
     return tensors_in(*(value for name, value in _named(unet, args, kwargs) if name in TEXTS))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -11,6 +11,8 @@ from torch import nn
 from .rows import Layout
 
 SCALE = "the guidance scale"
+# Arguments of U-Nets and transformers that may hold a scale of LoRA layers.
+_OF_ADAPTERS = ("cross_attention_kwargs", "joint_attention_kwargs", "attention_kwargs")
 # A tensor as it was seen, and its version: tensors may be changed in place.
 Seen = tuple[torch.Tensor, int]
 
@@ -80,6 +82,15 @@ def adapters_of(unet: nn.Module) -> Hashable:
             found.append(str(getattr(processor, "scale", None)))
         modules += [child for child in module._modules.values() if child is not None]
     return tuple(found)
+
+
+def scale_of_adapters(kwargs: Mapping[str, Any]) -> Any:
+    """How strongly LoRA layers act in a call with these arguments; None where it does not say.
+
+    Callbacks change it in mid-pass, in what the pipeline was called with.
+    """
+    given = (kwargs.get(name) for name in _OF_ADAPTERS)
+    return next((str(one["scale"]) for one in given if isinstance(one, Mapping) and "scale" in one), None)
 
 
 def tensors_in(*values: Any) -> tuple[torch.Tensor, ...]:

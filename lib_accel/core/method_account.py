@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .fields import changed, described
-from .reasons import Reason, as_data
+from .reasons import Reason, as_data, as_true
 from .served_steps import ServedSteps
 from .step_count import StepCount
 
@@ -49,13 +49,18 @@ class MethodAccount:
     def _told(self) -> list[dict[str, Any]]:
         """Everything that is told in words, as data; with the number of layers where it is about some."""
         layers = [as_data(reason) | {"layers": len(sites)} for reason, sites in sorted(self.reasons.items())]
-        whole = [*sorted(self.notes), self.off, None if self.notes else self._why_idle()]
+        whole = [*as_true(self.notes, self._acted), self.off, None if self.notes else self._why_idle()]
         failed = [{"code": "failed", "text": self.failed}] if self.failed else []
         return [as_data(clause) for clause in whole if clause] + layers + failed
 
+    @property
+    def _acted(self) -> bool:
+        """Whether it did anything."""
+        return bool(self.effects or self.rows_dropped or self.served_steps or self.shallow_steps)
+
     def _why_idle(self) -> str | None:
         """Why it did nothing, where nothing else says so."""
-        if self.effects or self.rows_dropped or self.served_steps or self.shallow_steps:
+        if self._acted:
             return None
         if self.behind:
             return Reason.of("behind", "{method} already leaves out the same rows", method=self.behind)
@@ -130,7 +135,7 @@ class MethodAccount:
             "failed": self.failed,
             "off": self.off,
             "idle": self._why_idle(),
-            "notes": sorted(self.notes),
+            "notes": as_true(self.notes, self._acted),
             "reasons": self._told(),
             "unguided_steps": len(self.dropped_steps),
             "kept_direction_steps": len(self.kept_steps),

@@ -15,7 +15,7 @@ def told_of(noun: str, told: Any) -> Any:
         return told
     if isinstance(told, Reason):
         made = Reason(told.replace(UNET, noun))
-        made.code, made.values = told.code, told_of(noun, told.values)
+        made.code, made.values, made.partly = told.code, told_of(noun, told.values), told_of(noun, told.partly)
         return made
     if isinstance(told, str):
         return told.replace(UNET, noun)

@@ -19,6 +19,9 @@ STEEP = 2.15
 
 def euler(sigmas: Sequence[float], j: int, eta: float = 0.0) -> float:
     """Euler and DDIM: the part of the way to the picture that the step goes. eta: how much of the noise is drawn anew, 0 to 1."""
+    if sigmas[j] <= 0:
+        # Lists that people give may end in a step without noise, which goes nowhere.
+        return 0.0
     return 1 - downward(sigmas[j], sigmas[j + 1], eta) / sigmas[j]
 
 
@@ -42,6 +45,8 @@ def dpmpp_2m(sigmas: Sequence[float], j: int, eta: float = 0.0) -> float:
 
 def lms(sigmas: Sequence[float], j: int, eta: float = 0.0) -> float:
     """LMS of order 4: the sizes of the coefficients of step ``j``."""
+    if sigmas[j] <= 0:
+        return 0.0
     order = min(j + 1, 4)
     return sum(abs(_lagrange_area(sigmas, j, order, k)) for k in range(order)) / sigmas[j]
 

@@ -191,7 +191,8 @@ def _with_cut(plan: CallPlan, runner: Runner, moment: Moment, means: Means) -> C
     if obstacle is None and len(cut.rows) < len(plan.keep):
         obstacle = moment.obstacle() or means.together()
     if obstacle:
-        runner.account.note(Reason.of("stages_run", "every stage was run: {why}", why=obstacle))
+        told = Reason.of("stages_run", "every stage was run: {why}", why=obstacle)
+        runner.account.note(told.or_partly("stages_run_at_times", "in some steps every stage was run: {why}"))
         runner.refused()
         return plan
     return replace(plan, stages=cut)

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from ..backends.loops import calling_loop
-from ..core.conditions import SCALE, adapters_of
+from ..core.conditions import SCALE, adapters_of, scale_of_adapters
 from ..core.derivatives import why_derivatives
 from ..core.errors import in_words, strict
 from ..core.placeholder import Placeholder
@@ -186,7 +186,9 @@ class Calls:
         unet = self._subject.unet
         scale = moment.scales and moment.scales[0]
         texts = self._subject.backend.texts_of(unet, args, kwargs)
-        changed = self._conditions.changed(moment.rows, texts, adapters_of(unet), scale, whole=self._where.in_loop)
+        adapters = adapters_of(unet)
+        adapters = None if adapters is None else (adapters, scale_of_adapters(kwargs))
+        changed = self._conditions.changed(moment.rows, texts, adapters, scale, whole=self._where.in_loop)
         if changed and self._course.let_go(only_scale=changed == (SCALE,)):
             self._tell("conditions_changed", "what was kept was discarded when {what} changed during the pass", what=" and ".join(changed))
 

@@ -111,7 +111,11 @@ def own_path() -> Path:
 
 def read_own(device: torch.device) -> tuple[dict[str, int] | None, str | None]:
     """This machine's calibration for ``device``; or None, with a sentence when there is one that does not fit."""
-    path = own_path()
+    try:
+        path = own_path()
+    except RuntimeError:
+        # In a container whose user has no home there is no place for one.
+        return None, None
     try:
         text = path.read_bytes()
     except FileNotFoundError:

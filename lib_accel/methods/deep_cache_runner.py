@@ -28,7 +28,8 @@ NEVER_WHOLE = Reason.of("never_all_rows", "all rows of a picture were never kept
 
 
 def _in_whole(why: str) -> Reason:
-    return Reason.of("in_whole", "every step ran the whole U-Net: {why}", why=why)
+    told = Reason.of("in_whole", "every step ran the whole U-Net: {why}", why=why)
+    return told.or_partly("partly_in_whole", "some steps ran the whole U-Net: {why}")
 
 
 class DeepCacheRunner(Runner):

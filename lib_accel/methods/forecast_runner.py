@@ -23,7 +23,8 @@ OF_THE_LOOP = ("too_many_calls", "order_unknown", "no_pairs")
 
 
 def _no_forecast(why: str) -> Reason:
-    return Reason.of("no_forecast", "no step was forecast: {why}", why=why)
+    told = Reason.of("no_forecast", "no step was forecast: {why}", why=why)
+    return told.or_partly("not_all_forecast", "some steps could not be forecast: {why}")
 
 
 class ForecastRunner(DecidesShallow, Runner):

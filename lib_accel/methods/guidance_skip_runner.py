@@ -53,8 +53,16 @@ class GuidanceSkipRunner(Runner):
         self._cosines: dict[int, torch.Tensor] = {}
         self._passed: set[int] = set()
         self._units_unknown = False
+        # Of the latents that all of this is of.
+        self._size: tuple[int, ...] | None = None
 
     def begin_step(self, moment: Moment) -> None:
+        # A host that asks before its calls has no latents at hand.
+        size = self._size if moment.sample is None else tuple(moment.sample.shape[1:])
+        if self._size not in (None, size):
+            # A direction of another size is none, and nobody knows how alike predictions are at this one.
+            self.reset()
+        self._size = size
         self._skips = self._decide(moment)
         self._predictions.clear()
         self._skipped |= self._skips

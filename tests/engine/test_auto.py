@@ -103,6 +103,22 @@ def test_a_calibration_that_was_edited_on_windows_is_read():
     assert read_own(CPU) == ({"TokenMerging": 10}, None)
 
 
+def test_a_user_without_a_home_has_no_calibration(monkeypatch):
+    """As in containers that run as a number nobody knows; methods act by the built-in table."""
+
+    def nowhere():
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("ACCEL_DATA", "XDG_DATA_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(module.Path, "home", nowhere)
+    unet = ldm_unet()
+    with accelerated(unet, TokenMerging(), auto=True) as accelerator:
+        call(unet)
+    report = accelerator.report().as_dict()
+    assert report["auto"]["least"] == dict.fromkeys(BUILT_IN["cpu"], FEWEST) and not report["stood_down"]
+
+
 @pytest.mark.parametrize(
     ("content", "word"),
     [

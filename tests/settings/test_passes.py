@@ -2,9 +2,9 @@
 
 import pytest
 
-from lib_accel import GuidanceSkip, SettingError, TGate
+from lib_accel import AgentAttention, GuidanceSkip, SettingError, TGate, TokenDownsampling
 from lib_accel.settings.job import METHOD_KNOBS, Settings, preset_values, resolve
-from lib_accel.settings.passes import FIRST, HIRES, methods_for
+from lib_accel.settings.passes import FIRST, HIRES, displaced, methods_for
 from lib_accel.settings.schema import GROUPS, KNOBS
 
 AT_SCALE_ONE = GuidanceSkip(when="after", after=1.0)
@@ -58,3 +58,24 @@ def test_an_interval_that_is_none():
         resolve({"guidance.when": "outside", "guidance.sigma_low": 6}, "sd1")
     resolve({"guidance.on": False, "guidance.when": "outside", "guidance.sigma_low": 6}, "sd1")
     resolve({"guidance.when": "after", "guidance.sigma_low": 6}, "sd1")
+
+
+@pytest.mark.parametrize(
+    ("given", "place", "waits"),
+    [
+        ({"agents.end": 1}, FIRST, ["TokenMerging", "TokenDownsampling"]),
+        ({"agents.end": 0.4}, FIRST, []),
+        ({"agents.end": 0.4, "merging.start": 0.1, "merging.end": 0.3}, FIRST, ["TokenMerging"]),
+        ({"agents.end": 1, "merging.on": False}, FIRST, ["TokenDownsampling"]),
+        ({"agents.end": 1, "agents.on": False}, FIRST, []),
+        ({"agents.end": 1, "hires.profile": "own", "hires.merging_ratio": 0.5}, HIRES, []),
+        ({"agents.end": 1, "hires.profile": "own", "hires.agents": True}, HIRES, ["TokenMerging"]),
+    ],
+)
+def test_who_waits_through_all_of_its_steps_is_known(given, place, waits):
+    on = {"agents.on": True, "merging.on": True, "downsampling.on": True}
+    settings = Settings({**BARE, **on, **given})
+    assert [reason.values["method"] for reason in displaced(settings, place)] == waits
+    runs = {type(method).__name__ for method in methods_for(settings, place)[0]}
+    assert not runs & set(waits) and (AgentAttention.__name__ in runs or not waits)
+    assert TokenDownsampling.__name__ in runs or "TokenDownsampling" in waits or place == HIRES

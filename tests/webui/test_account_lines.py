@@ -81,6 +81,12 @@ def test_a_setting_that_cannot_act_as_far_as_it_says_is_told(host):
     assert "cells" not in host.job(accel=CUSTOM | {"auto": False, "merging.ratio": 0.75}).comments
 
 
+def test_a_method_whose_steps_another_one_takes_is_told(host):
+    taken = CUSTOM | {"auto": False, "agents.on": True, "agents.end": 1.0}
+    assert "TokenMerging off: AgentAttention acts in all of its steps" in host.job(accel=taken).comments
+    assert "TokenMerging off" not in host.job(accel=taken | {"agents.end": 0.4}).comments
+
+
 def test_first_pass_off_without_a_hires_pass_is_told(host):
     assert "nothing is accelerated: First pass is off" in host.job(accel=CUSTOM | {"first_pass": False}).comments
     assert "nothing is accelerated" not in host.job(accel=CUSTOM | {"first_pass": False}, enable_hr=True).comments

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...core.model_words import UNET, told_of
-from ...core.reasons import as_data
+from ...core.reasons import as_data, as_true, data_as_true
 from ...core.report import Report
 from ...cost.estimate import decoding_work
 from ...cost.preview import PassPreview
@@ -247,6 +247,8 @@ def _merged(reports: list[dict[str, Any]]) -> dict[str, Any]:
             if same["layers"] or same["evaluations_saved"] or same["served"] or same["shallow_steps"]:
                 # It had something to do in one of them.
                 same["idle"] = None
+                same["reasons"] = data_as_true(same["reasons"], same["notes"])
+                same["notes"] = as_true(same["notes"], True)
         whole["methods"] = methods
     return whole
 

@@ -11,7 +11,7 @@ from ...core.sites import held_unet, is_compiled
 from ...cost.preview import PassPreview, ran_pass
 from ...engine.accelerator import Accelerator
 from ...engine.subject import COMPILED
-from ...settings.passes import methods_for
+from ...settings.passes import displaced, methods_for
 from ..host import facts
 from ..host.forge_steps import ForgeSteps
 from ..host.levels import foreseen
@@ -59,6 +59,7 @@ def methods_in(now: OpenPass, p: Any, switched: bool) -> tuple[Any, ...]:
     if acts:
         now.job.tell_few_steps(p, now.place)
     methods, *whys = methods_for(settings, now.place, facts.droppable_scale(p)) if acts else ((), left_alone)
+    whys += displaced(settings, now.place) if acts and methods else []
     if now.job.edits is not None:
         edited, why_unedited = now.job.edits.methods(p, now.place)
         methods, whys = methods + edited, [*whys, why_unedited]
