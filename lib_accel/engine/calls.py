@@ -10,7 +10,6 @@ from typing import Any
 from torch import nn
 
 from ..backends.loops import calling_loop
-from ..core.conditions import SCALE, adapters_of, scale_of_adapters
 from ..core.derivatives import why_derivatives
 from ..core.errors import in_words, strict
 from ..core.placeholder import Placeholder
@@ -21,7 +20,7 @@ from .armer import Armer
 from .attachment import Attachment
 from .auto import AutoChoice
 from .call_plan import Means, OpenCall, plan_call
-from .contract import HostTraits, Moment, Runner
+from .contract import HostTraits, Runner
 from .end_of_pass import EndOfPass
 from .guard import guarded
 from .hooks import Arming
@@ -29,6 +28,7 @@ from .host_side import HostSide
 from .instance_forward import below
 from .second_run import SecondRuns
 from .shared import Shared
+from .steering import Steering
 from .subject import COMPILED, Subject
 
 
@@ -40,7 +40,6 @@ class Calls:
     ) -> None:
         self._subject, self._armer = subject, Armer(subject, traits, auto)
         self._where, self._course = host.where, host.course
-        self._shared, self._conditions = shared, shared.conditions
         self._arming: Arming | None = None
         self._open: OpenCall | None = None
         self._thread: int | None = None
@@ -49,6 +48,7 @@ class Calls:
         self._entrance = threading.Lock()
         self._end = EndOfPass(host.where, self._is_at_work, self.end_pass)
         self.tally, self.watch = shared.tally, shared.watch
+        self._steering = Steering(subject, host, shared)
         self._second = SecondRuns(subject, self._armer, shared)
         serves = any(runner.serves_calls for runner in runners)
         self.attachment = Attachment(subject.unet, self._enter, self._leave, self._serve if serves else None, self._before_copy)
@@ -79,7 +79,7 @@ class Calls:
     def forget(self) -> None:
         """What was kept is freed; a pass that is open is over."""
         self._course.forget()
-        self._conditions.clear()
+        self._steering.clear()
 
     # -- a call begins -----------------------------------------------------------------------------------------------------
 
@@ -119,7 +119,7 @@ class Calls:
         self._tell("another_thread", "calls from another thread ran without Accel: an accelerated U-Net serves one job at a time")
 
     def _tell(self, code: str, clause: str, **values: Any) -> None:
-        self.tally.stood_down.add(Reason.of(code, clause, **values))
+        self.tally.tell(code, clause, **values)
 
     def _arm(self, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         subject = self._subject
@@ -135,7 +135,7 @@ class Calls:
             obstacle=functools.cache(lambda: backend.rows_obstacle(subject.unet, args, kwargs, len(sample), by_host)),
             joins=lambda: backend.joins(subject.unet, args, kwargs),
         )
-        self._compare_conditions(moment, args, kwargs)
+        self._steering.compare(moment, args, kwargs)
         self._end.watch(sample)
         active = self._course.at(moment)
         tally = self.tally
@@ -173,24 +173,6 @@ class Calls:
             lambda stages=None: subject.must_run(stages) or (stages is None and backend.call_must_run(subject.unet, args, kwargs)) or None,
             lambda: subject.backend.together(subject.unet, forward, args, kwargs),
         )
-
-    def _compare_conditions(self, moment: Moment, args: tuple, kwargs: dict) -> None:
-        """Let go of what was kept under others, or of another model. Hosts that tell steps say themselves from when on prompts stay."""
-        if self._shared.turns_to(self._subject.unet):
-            self._conditions.clear()
-            self._course.let_go(everything=True)
-        if moment.step.new_pass:
-            self._conditions.clear()
-        if moment.step.source == "host":
-            return
-        unet = self._subject.unet
-        scale = moment.scales and moment.scales[0]
-        texts = self._subject.backend.texts_of(unet, args, kwargs)
-        adapters = adapters_of(unet)
-        adapters = None if adapters is None else (adapters, scale_of_adapters(kwargs))
-        changed = self._conditions.changed(moment.rows, texts, adapters, scale, whole=self._where.in_loop)
-        if changed and self._course.let_go(only_scale=changed == (SCALE,)):
-            self._tell("conditions_changed", "what was kept was discarded when {what} changed during the pass", what=" and ".join(changed))
 
     # -- a call ends -------------------------------------------------------------------------------------------------------
 
@@ -263,4 +245,4 @@ class Calls:
     def end_pass(self) -> None:
         """The open pass, if any, is over."""
         self._course.end_pass()
-        self._conditions.clear()
+        self._steering.clear()

@@ -9,10 +9,10 @@ import torch
 
 from ..core.rows import Row, RowPlan
 from ..core.samplers import Sampler, sampler_named
-from .call_plan import Owners, plan_rows
 from .clock import Told, Whereabouts
 from .contract import Moment, Runner
 from .course import Course
+from .row_plans import Owners, plan_rows
 
 
 class HostSide:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..core.reasons import Reason
 from ..core.step_count import StepCount
 
 
@@ -24,6 +25,10 @@ class Tally:
     stages_served: int = 0
     steps: StepCount = field(default_factory=StepCount)
     stood_down: set[str] = field(default_factory=set)
+
+    def tell(self, code: str, clause: str, **values: Any) -> None:
+        """That something concerns all methods; see `Reason.of`."""
+        self.stood_down.add(Reason.of(code, clause, **values))
 
     def as_dict(self, stages: int) -> dict[str, Any]:
         """For the report. stages: how many the U-Net has, 0 where none is served."""

@@ -10,8 +10,8 @@ from guided import COND, PAIR, UNCOND
 
 from lib_accel import GuidanceSkip, Row, RowPlan, TGate, accelerated
 from lib_accel.core.rows import Layout, without_guidance
-from lib_accel.engine.call_plan import plan_rows
 from lib_accel.engine.contract import Runner
+from lib_accel.engine.row_plans import plan_rows
 
 both = pytest.mark.parametrize("kind", models.BOTH)
 AND = (Row("cond", 0, 0, 0.7), Row("cond", 0, 1, 0.3), UNCOND)
