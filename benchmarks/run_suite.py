@@ -36,14 +36,18 @@ def main(argv: list[str] | None = None) -> int:
     for name in args.suites:
         if name not in known:
             parser.error(f"SUITE is {name!r}; it must be one of {', '.join(known)}.")
-    rows = {row["name"] for path in SUITES.glob("*.json") for row in json.loads(path.read_text(encoding="utf-8"))["rows"]}
+    rows = {row["name"] for name in args.suites or known for row in _suite(name)["rows"]}
     for name in args.rows or ():
         if name not in rows:
             parser.error(f"ROW is {name!r}; --list shows them.")
     failed = 0
     for name in args.suites or (known if args.list else parser.error("which SUITE? --list shows them")):
-        failed += run(name, json.loads((SUITES / f"{name}.json").read_text(encoding="utf-8")), args)
+        failed += run(name, _suite(name), args)
     return 1 if failed else 0
+
+
+def _suite(name: str) -> dict[str, Any]:
+    return json.loads((SUITES / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def run(name: str, suite: dict[str, Any], args: argparse.Namespace) -> int:

@@ -5,7 +5,7 @@ as fast each would be on the shapes that people use: the calls and rows that rea
 with its time (``--calls``). Prints all of them against fewer steps, the front marked. The pictures (seeds from 5000) are none that the
 benchmarks report.
 
-`--report-only` prices any quality.json, whatever it holds.
+`--report-only` prices any quality.json, whatever it holds; also one that `run_suite.py` kept as FOLDER.json.
 """
 
 from __future__ import annotations
@@ -71,10 +71,14 @@ def main(argv: list[str] | None = None) -> int:
         failed = accel([*map(str, words), *(["--sampler", args.sampler] if args.sampler else [])])
         if failed:
             return failed
-    result = json.loads((args.out / "quality.json").read_text(encoding="utf-8"))
-    (rows,) = result["sizes"].values()
+    found = next((path for path in (args.out / "quality.json", args.out.with_name(f"{args.out.name}.json")) if path.is_file()), None)
+    if found is None:
+        parser.error(f"--out is {str(args.out)!r}; --report-only needs a folder of quality, with a file quality.json.")
+    result = json.loads(found.read_text(encoding="utf-8"))
     costs = [*(Counted(*target) for target in TARGETS), *(each for path in args.calls for each in timed_costs(path))]
-    print("\n".join(table(rows, result["settings"]["steps"], costs)))
+    for size, rows in result["sizes"].items():
+        head = [f"Pictures of {size} px", ""] if len(result["sizes"]) > 1 else []
+        print("\n".join([*head, *table(rows, result["settings"]["steps"], costs)]))
     return 0
 
 

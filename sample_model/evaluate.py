@@ -17,7 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
+from lib_accel.cli.errors import CommandError
 from lib_accel.cli.models import open_pipeline
+from lib_accel.cli.outputs import prepare_folder
 from lib_accel.cli.passes import asked
 from lib_accel.cli.processes import Processes, is_first, wait_for_first
 from lib_accel.cli.samplers import SAMPLERS, use_sampler
@@ -97,6 +99,23 @@ def add_arguments(parser: argparse.ArgumentParser, holds: str, batch: int) -> No
     )
 
 
+def parsed(parser: argparse.ArgumentParser, argv: list | None) -> argparse.Namespace:
+    """The options. One sentence, and the program ends, for what would spoil the work at its end: sizes, counts, a folder to write to."""
+    options = parser.parse_args(argv)
+    for name in ("size", "width"):
+        side = getattr(options, name)
+        if side is not None and (side < 64 or side % 8):
+            parser.error(f"--{name} is {side}; it must be a multiple of 8 from 64 on.")
+    for name in ("count", "steps", "batch"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} is {getattr(options, name)}; it must be a whole number from 1 on.")
+    try:
+        prepare_folder("--out", options.out)
+    except CommandError as error:
+        parser.error(str(error))
+    return options
+
+
 def _pass(options: argparse.Namespace) -> tuple[int, float, tuple[int, int]]:
     return options.steps, options.guidance, (options.size, options.width or options.size)
 
@@ -106,7 +125,7 @@ def main(argv: list | None = None) -> int:
     parser.add_argument("--count", type=int, default=400, help="pictures")
     parser.add_argument("--sampler", choices=tuple(SAMPLERS), help="(default: the model's own)")
     add_arguments(parser, "evaluation.json and grid.png", batch=8)
-    options = parser.parse_args(argv)
+    options = parsed(parser, argv)
 
     import torch
 
@@ -144,7 +163,6 @@ def write(prompts: list, verdicts: list, shown: list, options: argparse.Namespac
     for name, entry in summary.items():
         goal = f"   goal {goals[name]:.0%}" if name in goals else ""
         print(f"{name:14s} {entry['share']:6.1%}  of {entry['of']}{goal}")
-    options.out.mkdir(parents=True, exist_ok=True)
     save_grid(shown, options.out / "grid.png")
     settings = {name: getattr(options, name) for name in ("count", "steps", "guidance", "size", "width", "sampler", "seed", "precision")}
     settings["processes"] = processes.as_dict()

@@ -26,7 +26,7 @@ from lib_accel.prompt_to_prompt import Edit, LocalBlend, Reweight, composite, fe
 from lib_accel.sample import captions, checker, load_pipeline, scenes
 
 from .edit_tables import KINDS, SCHEDULERS, WEIGHTS, print_summary, summarise
-from .evaluate import add_arguments
+from .evaluate import add_arguments, parsed
 
 PLACES = {"sky": "in the sky", "night": "at night", "grass": "on grass", "sand": "on sand", "sea": "by the sea", "wall": "on a wall"}
 
@@ -195,7 +195,7 @@ def main(argv: list | None = None) -> int:
     parser.add_argument("--self", type=float, default=0.4, dest="self_attention")
     parser.add_argument("--shown", type=int, default=4, help="sources in grid.png")
     add_arguments(parser, "edits.json and the grids", batch=9)
-    options = parser.parse_args(argv)
+    options = parsed(parser, argv)
 
     import torch
 
@@ -230,7 +230,6 @@ def write(evaluation: Evaluation, options: argparse.Namespace, processes: Proces
     """Print the tables; edits.json, grid.png and weights.png into the folder."""
     summary = summarise(evaluation.records, evaluation.weights, evaluation.blends)
     print_summary(summary)
-    options.out.mkdir(parents=True, exist_ok=True)
     settings = {name: value if not isinstance(value, Path) else str(value) for name, value in vars(options).items()}
     settings["processes"] = processes.as_dict()
     report = {
@@ -246,8 +245,9 @@ def write(evaluation: Evaluation, options: argparse.Namespace, processes: Proces
     columns = ["source", *(f"{kind}{control}" for kind in KINDS for control in ("", ", no control"))]
     weights = [f"{weight:g}" for weight in WEIGHTS]
     for heads, shown, file in ((columns, evaluation.shown, "grid.png"), (weights, evaluation.weighed, "weights.png")):
-        labels, pictures = zip(*shown)
-        grid(pictures, heads, labels, missing=PAPER).save(options.out / file)
+        if shown:
+            labels, pictures = zip(*shown)
+            grid(pictures, heads, labels, missing=PAPER).save(options.out / file)
 
 
 if __name__ == "__main__":

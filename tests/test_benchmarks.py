@@ -110,6 +110,10 @@ def test_the_runner_runs_rows_and_reports_those_that_fail(tmp_path, monkeypatch,
     capsys.readouterr()
     assert run_suite.main(["it", "--dry-run"]) == 0
     assert capsys.readouterr().out.count("python -m lib_accel bench") == 2
+    (tmp_path / "other.json").write_text(json.dumps({"title": "Other", "rows": [rows[0] | {"name": "elsewhere"}]}))
+    with pytest.raises(SystemExit):
+        run_suite.main(["it", "--rows", "elsewhere", "--results", str(tmp_path / "results")])
+    assert "ROW is 'elsewhere'" in capsys.readouterr().err
 
 
 def test_a_table_has_the_command_that_made_it(tmp_path, monkeypatch, capsys):

@@ -83,3 +83,15 @@ def test_a_quality_json_is_priced_without_drawing(timed, tmp_path, capsys):
     by_name = {line.split(" | ")[0].strip("| "): line for line in lines}
     assert "plain" not in by_name and by_name["quality"].endswith("| front |")
     assert "front" not in by_name["fewer:part=0.6"] and " | - | 25.0 | " in by_name["merging"]
+
+
+def test_results_that_a_suite_kept_are_priced_too(tmp_path, capsys):
+    """The folder with the pictures is not in the repository; the numbers are. Any number of sizes."""
+    with pytest.raises(SystemExit):
+        search_presets.main(["--report-only", "--out", str(tmp_path / "kept")])
+    assert "--report-only needs a folder of quality" in capsys.readouterr().err
+    sizes = {size: [ran("plain", 25.0), ran(name, 15.0)] for size, name in (("256", "quality"), ("512", "fast"))}
+    (tmp_path / "kept.json").write_text(json.dumps({"settings": {"steps": 25}, "sizes": sizes}))
+    assert search_presets.main(["--report-only", "--out", str(tmp_path / "kept")]) == 0
+    told = capsys.readouterr().out
+    assert told.index("256 px") < told.index("| quality |") < told.index("512 px") < told.index("| fast |", told.index("512 px"))

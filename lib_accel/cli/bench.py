@@ -20,7 +20,7 @@ from .composing import Composer, macs_of_pass
 from .errors import CommandError
 from .lab import MISSING, PEERS
 from .measuring import machine, measure
-from .models import add_device_argument, open_pipeline
+from .models import add_device_argument, open_pipeline, refuse_config
 from .outputs import prepare_file
 from .passes import noun
 from .random_pipeline import pipeline_around
@@ -30,14 +30,13 @@ from .workloads import as_hosts_run_it, work_for
 WARM_UP_SIZE = 256
 # What goes with --whole alone, with its defaults.
 OF_WHOLE = {"steps": 20, "guidance": 5.0}
+BACKEND = "diffusers"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--arch", choices=ARCHITECTURES, help="shape of a U-Net with random weights (default: sd15)")
-    parser.add_argument(
-        "--backend", choices=("ldm", "diffusers"), default="diffusers", help="with --arch: whose U-Net class (default: %(default)s)"
-    )
+    parser.add_argument("--backend", choices=("ldm", "diffusers"), help=f"with --arch: whose U-Net class (default: {BACKEND})")
     parser.add_argument("--model", type=Path, help="instead of --arch: a diffusers folder or a .safetensors checkpoint")
     parser.add_argument("--config", type=Path, help="with a checkpoint: a diffusers folder of the same kind of model")
     parser.add_argument("--pipeline", action="store_true", help="with --arch and --whole: run in a diffusers pipeline, as other tools need")
@@ -119,6 +118,11 @@ def _tell(args: argparse.Namespace, model: Any, what: str, rows: list[dict[str, 
 def _check(args: argparse.Namespace) -> None:
     if args.model is not None and args.arch is not None:
         raise CommandError("--arch and --model name two models; give one of them.")
+    if args.model is None:
+        refuse_config(args.config)
+    elif args.backend is not None:
+        raise CommandError(f"--backend is {args.backend}; it goes with --arch.")
+    args.backend = args.backend or BACKEND
     # LDM's own U-Net joins grids of equal size only, and has three halvings.
     multiple = 64 if args.backend == "ldm" and args.model is None else 8
     for size in args.size:

@@ -29,7 +29,11 @@ OPTIONS = {
     "PromptToPrompt.cross_layers": "--cross-layers",
     "PromptToPrompt.self_layers": "--self-layers",
     "height": "--size",
+    "image": "--image",
+    "inversion": "--inversion",
+    "pictures_at_once": "--at-once",
     "seed": "--seed",
+    "source_latent": "--source-latent",
     "strength": "--strength",
     "width": "--size",
 }

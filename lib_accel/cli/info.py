@@ -25,7 +25,7 @@ from .architectures import ARCHITECTURES, build_unet
 from .composing import costs_of, edges_of, kinds_of
 from .errors import CommandError
 from .inputs import UNetInputs, knows
-from .models import open_pipeline
+from .models import open_pipeline, refuse_config
 from .outputs import prepare_file
 from .variants import Variant, parse_variant
 from .workloads import SAMPLER
@@ -85,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
 def _open(args: argparse.Namespace) -> tuple[nn.Module, str]:
     """The U-Net on the meta device, where nothing is computed, and a line about it."""
     if args.model in ARCHITECTURES:
+        refuse_config(args.config, "MODEL")
         return build_unet(args.model, "diffusers", device="meta"), f"A U-Net of {args.model}'s shape"
     path = None if args.model is None else Path(args.model)
     if path is not None and not path.exists():

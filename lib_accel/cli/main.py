@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -76,6 +77,7 @@ def parser_of(program: str = PROGRAM) -> tuple[argparse.ArgumentParser, dict[str
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command. Returns the exit status: 0, 1 when a check failed, 2 for bad input, 130 when somebody stopped it."""
+    spell_out_strange_letters()
     program = "accel" if Path(sys.argv[0]).stem == "accel" else PROGRAM
     if not (sys.argv[1:] if argv is None else argv):
         print(short_help(program), end="")
@@ -86,6 +88,15 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     with quiet_but_first():
         return _run(modules[args.command], args)
+
+
+def spell_out_strange_letters() -> None:
+    """Print letters that stdout does not have as Python spells them (``\\u661f``).
+
+    On Windows a file or pipe behind stdout has Western letters alone: a Chinese prompt would end a command after all of its work.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _run(command: ModuleType, args: argparse.Namespace) -> int:

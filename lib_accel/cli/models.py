@@ -23,6 +23,12 @@ def add_device_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default=default, help="where the model runs, in PyTorch's words: cuda, cpu, mps (default: %(default)s)")
 
 
+def refuse_config(config: Path | None, name: str = "--model") -> None:
+    """CommandError where --config is given, of which nothing but a checkpoint is read. name: the option that takes one."""
+    if config is not None:
+        raise CommandError(f"--config is {str(config)!r}; it goes with a .safetensors checkpoint as {name}.")
+
+
 def open_pipeline(model: Path | None, config: Path | None, device: str, dtype: torch.dtype, name: str = "--model") -> tuple[Any, str]:
     """The pipeline and a line about what it is.
 
@@ -30,6 +36,8 @@ def open_pipeline(model: Path | None, config: Path | None, device: str, dtype: t
     same kind of model with the configurations and the tokenizer). name: what the command calls it. CommandError, one sentence, when it
     cannot be opened.
     """
+    if model is None or model.is_dir():
+        refuse_config(config, name)
     if model is None:
         if sample.has_weights():
             return sample.load_pipeline(dtype, device), "the embedded sample model"

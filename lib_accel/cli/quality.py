@@ -6,6 +6,7 @@ import argparse
 import json
 import statistics
 from dataclasses import fields, replace
+from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from .variants import Variant, parse_variant
 
 METHODS = {method.__name__: method for method in with_settings()}
 EVERYWHERE = ", auto off"
+COUNT = 24
 # Between sets of fewer pictures the Fréchet distance says more of which pictures they are than of how they were drawn, and it takes long.
 ENOUGH_FOR_FD = 50
 
@@ -57,9 +59,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="on: methods act only where they save time, as in the WebUI; off: everywhere; both: a row for each (default: on)",
     )
     parser.add_argument(
-        "--count", type=int, default=24, help="how many pictures, of prompts that the sample model was not trained on (default: 24)"
+        "--count",
+        type=int,
+        help=f"how many pictures, of prompts that the sample model was not trained on (default: {COUNT}); with --prompt: of your "
+        "own in turn, each with a new seed (default: one of each)",
     )
-    parser.add_argument("--prompt", nargs="+", metavar="TEXT", help="your own prompts instead, one picture of each, whatever --count says")
+    parser.add_argument("--prompt", nargs="+", metavar="TEXT", help="your own prompts instead")
     parser.add_argument("--size", type=int, nargs="+", default=[256, 512], help="pixels a side, multiples of 8 (default: 256 512)")
     parser.add_argument(
         "--seed",
@@ -84,9 +89,9 @@ def run(args: argparse.Namespace) -> int:
     pipeline, what = open_for_drawing(args)
     family = family_of(find_unet(pipeline), args.steps)
     variants = _variants(args, family)
-    prompts = args.prompt or sample_prompts(args.count, args.seed)
+    prompts = list(islice(cycle(args.prompt), args.count)) if args.prompt else sample_prompts(args.count, args.seed)
     drawn = f"{args.steps} steps of {args.sampler or 'its own sampler'}, guidance {args.guidance:g}"
-    print(f"Model: {what}. {len(prompts)} prompts, {len(variants)} variants, {drawn}.", flush=True)
+    print(f"Model: {what}. {len(prompts)} pictures with each of {len(variants)} variants, {drawn}.", flush=True)
     print(f"Presets for {family}.", flush=True)
     if processes.count > 1:
         print(f"{processes.count} processes, on {', '.join(processes.devices)}.", flush=True)
@@ -139,7 +144,11 @@ def _is_of_its_world(prompt: str) -> bool:
 
 def _variants(args: argparse.Namespace, family: str = FAMILIES[0]) -> list[Variant]:
     """Check the arguments; the variants, plain first, with presets for ``family``. CommandError or SettingError."""
+    if args.count is None:
+        args.count = len(args.prompt or ()) or COUNT
     check_pass(args, args.size, count=10000)
+    if args.prompt and args.count < len(args.prompt):
+        raise CommandError(f"--count is {args.count}; with {len(args.prompt)} prompts it must be {len(args.prompt)} or more.")
     check_presets(args.preset)
     auto = False if args.auto == "off" else None
     variants = [Variant("plain")]

@@ -20,7 +20,8 @@ def pipeline_around(unet: nn.Module) -> Any:
     blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
     autoencoder = diffusers.AutoencoderKL(block_out_channels=(4,) * 4, norm_num_groups=2, layers_per_block=1, **blocks)
     scheduler = diffusers.EulerDiscreteScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1)
-    parts = {"vae": autoencoder.eval(), "unet": unet, "scheduler": scheduler, "text_encoder": None, "tokenizer": None}
+    # Older diffusers compute where the first part of a pipeline is.
+    parts = {"vae": autoencoder.eval().to(unet.device), "unet": unet, "scheduler": scheduler, "text_encoder": None, "tokenizer": None}
     if unet.config.addition_embed_type == "text_time":
         return diffusers.StableDiffusionXLPipeline(**parts, text_encoder_2=None, tokenizer_2=None)
     return diffusers.StableDiffusionPipeline(**parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)

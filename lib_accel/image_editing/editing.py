@@ -22,7 +22,7 @@ from ..prompt_to_prompt.windows import DEFAULT
 from .batches import Batch, batches
 from .inversion import Inverted, ddim, invert
 from .options import EditOptions, checked_edits, checked_source
-from .reach import checked_pipeline, refuse_without_effect
+from .reach import check_call, checked_pipeline, refuse_without_effect
 from .starting import checked_seed, checked_size, encode_picture, equal_noise, image_to_image
 from .text import embeddings, tokens_for
 
@@ -95,6 +95,7 @@ class _EditingRun:
         self._check_texts()
         self._check_words()
         self.started = image_to_image(pipe) if options.strength is not None else None
+        check_call(self.started or pipe, options.pipeline, options.inversion)
         # Whatever is wrong with one of the edits is said before anything is drawn.
         self.batches = batches(len(edits), options.pictures_at_once, options.source_latent == "shared")
         self.methods = [self._method(batch) for batch in self.batches]

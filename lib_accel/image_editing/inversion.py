@@ -6,6 +6,7 @@ Diffusion Models (Mokady et al., arXiv 2211.09794); Negative-prompt Inversion (M
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -127,7 +128,10 @@ def back_to_noise(predictor: Predictor, latents: torch.Tensor, text: torch.Tenso
     """[steps + 1] latents from the picture to the noise, without guidance."""
     from diffusers import DDIMInverseScheduler
 
-    scheduler, trajectory = DDIMInverseScheduler.from_config(predictor.pipe.scheduler.config), [latents]
+    # What it does not know of a configuration it complains of.
+    known = inspect.signature(DDIMInverseScheduler).parameters
+    config = {name: value for name, value in predictor.pipe.scheduler.config.items() if name in known}
+    scheduler, trajectory = DDIMInverseScheduler.from_config(config), [latents]
     scheduler.set_timesteps(len(predictor.pipe.scheduler.timesteps), device=latents.device)
     for time in scheduler.timesteps.tolist():
         trajectory.append(predictor.step(trajectory[-1], predictor(trajectory[-1], time, text), time, scheduler))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ ARGUMENTS = (
     *("prompt", "negative_prompt", "prompt_embeds", "negative_prompt_embeds", "num_inference_steps", "guidance_scale", "width", "height"),
     *("latents", "generator", "callback_on_step_end", "callback_on_step_end_tensor_inputs"),
 )
+# Arguments that calls still take without naming them.
+OLD = ("callback", "callback_steps")
 KIND = "it must be a text-to-image pipeline of Stable Diffusion or SDXL"
 
 
@@ -28,7 +31,7 @@ def checked_pipeline(pipe: Any) -> Any:
     # Those that start from a picture choose among timesteps.
     if lacks or hasattr(pipe, "get_timesteps"):
         raise SettingError(f"pipe is {name}; {KIND}.")
-    takes = inspect.signature(type(pipe).__call__).parameters
+    takes = _takes(pipe)
     # A call that somebody wrapped names nothing and takes what it passes on.
     passes_on = {parameter.kind for parameter in list(takes.values())[1:]} == {
         inspect.Parameter.VAR_POSITIONAL,
@@ -44,6 +47,33 @@ def checked_pipeline(pipe: Any) -> Any:
     if obstacle:
         raise SettingError(f"pipe is {name}; nothing of its attention can be edited: {obstacle}.")
     return pipe
+
+
+def _takes(pipe: Any) -> Mapping[str, inspect.Parameter]:
+    """What its call takes, by name."""
+    return inspect.signature(type(pipe).__call__).parameters
+
+
+def check_call(pipe: Any, call: Mapping[str, Any], inversion: str | None) -> None:
+    """SettingError where ``call``, further arguments of the call of ``pipe``, holds one that it would pass over or that is taken, and where
+    an inversion would run the U-Net without something that the pipeline tells it beside the texts."""
+    takes, its_own = _takes(pipe), inspect.unwrap(type(pipe).__call__).__module__.startswith("diffusers.")
+    # Diffusers' calls take any name, and pass over those that they do not know.
+    unknown = next((name for name in call if its_own and name not in takes and name not in OLD), None)
+    if unknown is not None:
+        raise SettingError(f"pipeline has {unknown!r}; the call of {type(pipe).__name__} takes no such argument.")
+    if "image" in call and hasattr(pipe, "get_timesteps"):
+        raise SettingError("pipeline has 'image'; with strength that is the edited picture, and a ControlNet's is 'control_image'.")
+    untold = next((what for what, is_told in _told_beside_texts(pipe) if is_told), None)
+    if inversion is not None and untold is not None:
+        raise SettingError(f"inversion is {inversion!r}; it runs the U-Net without {untold}, so use strength, or a pipeline without it.")
+
+
+def _told_beside_texts(pipe: Any) -> Iterator[tuple[str, bool]]:
+    """What pipelines tell their U-Nets, in words, and whether ``pipe`` does."""
+    yield "the pipeline's ControlNet", getattr(pipe, "controlnet", None) is not None
+    yield "the IP-Adapter", getattr(pipe.unet.config, "encoder_hid_dim_type", None) == "ip_image_proj"
+    yield "the guidance scale that it was trained to be told", getattr(pipe.unet.config, "time_cond_proj_dim", None) is not None
 
 
 def refuse_without_effect(pipe: Any, runner: PromptToPromptRunner) -> None:

@@ -19,13 +19,16 @@ def checked_seed(seed: Any) -> int:
 
 
 def checked_size(pipe: Any, width: int | None, height: int | None, image: Any) -> tuple[int, int]:
-    """(width, height) in pixels: given, the picture's, or the model's own. SettingError when they do not fit the model or each other."""
+    """(width, height) in pixels: given, the picture's, or the model's own. SettingError when they do not fit the model or each other, and
+    where one is missing that the model does not say."""
     multiple = pipe.vae_scale_factor
-    own = pipe.unet.config.sample_size
-    own = (own, own) if isinstance(own, int) else tuple(own)[::-1]
     if image is not None:
         check_picture(image, multiple)
-    sizes = image.size if image is not None else tuple(side * multiple for side in own)
+        sizes = image.size
+    else:
+        own = pipe.unet.config.sample_size
+        own = (own, own) if own is None or isinstance(own, int) else tuple(own)[::-1]
+        sizes = tuple(side and side * multiple for side in own)
     width, height = plain(width), plain(height)
     for name, given, at in (("width", width, 0), ("height", height, 1)):
         if given is None:
@@ -34,6 +37,8 @@ def checked_size(pipe: Any, width: int | None, height: int | None, image: Any) -
             raise SettingError(f"{name} is {given!r}; it must be a multiple of {multiple} from {multiple} on.")
         if image is not None and given != image.size[at]:
             raise SettingError(f"{name} is {given}; it must be {image.size[at]}, the picture's.")
+    if None in (width or sizes[0], height or sizes[1]):
+        raise SettingError(f"{'width' if width is None else 'height'} is None; this U-Net names no size of its own, so it must be given.")
     return width or sizes[0], height or sizes[1]
 
 

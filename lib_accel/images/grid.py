@@ -91,7 +91,7 @@ def side_by_side(
 def wrapped(text: str, face: Any, width: int) -> list[str]:
     """``text`` in lines of at most ``width`` pixels; a word that is longer is divided."""
     lines: list[str] = []
-    for paragraph in text.splitlines():
+    for paragraph in _spelled(text, face).splitlines():
         first = len(lines)
         for word in paragraph.split():
             joined = f"{lines[-1]} {word}" if len(lines) > first else word
@@ -108,7 +108,12 @@ def wrapped(text: str, face: Any, width: int) -> list[str]:
 
 
 def _longest(words: Sequence[str], face: Any) -> int:
-    return int(max((face.getlength(word) for word in words), default=0)) + 1
+    return int(max((face.getlength(_spelled(word, face)) for word in words), default=0)) + 1
+
+
+def _spelled(text: str, face: Any) -> str:
+    """``text``, with letters that ``face`` fails on as Python spells them: Pillow's own bitmaps are those of Latin-1."""
+    return text.encode("latin-1", "backslashreplace").decode("latin-1") if isinstance(face, ImageFont.ImageFont) else text
 
 
 def _write(draw: ImageDraw.ImageDraw, lines: Sequence[str], at: tuple[int, int], line: int, face: Any, ink: tuple[int, int, int]) -> None:

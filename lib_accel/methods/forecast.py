@@ -6,7 +6,9 @@ Which calls run is decided for every picture while it is drawn (`core/error_cont
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from bisect import bisect
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..core.fields import check, setting
@@ -161,14 +163,21 @@ class Forecast(Method):
         return Schedule(tuple((SERVED,) if step in served else () for step in told), later=not fixed and bool(served))
 
     def _part_run(self, sampler: Sampler, steps: int) -> float:
-        """About how much of the steps that may be forecast run all the same. It follows from how many ran at its level."""
-        level = sampler.forecasting.levels[self.level]
-        between = Forecast(level=self.level).steps_between(sampler, steps)
-        part = max(level.calls * steps / 25 - (steps - len(between)), 0) / max(len(between), 1)
-        own = self.control(sampler)
-        if own.largest_gap < level.largest_gap or own.tolerance > level.tolerance:
-            part *= (level.largest_gap + 1) / (own.largest_gap + 1)
-        return min(part, 1)
+        """About how much of the steps that may be forecast run all the same. It follows from how many ran at the levels."""
+        levels, own = sampler.forecasting.levels, self.control(sampler)
+        if (own.tolerance, own.largest_gap) == (levels[self.level].tolerance, levels[self.level].largest_gap):
+            return self._part_of_level(self.level, sampler, steps)[0]
+        # Where two levels have a tolerance in common, the faster one, which comes later.
+        parts = {level.tolerance: self._part_of_level(name, sampler, steps)[0] for name, level in levels.items()}
+        between = len(self._part_of_level(self.level, sampler, steps)[1])
+        at_least = between // (own.largest_gap + 1) / max(between, 1)
+        return max(_between_levels(parts, own.tolerance), at_least)
+
+    def _part_of_level(self, name: str, sampler: Sampler, steps: int) -> tuple[float, range]:
+        """The same at a level, and the steps that may be forecast there."""
+        between = Forecast(level=name).steps_between(sampler, steps)
+        part = max(sampler.forecasting.levels[name].calls * steps / 25 - (steps - len(between)), 0) / max(len(between), 1)
+        return min(part, 1), between
 
     def spare_step(self, work: StepWork, kinds: tuple[str, ...]) -> None:
         if SERVED in kinds:
@@ -180,6 +189,15 @@ class Forecast(Method):
     @classmethod
     def example(cls) -> Forecast:
         return cls(every=2)
+
+
+def _between_levels(parts: Mapping[float, float], tolerance: float) -> float:
+    """The part that runs at ``tolerance``, on the line through those of the two tolerances next to it; 0 to 1."""
+    known = sorted(parts)
+    after = min(max(bisect(known, tolerance), 1), len(known) - 1)
+    low, high = known[after - 1], known[after]
+    place = math.log(tolerance / low) / math.log(high / low)
+    return min(max(parts[low] + place * (parts[high] - parts[low]), 0.0), 1.0)
 
 
 def _spread(between: range, count: int) -> set[int]:

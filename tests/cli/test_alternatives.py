@@ -90,6 +90,11 @@ def test_a_pipeline_around_a_unet(monkeypatch, name, tmp_path):
     assert "no guidance for 2 of 4 steps, 2 evaluations saved" in gated["account"]
 
 
+def test_all_of_a_pipeline_around_a_unet_is_where_that_is(monkeypatch):
+    monkeypatch.setitem(ARCHITECTURES, "tiny", TINY)
+    assert pipeline_around(build_unet("tiny", "diffusers", device="meta")).vae.device.type == "meta"
+
+
 @pytest.mark.parametrize("name", ["published-tgate", "published-tgate-self"])
 def test_t_gate_as_published(monkeypatch, name):
     pytest.importorskip("tgate")

@@ -218,6 +218,8 @@ def test_variants_as_words():
         (["--json", "here/../same", "--markdown", "same"], ["--markdown is 'same'", "another file than --json"]),
         (["--variants", "plain@0"], ["plain@0"]),
         (["--model", "no-such-model"], ["no-such-model"]),
+        (["--model", "no-such-model", "--backend", "ldm"], ["--backend is ldm", "--arch"]),
+        (["--config", "a folder"], ["--config is 'a folder'", ".safetensors checkpoint as --model"]),
     ],
 )
 def test_bad_input_gets_one_sentence(arguments, words, capsys):

@@ -107,6 +107,15 @@ def test_what_is_no_model_is_called_as_the_command_calls_it(command, tmp_path, c
     assert "--config is 'someone/model'; it must be a diffusers folder" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["check", "demo"])
+def test_a_configuration_that_no_checkpoint_takes_is_not_passed_over(command, tmp_path, capsys):
+    """Whoever forgets --model would get pictures of another model."""
+    name, option = ("--model", ["--model"]) if command == "demo" else ("MODEL", [])
+    for given in ([], [*option, str(tmp_path)]):
+        assert main([command, *given, "--config", "someone"]) == 2
+        assert capsys.readouterr().err == f"{command}: --config is 'someone'; it goes with a .safetensors checkpoint as {name}.\n"
+
+
 @pytest.mark.parametrize("kind", ["StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline"])
 def test_models_that_need_a_picture_get_a_sentence(kind, tmp_path, capsys):
     import diffusers

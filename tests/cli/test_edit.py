@@ -106,6 +106,7 @@ def test_the_picture_that_is_edited_is_not_overwritten(name, tmp_path, capsys):
         (["edit", SOURCE, EDITED, "--weight", "zebra:2"], "word is 'zebra'"),
         (["edit", SOURCE, EDITED, "--weight", "red"], "--weight is 'red'"),
         (["edit", SOURCE, EDITED, "--blend", "zebra"], "word is 'zebra'"),
+        (["edit", SOURCE, EDITED, "--source-latent", "shared", "--at-once", "2"], "--at-once is 2; with source_latent"),
         (["edit", SOURCE, EDITED, "--image", "no such file.png", "--strength", "0.5"], "there is no such file"),
         (["edit", SOURCE, EDITED, "--subtract", "wall"], "--subtract is wall; it needs --blend"),
         (["edit", SOURCE, EDITED, "--blend-start", "0"], "--blend-start is 0.0; it needs --blend"),

@@ -214,6 +214,7 @@ def test_a_model_from_disk(tmp_path, capsys):
         (["sd15", "--steps", "0"], ["--steps", "0"]),
         (["sd15", "--variants", "tomesd"], ["tomesd", "preset"]),
         (["sd15", "--variants", "turbo"], ["turbo"]),
+        (["sd15", "--config", "a folder"], ["--config is 'a folder'", ".safetensors checkpoint as MODEL"]),
     ],
 )
 def test_bad_input_gets_one_sentence(arguments, words, capsys):

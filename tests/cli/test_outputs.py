@@ -1,5 +1,6 @@
 """What a command writes: places that cannot be are told before the work, seeds of any size are taken, what is finished stays."""
 
+import io
 import json
 
 import pytest
@@ -96,6 +97,22 @@ def test_a_stopped_size_keeps_the_prompts_that_were_finished(tmp_path, monkeypat
     assert result["pictures"] == {"64": 2} and [row["name"] for row in result["sizes"]["64"]] == ["plain", "fewer:part=0.5"]
     told = capsys.readouterr()
     assert "Stopped: this is of 2 of 4 prompts." in told.out and told.err.endswith("quality: stopped.\n")
+
+
+@pytest.mark.parametrize(("count", "wanted"), [([], "ab"), (["--count", "5"], "ababa")], ids=["of each one", "five"])
+def test_quality_draws_so_many_pictures_of_your_own_prompts(count, wanted, tmp_path):
+    words = f"quality --preset --method {QUICK} --prompt a b --out {tmp_path}"
+    assert main([*words.split(), *count]) == 0
+    assert "".join(json.loads((tmp_path / "quality.json").read_text())["prompts"]) == wanted
+
+
+def test_letters_that_stdout_does_not_have_end_no_command(monkeypatch):
+    """As into a file on Windows."""
+    out = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(out, encoding="cp1252", write_through=True))
+    monkeypatch.setattr("lib_accel.cli.demo.run", lambda args: print(args.prompt) or 0)
+    assert main(["demo", "--prompt", "é 星"]) == 0
+    assert out.getvalue().decode("cp1252").strip() == r"é \u661f"
 
 
 @pytest.mark.parametrize("seed", ["-1", "99999999999999999999999"])

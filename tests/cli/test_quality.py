@@ -108,6 +108,7 @@ def test_variants_are_those_of_bench(tmp_path):
         (["--variants", "fast@0.5"], ["--variants", "fast@0.5"]),
         (["--size", "100"], ["--size", "100", "multiple of 8"]),
         (["--count", "0"], ["--count", "0"]),
+        (["--count", "1", "--prompt", "a", "b"], ["--count is 1", "2 or more"]),
         (["--sampler", "Magic"], ["--sampler", "Magic", "DPM++ 2M Karras"]),
         (["--method", "Magic"], ["--method", "Magic", "TokenMerging"]),
         (["--preset", "turbo"], ["preset", "turbo"]),

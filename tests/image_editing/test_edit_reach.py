@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
 
-from lib_accel import SettingError, edit_images
+from lib_accel import SettingError, edit_images, sample
 from lib_accel.image_editing import inversion
 from lib_accel.image_editing.editing import draw_edits
 
@@ -127,3 +127,65 @@ def test_null_texts_under_inference_mode(pipe, picture, monkeypatch):
         other = type(pipe)(**(pipe.components | {"unet": copy.deepcopy(pipe.unet)}), requires_safety_checker=False)
     with pytest.raises(SettingError, match="under inference_mode"):
         draw_edits(other, SOURCE, SQUARE, 1, **given)
+
+
+@pytest.fixture(scope="module")
+def controlled(pipe):
+    torch.manual_seed(0)
+    other = diffusers.StableDiffusionControlNetPipeline(
+        **pipe.components, controlnet=diffusers.ControlNetModel.from_unet(pipe.unet), requires_safety_checker=False
+    )
+    other.set_progress_bar_config(disable=True)
+    return other
+
+
+@pytest.mark.parametrize("how", inversion.INVERSIONS)
+def test_an_inversion_that_would_leave_the_controlnet_out_is_a_sentence(controlled, picture, how):
+    given = SMALL | {"image": picture, "inversion": how, "pipeline": {"image": picture}}
+    seen, handle = calls_of(controlled.unet)
+    with pytest.raises(SettingError, match=rf"inversion is '{how}'; it runs the U-Net without the pipeline's ControlNet, so use strength"):
+        draw_edits(controlled, SOURCE, SQUARE, 1, **given)
+    handle.remove()
+    assert not seen
+
+
+@pytest.mark.parametrize("told", [{"encoder_hid_dim_type": "ip_image_proj"}, {"time_cond_proj_dim": 8}], ids=["IP-Adapter", "guidance"])
+def test_so_is_one_that_would_leave_something_else_out(pipe, picture, told, monkeypatch):
+    config = pipe.unet.config
+    monkeypatch.setattr(pipe.unet, "_internal_dict", type(config)({**config, **told}))
+    with pytest.raises(SettingError, match=r"it runs the U-Net without the (IP-Adapter|guidance scale)"):
+        draw_edits(pipe, SOURCE, SQUARE, 1, **SMALL, image=picture, inversion="ddim")
+
+
+def test_a_controlnet_beside_a_picture_to_edit(controlled, picture):
+    """By strength it follows its own picture."""
+    given = SMALL | {"image": picture, "strength": 0.7}
+    with pytest.raises(SettingError, match="a ControlNet's is 'control_image'"):
+        draw_edits(controlled, SOURCE, SQUARE, 1, **given, pipeline={"image": picture})
+    assert len(draw_edits(controlled, SOURCE, SQUARE, 1, **given, pipeline={"control_image": picture}).pictures) == 2
+
+
+def test_arguments_that_the_pipeline_would_pass_over_are_a_sentence(pipe):
+    with pytest.raises(SettingError, match=r"^pipeline has 'guidance_rescael'; the call of StableDiffusionPipeline takes no such argument"):
+        draw_edits(pipe, SOURCE, SQUARE, 1, **SMALL, pipeline={"guidance_rescael": 0.7})
+
+
+def test_a_unet_without_a_size_of_its_own(pipe, monkeypatch):
+    config = pipe.unet.config
+    monkeypatch.setattr(pipe.unet, "_internal_dict", type(config)({**config, "sample_size": None}))
+    assert len(draw_edits(pipe, SOURCE, SQUARE, 1, **SMALL).pictures) == 2
+    with pytest.raises(SettingError, match=r"^height is None; this U-Net names no size of its own, so it must be given\.$"):
+        draw_edits(pipe, SOURCE, SQUARE, 1, **SMALL | {"height": None})
+
+
+def test_an_inversion_says_nothing_of_the_schedulers_file(pipe, picture, monkeypatch, caplog):
+    """Diffusers complains of every entry of a configuration that is another scheduler's."""
+    from diffusers.utils import logging
+
+    monkeypatch.setattr(pipe, "scheduler", diffusers.EulerDiscreteScheduler.from_pretrained(sample.model_folder() / "scheduler"))
+    logging.enable_propagation()
+    try:
+        draw_edits(pipe, SOURCE, SQUARE, 1, **SMALL, image=picture, inversion="ddim")
+    finally:
+        logging.disable_propagation()
+    assert "were passed to" not in caplog.text

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 
 from lib_accel.images.grid import grid, side_by_side
 from lib_accel.images.metrics import distance
@@ -44,3 +44,13 @@ def test_rows_and_columns_with_labels_and_empty_places():
     assert (sheet == [0, 0, 255]).all(axis=2).sum() == 200 * 64
     bare = np.asarray(grid([[red, None], [red, red]]))
     assert bare.shape[0] < sheet.shape[0] and bare.shape[1] < sheet.shape[1]
+
+
+def test_letters_that_a_bitmap_font_lacks_are_spelled():
+    """Pillow's own font before 10.1 has those of Latin-1 alone."""
+    bitmaps = getattr(ImageFont, "load_default_imagefont", ImageFont.load_default)
+
+    def sheet(text):
+        return grid([[Image.new("RGB", (64, 64))]], [text], [text], text, lambda *_: text, [text], font=lambda size: bitmaps())
+
+    assert sheet("é 星").tobytes() == sheet(r"é \u661f").tobytes()

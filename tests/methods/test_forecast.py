@@ -472,10 +472,3 @@ def test_models_of_flow_matching_have_levels_of_their_own():
     assert found == {"": [0.2, 0.4], "flow": [0.08, 0.2]}
     assert not Forecast(level="fastest").keeps_guidance(SAMPLERS["DPM++ 2M"].on_flow())
     assert Forecast(level="fastest").keeps_guidance(SAMPLERS["DPM++ 2M"])
-
-
-def test_a_look_ahead_counts_a_gap_that_was_set():
-    def served(**given):
-        return sum(map(bool, Forecast(level="fast", **given).schedule(25, sampler="Euler").kinds))
-
-    assert served(largest_gap=1) < served() < served(largest_gap=8, tolerance=1.0)

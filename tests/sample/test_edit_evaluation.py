@@ -1,5 +1,7 @@
 """The evaluation of prompt edits: its cases, its measures on drawn scenes, its tables."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -69,3 +71,10 @@ def test_the_summary_pairs_each_source_with_itself(capsys):
     assert summary["blend"]["DDIMScheduler"]["pixels_outside"] == 1
     edit_tables.print_summary(summary)
     assert "| shape | 3 | 100% / 100%" in capsys.readouterr().out
+
+
+def test_without_sources_in_the_grids_the_numbers_are_kept(tmp_path, monkeypatch):
+    evaluation = evaluate_edits.Evaluation(None, None)
+    monkeypatch.setattr(evaluate_edits, "summarise", lambda *_: {"edits": {}, "weights": {}, "blend": {}})
+    evaluate_edits.write(evaluation, SimpleNamespace(out=tmp_path, shown=0), SimpleNamespace(as_dict=dict))
+    assert [path.name for path in tmp_path.iterdir()] == ["edits.json"]

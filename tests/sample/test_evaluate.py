@@ -2,10 +2,11 @@
 
 import json
 
+import pytest
 from PIL import Image
 
 from lib_accel.sample import captions, scenes
-from sample_model import evaluate
+from sample_model import evaluate, evaluate_edits
 
 
 def test_prompts_are_held_out_and_fixed():
@@ -42,3 +43,22 @@ def test_a_picture_does_not_depend_on_the_batch(random_folder):
     pipeline, prompts = load_pipeline(folder=random_folder), ["a red star", "a blue ring on sand"]
     alone, together = (list(evaluate.draw(pipeline, prompts, 1, 5.0, (64, 64), 0, batch)) for batch in (1, 2))
     assert all(np.abs(a.astype(int) - b.astype(int)).max() <= 1 for a, b in zip(alone, together))
+
+
+@pytest.mark.parametrize("module", [evaluate, evaluate_edits], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (["--size", "250"], "--size is 250; it must be a multiple of 8 from 64 on."),
+        (["--width", "60"], "--width is 60; it must be a multiple of 8 from 64 on."),
+        (["--count", "0"], "--count is 0; it must be a whole number from 1 on."),
+        ([], "it must be a folder that can be written to"),
+    ],
+)
+def test_what_would_spoil_an_hour_of_work_is_told_before_it(module, more, sentence, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(module, "Processes", lambda device: pytest.fail("the work began"))
+    (tmp_path / "file").touch()
+    out = tmp_path / "out" if more else tmp_path / "file"
+    with pytest.raises(SystemExit) as ended:
+        module.main([*more, "--out", str(out)])
+    assert ended.value.code == 2 and sentence in capsys.readouterr().err
