@@ -21,9 +21,11 @@
         return box && box.checked ? numberOf(`${tab}_hr_scale`) || 1 : 0;
     }
 
-    // As they stand in the prompt: some tell of models that are run in few steps.
+    // As they stand in the prompt: some tell of models that are run in few steps. Those in comments count for nothing.
     function loras(tab) {
-        return accel.textOf(`#${tab}_prompt textarea`).match(/<lora:[^>]+>/g) || [];
+        const text = accel.textOf(`#${tab}_prompt textarea`);
+        const prompt = (window.opts || {}).enable_prompt_comments ? text.replace(/#[^\n]*/g, "") : text;
+        return prompt.match(/<lora:[^>]+>/g) || [];
     }
 
     // The size that "Resize by" makes of img2img's picture, as the host shows it; null where it does not count.

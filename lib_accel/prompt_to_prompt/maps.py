@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from ..core.fields import SettingError
 from ..core.rows import Row
 from ..core.sites import Site
 from .tokens import PromptTokens
@@ -78,10 +79,11 @@ def columns_of(tokens: int, groups: Iterable[Sequence[int]], like: torch.Tensor)
 def word_maps(sums: MapSums, prompts: Sequence[PromptTokens], words: Iterable[str | int]) -> dict[str | int, torch.Tensor]:
     """Word -> [images, h, w] from sums over all tokens; a word's map is the sum over its tokens.
 
-    prompts: one per image, or one for all. An image whose prompt lacks the word gets zeros; WordError when no prompt has it.
+    prompts: one per image, or one for all; SettingError for another number. An image whose prompt lacks the word gets zeros; WordError
+    when no prompt has it.
     """
     keys = [key for key in sums.rows() if key[1] == 0]
-    prompt_of = {key: prompts[min(key[0], len(prompts) - 1)] for key in keys}
+    prompt_of = {key: _prompt_of(key[0], keys, prompts) for key in keys}
     means = {key: sums.mean(key) for key in keys}
     out = {}
     for word in words:
@@ -94,14 +96,15 @@ def word_maps(sums: MapSums, prompts: Sequence[PromptTokens], words: Iterable[st
 def word_maps_by_step(
     sums: MapSums, prompts: Sequence[PromptTokens], words: Iterable[str | int]
 ) -> dict[str | int, dict[tuple[int, str, int], torch.Tensor]]:
-    """Word -> {(image, layer, step): [h, w]}, for images whose prompt has the word."""
+    """Word -> {(image, layer, step): [h, w]}, for images whose prompt has the word. prompts: as for `word_maps`."""
+    keys = sums.rows()
     out: dict[str | int, dict[tuple[int, str, int], torch.Tensor]] = {}
     for word in words:
         if not any(prompt.has(word) for prompt in prompts):
             prompts[0].find(word)
         out[word] = {}
         for ((image, part), layer, step), maps in sums.by_step().items():
-            prompt = prompts[min(image, len(prompts) - 1)]
+            prompt = _prompt_of(image, keys, prompts)
             if part == 0 and prompt.has(word):
                 out[word][image, layer, step] = _map_of(maps, prompt, word)
     return out
@@ -135,6 +138,14 @@ def heat_picture(heat: torch.Tensor, picture: Any = None, size: tuple[int, int] 
     size = picture.size if picture is not None else size
     image = image.resize(size, Image.BICUBIC) if size else image
     return Image.blend(picture.convert("RGB"), image, 0.5) if picture is not None else image
+
+
+def _prompt_of(image: int, keys: Sequence[RowKey], prompts: Sequence[PromptTokens]) -> PromptTokens:
+    """The prompt of a picture among ``keys``. Those of others would show where other words look. SettingError."""
+    count = 1 + max(image for image, _ in keys)
+    if len(prompts) == 1 or count <= len(prompts):
+        return prompts[image if len(prompts) > 1 else 0]
+    raise SettingError(f"tokens are of {len(prompts)} prompts, and there are {count} pictures; they must be one for each, or one for all.")
 
 
 def _map_of(maps: torch.Tensor, prompt: PromptTokens, word: str | int) -> torch.Tensor:

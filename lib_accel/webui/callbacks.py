@@ -53,3 +53,5 @@ def register() -> None:
     for callback in ALL:
         script_callbacks.remove_callbacks_for_function(callback)
         getattr(script_callbacks, callback.__name__)(callback)
+    # With --nowebui the host asks its plot for the axes before it says that a page will be built. Its own scripts are loaded first.
+    axes.add()

@@ -134,6 +134,24 @@ def test_unknown_words_and_other_accelerators_are_a_sentence(unet):
         HeatMaps(STREAMS, layers="some")
 
 
+@pytest.mark.parametrize("every_step", [False, True])
+def test_no_picture_is_read_by_the_words_of_another(unet, every_step):
+    """As many prompts as a pipeline was given, which draws two pictures of each: the second was read by the second prompt's words."""
+
+    def maps_by(*texts):
+        rows = [Row("cond", image) for image in range(4)]
+        with accelerated(unet, HeatMaps(tuple(map(TOKENS, texts)), every_step=every_step)) as accelerator:
+            accelerator.step(0, 1, rows)
+            models.call(unet, given(0))
+        return accelerator.heat_maps(["squirrel"], every_step=every_step)["squirrel"]
+
+    with pytest.raises(SettingError, match="tokens are of 2 prompts, and there are 4 pictures"):
+        maps_by("a red squirrel", "a red lion")
+    squirrels = maps_by("a red squirrel", "a red squirrel", "a red lion", "a red lion")
+    found = {image for image, *_ in squirrels} if every_step else {image for image in range(4) if squirrels[image].any()}
+    assert found == {0, 1} and len(maps_by("a red squirrel")) > len(found)
+
+
 def test_maps_become_pictures():
     heat = torch.arange(12.0).unflatten(0, (3, 4))
     picture = heat_picture(heat, size=(40, 30))

@@ -68,6 +68,16 @@ told.prompt = set("#txt2img_prompt textarea", { value: "a cat" });
 told.edit = setPlaced("#tab_txt2img [id^=script_txt2img_prompttoprompt_] input", { type: "radio", checked: true, value: "refine" });
 told.nothing = setPlaced("#txt2img_neg_prompt textarea", { value: "a dog" });
 placed["#txt2img_width input"] = [];
+// A LoRA in a comment of the prompt, where the host takes comments out and where it does not.
+const lorasIn = (opts) => {
+    context.opts = opts;
+    fields["#txt2img_prompt textarea"] = { value: "a cat # <lora:LCM-x:1>\n<lora:other:1>" };
+    const found = JSON.parse(context.accel.sizes("txt2img", [""])[0]).loras;
+    fields["#txt2img_prompt textarea"] = { value: "a cat" };
+    delete context.opts;
+    return found;
+};
+told.comments = [lorasIn({ enable_prompt_comments: true }), lorasIn({ enable_prompt_comments: false })];
 // While somebody drags or writes, nothing is asked.
 told.unsettled = [];
 for (const width of ["1", "2", "3", "4"]) {

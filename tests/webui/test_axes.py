@@ -114,6 +114,15 @@ def test_axes_are_refused_by_the_names_that_people_chose(host, axis, value, allo
     assert str(told.value).startswith(f"[Accel] {axis} is ") and value in str(told.value) and allowed in str(told.value)
 
 
+def test_a_host_without_a_page_has_the_axes_too(host, monkeypatch):
+    """With --nowebui the API asks the host's plot for its axes before anybody is told that a page will be built."""
+    monkeypatch.setattr(host.callbacks, "dispatch", lambda moment, *given: None)
+    host.start()
+    labels = [option.label for option in host.script(title="X/Y/Z plot").current_axis_options]
+    assert labels.count("[Accel] Preset") == 1
+    assert "cells in the order of drawing: Off" in host.grid("[Accel] Preset", "Off, Fast", steps=2).comments
+
+
 def test_the_host_knows_ranges_of_our_axes(host):
     kinds = {option.label: option.type for option in host.module("X/Y/Z plot").axis_options}
     assert kinds["[Accel] Merging: ratio"] == float and kinds["[Accel] Merging: cell width"] == int  # noqa: E721 - as the host asks

@@ -115,6 +115,22 @@ def test_bad_values_by_position(start):
         assert f"{KNOBS[name].label} is " in done.comments
 
 
+def test_a_number_that_was_typed_wrong_reaches_the_job(host):
+    """gradio refuses the whole job for a number below its field's bound, and does not say which number it was."""
+    from lib_accel.webui.accordion import strip
+
+    controls = host.script().controls
+    for place, (name, knob) in enumerate(KNOBS.items()):
+        if knob.kind not in ("number", "integer"):
+            continue
+        typed = [True, "Custom", *(control.value for control in controls[2:])]
+        typed[place] = -50
+        args = [control.preprocess(value) for control, value in zip(controls, typed)]
+        sentence = f"{knob.label} is {args[place]}; it must be {knob.allowed()}."
+        assert sentence in strip.show("{}", *args)[2].replace("&#39;", "'"), name
+    assert f"Accel is off for this job: {sentence}" in host.job(accel=args, **SMALL).comments
+
+
 def test_the_page_reads_labels_and_requests_names(host):
     from lib_accel.webui.accordion import strip
 

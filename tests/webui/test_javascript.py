@@ -110,6 +110,10 @@ def test_what_python_is_told(told):
     assert [json.loads(prompt[0]), *prompt[1:]] == [{"prompt": "a cat <lora:LCM-x:0.7> <lora:other:1>", "seeds": 6, "styles": []}, "x"]
 
 
+def test_a_lora_in_a_comment_is_not_told(told):
+    assert told["comments"] == [["<lora:other:1>"], ["<lora:LCM-x:1>", "<lora:other:1>"]]
+
+
 def test_whether_edits_are_chosen_is_told(told):
     assert told["edits"] == [False, True]
 

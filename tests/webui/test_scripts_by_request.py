@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from client import post
 from comparing import ON, compare
-from editing import SOURCE, SWAP, close, draw
+from editing import SOURCE, SWAP, close, draw, parsed
 from harness import pixels
 
 SCRIPT = {"prompt": SOURCE, "steps": 2, "script_name": "prompt-to-prompt"}
@@ -75,6 +75,22 @@ def test_png_info_of_a_comparison_compares(host):
 def test_a_refusal_reaches_the_client(host, sent, sentence):
     status, detail = post(host, **SCRIPT | sent)
     assert status == 422 and sentence in detail
+
+
+@pytest.mark.parametrize("sent", [{}, {"alwayson_scripts": {"accel": {"args": [ON]}}}], ids=["alone", "with the accordion's"])
+@pytest.mark.parametrize(("name", "given"), [("prompt-to-prompt", {"edits": "cat -> dog"}), ("accel a/b", {"repeats": 1})])
+def test_the_accordion_may_stand_below_the_scripts(host, monkeypatch, name, given, sent):
+    """The host puts the one object in the place of all values of the script, so those of the accordion came from other places."""
+    usual = host.runners["img2img"]
+    of_page = host.scripts.ScriptRunner.setup_ui
+    monkeypatch.setattr(host.scripts.ScriptRunner, "setup_ui", lambda runner: of_page(runner, (None, "accordions")))
+    assert usual.script("accel").args_from < usual.script(name).args_from
+    assert host.script(title="accel").args_from > host.script(title=name).args_from
+    below, above = (post(host, tab, **SCRIPT | {"script_name": name, "script_args": [given]}, **sent) for tab in ("txt2img", "img2img"))
+    assert below[0] == above[0] == 200
+    told = [[key for key in parsed(done.infotexts[-1]) if key.startswith("Accel")] for _, done in (below, above)]
+    assert told[0] == told[1] and "off for this job" not in below[1].comments
+    assert ("Accel merging ratio: 0.6" in below[1].infotexts[-1]) is bool(sent)
 
 
 def test_failures_do_too(host, monkeypatch):

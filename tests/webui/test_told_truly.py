@@ -200,6 +200,15 @@ def test_a_sheet_is_not_saved_where_the_request_says_so(host, tmp_path):
     assert started.save_sheet(p, "t", Image.new("RGB", (8, 8)), "sheet", "info", "", 1) is None
 
 
+def test_a_lora_in_a_comment_says_nothing_of_the_model(host):
+    """The host takes comments out behind our first look at the prompts: PNG info told the settings of few steps, and others ran."""
+    prompt = "a red cat\n# <lora:LCM_v2:1>, for later"
+    assert "few steps (the name of a LoRA" in host.job(accel=BALANCED, prompt=prompt, steps=12, cfg_scale=7).comments
+    host.shared.opts.data["enable_prompt_comments"] = True
+    done = host.job(accel=BALANCED, prompt=prompt, steps=12, cfg_scale=7)
+    assert "few steps" not in done.comments and "Accel forecast level: fast" in done.infotexts[0]
+
+
 def test_the_page_takes_a_lora_of_weight_0_for_none_as_the_job_does(host):
     from lib_accel.webui.accordion import asked
 

@@ -156,5 +156,6 @@ def _component(knob: Knob, value: Any, elem_id: str, kind: str = "accel-flag") -
         return gr.Radio(list(knob.texts), **given)
     low, high = knob.rule["low"], knob.rule["high"]
     if not filling.is_slider(knob):
-        return gr.Number(minimum=low, precision=0 if knob.kind == "integer" else None, **given)
+        # Without its bound: gradio refuses a whole job for a number below it, and does not say which number.
+        return gr.Number(precision=0 if knob.kind == "integer" else None, **given)
     return gr.Slider(low, high, step=1 if knob.kind == "integer" else knob.rule.get("step", 0.01), **given)

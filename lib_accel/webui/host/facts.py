@@ -20,6 +20,7 @@ from ...settings.few_step_models import few_step_sign, loras_in
 from ...settings.model_families import TRANSFORMER, family_of
 from ...settings.presets import PRESETS
 from . import traits as host_traits
+from .comments import without_comments
 from .family import family
 
 # What Forge Neo's built-in extension leaves where it compiles the U-Net for the length of every call: its settings, which are gone when
@@ -74,7 +75,7 @@ def why_few_steps(p: Any) -> str | None:
     """Why the job ``p`` is taken for one of a few-step model (a clause), or None."""
     prompts = getattr(p, "all_prompts", None) or p.prompt
     prompts = [prompts] if isinstance(prompts, str) else prompts
-    loras = {name for prompt in prompts or () for name in loras_in(str(prompt))}
+    loras = {name for prompt in prompts or () for name in loras_in(without_comments(str(prompt)))}
     steps = None if takes_steps_as_it_likes(p) else p.steps
     is_transformer = shape_of(p.sd_model) == TRANSFORMER
     return few_step_sign(steps, [checkpoint_name(p)], str(p.sampler_name or ""), p.cfg_scale, sorted(loras), is_transformer)

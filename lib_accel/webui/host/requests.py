@@ -37,6 +37,24 @@ def by_name(args: tuple) -> Mapping[str, Any] | None:
     return args[0] if args and isinstance(args[0], Mapping) else None
 
 
+def in_their_places(p: Any, script: Any) -> tuple:
+    """The values of all scripts of the request ``p``, which gave ``script`` one object in the place of as many values as it has controls.
+
+    The host moves whatever stands behind them forward: the accordion's values too, if the user's order of the page has it below the
+    scripts. What a request says of always-on scripts is put at their own places after that; of these an object by name can be told.
+    """
+    values = list(p.script_args)
+    missing = len(p.scripts.inputs) - len(values)
+    if missing <= 0:
+        return tuple(values)
+    whole = values[: script.args_from + 1] + [None] * missing + values[script.args_from + 1 :]
+    for other in p.scripts.alwayson_scripts:
+        given = by_name(tuple(values[other.args_from : other.args_to]))
+        if given is not None and other.args_from > script.args_from:
+            whole[other.args_from] = given
+    return tuple(whole)
+
+
 def refusal(p: Any, error: Exception, status: int = 422) -> Exception:
     """What to raise so that the sentence of ``error`` reaches whoever asked for ``p``: clients of the API see no other exception's."""
     from fastapi import HTTPException

@@ -15,6 +15,7 @@ from modules import extra_networks, prompt_parser, shared
 from ...core.fields import SettingError
 from ...prompt_to_prompt import PromptTokens, blankless, segmented
 from ..host import facts
+from ..host.comments import without_comments
 
 _AND = re.compile(r"\bAND\b")
 _TAG = re.compile(r"<\w+:[^<>]+>")
@@ -31,13 +32,6 @@ def text_model(sd_model: Any) -> Any:
         if hasattr(one, "tokenize_line") and hasattr(one, "chunk_length"):
             return one
     raise SettingError("Prompt-to-Prompt works with SD1.x, SD2.x and SDXL; this checkpoint has another text encoder.")
-
-
-def without_comments(prompt: str) -> str:
-    """The host takes comments out of prompts; words in them are none."""
-    if not facts.option("enable_prompt_comments", False):
-        return prompt
-    return re.sub(r"#[^\n]*(\n|$)", "\n", re.sub(r"(^|\n)#[^\n]*(\n|$)", "\n", prompt)).strip()
 
 
 def with_styles(prompt: str, styles: Any) -> str:
