@@ -24,9 +24,7 @@ BUCKETS = {
     (384, 512): (20000, 220),
     (512, 384): (30000, 220),
 }
-
-
-STAGES = (0.15, 0.5, 0.8, 0.95)
+STAGES = (0.15, 0.5, 0.8, 0.95)  # progress of a training; between two of them shares change linearly
 ALONE = 0.3  # part of the whole scenes in a batch that show one object
 
 
@@ -87,7 +85,8 @@ class Bucket:
             size = self.height // 2 * (self.height // 2 if kind == "single" else self.height)
         else:
             pool, size, share = np.arange(len(self.scenes)), self.height * self.width, np.ones(len(self.scenes))
-            # One object alone is soon learnt; two, each with what is its own, take long.
+            # Windows never showed one object on a whole picture: without these the model adds a second. Two, each with what is its own,
+            # take longer to learn.
             if "single" in self.indices and len(self.indices) > 1:
                 alone = len(self.indices["single"])
                 share[self.indices["single"]] = ALONE / (1 - ALONE) * (len(pool) - alone) / alone

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lib_accel.cli.drawing import check_pass, check_side
 from lib_accel.cli.errors import CommandError
 from lib_accel.cli.models import open_pipeline
 from lib_accel.cli.outputs import prepare_folder
@@ -31,6 +32,7 @@ from sample_model.attention import FluxTrainingAttention, TrainingAttention
 GOALS = {"background": 0.95, "colour": 0.95, "shape": 0.85, "both objects": 0.70}
 LARGE_GOALS = {"background": 0.95, "colour": 0.93, "shape": 0.80, "both objects": 0.60, "all right": 0.75}
 SHOWN = 48  # pictures in the grid
+MOST = 100_000  # pictures, and pictures at once
 
 
 def summarise(verdicts: list) -> dict:
@@ -102,14 +104,10 @@ def add_arguments(parser: argparse.ArgumentParser, holds: str, batch: int) -> No
 def parsed(parser: argparse.ArgumentParser, argv: list | None) -> argparse.Namespace:
     """The options. One sentence, and the program ends, for what would spoil the work at its end: sizes, counts, a folder to write to."""
     options = parser.parse_args(argv)
-    for name in ("size", "width"):
-        side = getattr(options, name)
-        if side is not None and (side < 64 or side % 8):
-            parser.error(f"--{name} is {side}; it must be a multiple of 8 from 64 on.")
-    for name in ("count", "steps", "batch"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name} is {getattr(options, name)}; it must be a whole number from 1 on.")
     try:
+        check_pass(options, [options.size], count=MOST, batch=MOST)
+        if options.width is not None:
+            check_side(options.width, "--width")
         prepare_folder("--out", options.out)
     except CommandError as error:
         parser.error(str(error))

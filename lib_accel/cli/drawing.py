@@ -48,11 +48,16 @@ def check_presets(names: Iterable[str]) -> None:
             raise CommandError(f"--preset is {name!r}; it must be one of {', '.join(PRESETS)}.")
 
 
+def check_side(side: int, name: str = "--size") -> None:
+    """CommandError for a side [pixels] that pictures cannot have. name: the option."""
+    if side < 64 or side % 8:
+        raise CommandError(f"{name} is {side}; it must be a multiple of 8 from 64 on.")
+
+
 def check_pass(args: argparse.Namespace, sizes: Iterable[int], **most: int) -> None:
     """CommandError for a side, a number of steps or a guidance scale that cannot be, or an argument of ``most`` outside 1 to its number."""
     for size in sizes:
-        if size < 64 or size % 8:
-            raise CommandError(f"--size is {size}; it must be a multiple of 8 from 64 on.")
+        check_side(size)
     for name, high in {"steps": 1000, **most}.items():
         if not 1 <= getattr(args, name) <= high:
             raise CommandError(f"--{name} is {getattr(args, name)}; it must be a whole number from 1 to {high}.")

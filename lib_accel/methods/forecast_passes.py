@@ -18,6 +18,17 @@ ROWS_UNKNOWN = Reason.of("rows_unknown", "it is not known which picture each row
 NO_SIGMA = Reason.of("no_level", "the noise levels are not known")
 
 
+def no_forecast(why: str) -> Reason:
+    """That ``why`` (a clause) kept steps from being forecast: all of them, or some where others were."""
+    told = Reason.of("no_forecast", "no step was forecast: {why}", why=why)
+    return told.or_partly("not_all_forecast", "some steps could not be forecast: {why}")
+
+
+def is_beside(moment: Moment) -> bool:
+    """Whether this is a call of unknown rows in a pass whose steps come from a pipeline: somebody's in a callback, or a tile."""
+    return not moment.rows.known and moment.step.source != "host"
+
+
 def steps_of(moment: Moment) -> int | None:
     """How many steps the pass has; None when nobody tells."""
     return moment.step.total if moment.sigmas is None else len(moment.sigmas) - 1

@@ -13,18 +13,13 @@ from ..core.reasons import Reason
 from ..core.rows import Layout, Row
 from ..core.schedule import waiting_for_prompts
 from ..engine.contract import Moment, Runner
-from .forecast_passes import NO_SIGMA, ROWS_UNKNOWN, sampler_of, sigma_of, steps_of, why_not
+from .forecast_passes import NO_SIGMA, ROWS_UNKNOWN, is_beside, no_forecast, sampler_of, sigma_of, steps_of, why_not
 from .guided_error import GuidedError, picture_of
 from .kept_predictions import KeptPredictions
 from .shallow_calls import DecidesShallow, ShallowCalls
 
 # Why rows of a call are unknown that the loop made for a step of its own.
 OF_THE_LOOP = ("too_many_calls", "order_unknown", "no_pairs")
-
-
-def _no_forecast(why: str) -> Reason:
-    told = Reason.of("no_forecast", "no step was forecast: {why}", why=why)
-    return told.or_partly("not_all_forecast", "some steps could not be forecast: {why}")
 
 
 class ForecastRunner(DecidesShallow, Runner):
@@ -74,7 +69,7 @@ class ForecastRunner(DecidesShallow, Runner):
         strange, self._strange = self._strange, False
         reason = self._why_not(moment)
         if reason is not None:
-            self.account.note(_no_forecast(reason))
+            self.account.note(no_forecast(reason))
             self._forget()
             return
         index, sigma = moment.step.index, sigma_of(moment)
@@ -93,7 +88,7 @@ class ForecastRunner(DecidesShallow, Runner):
         if strange and self._is_between:
             # What such a call returns is combined with the others', as in the step before: an error in theirs alone would count many times.
             self._is_between = self._may_serve = False
-            self.account.note(_no_forecast(ROWS_UNKNOWN))
+            self.account.note(no_forecast(ROWS_UNKNOWN))
         self._could |= self._may_serve
         if not between:
             sentence = "the last {steps} steps are too few" if self._begin else "a pass of {steps} steps is too short"
@@ -125,7 +120,7 @@ class ForecastRunner(DecidesShallow, Runner):
 
     def end_pass(self) -> None:
         if self._beside and not len(self._kept):
-            self.account.note(_no_forecast(self._beside))
+            self.account.note(no_forecast(self._beside))
         elif not self.account.served_steps and not self.account.idle and not self.stopped:
             ended = Reason.of("ended_early", "the pass or the window ended before a step could be forecast")
             self.account.is_idle(Reason.of("too_far_off", "forecasts were too far off in every step") if self._could else ended)
@@ -152,13 +147,13 @@ class ForecastRunner(DecidesShallow, Runner):
         self._handed = {}
 
     def serve_output(self, moment: Moment, rows: tuple[int, ...]) -> Mapping[int, torch.Tensor] | None:
-        if _is_beside(moment):
+        if is_beside(moment):
             self._beside = moment.rows.why_unknown
             self._strange |= moment.rows.why_unknown is None or getattr(self._beside, "code", "") in OF_THE_LOOP
             return None
         if not self._may_serve or moment.evaluation or moment.whole_because:
             if moment.whole_because:
-                self.account.note(_no_forecast(moment.whole_because))
+                self.account.note(no_forecast(moment.whole_because))
             return None
         # A picture is served whole or not at all: half of it would be guided by two steps of different age.
         runs = {picture_of(moment.rows[index]) for index in rows if not self._serves(moment, moment.rows[index])}
@@ -171,7 +166,7 @@ class ForecastRunner(DecidesShallow, Runner):
         return {index: self._kept.forecast(moment, index) for index in wanted}
 
     def end_call(self, moment: Moment, prediction: torch.Tensor, ran: tuple[int, ...]) -> None:
-        if not self._learns or moment.evaluation or _is_beside(moment):
+        if not self._learns or moment.evaluation or is_beside(moment):
             return
         for image in (image for index, image in self._handed.items() if index not in ran):
             self._served.add(image)
@@ -196,7 +191,7 @@ class ForecastRunner(DecidesShallow, Runner):
         values = self._kept.values(moment, prediction, rows)
         if values is None:
             self._learns = self._is_between = self._may_serve = False
-            self.account.note(_no_forecast(NO_SIGMA))
+            self.account.note(no_forecast(NO_SIGMA))
         return values
 
     def decides_steps(self, moment: Moment) -> bool:
@@ -254,8 +249,3 @@ class ForecastRunner(DecidesShallow, Runner):
         left = None if moment.sigmas is None else moment.sigmas[begin:]
         between = self.config.steps_between(sampler_of(moment), steps_of(moment) - begin, left)
         return range(between.start + begin, between.stop + begin)
-
-
-def _is_beside(moment: Moment) -> bool:
-    """Whether this is a call of unknown rows in a pass whose steps come from a pipeline: somebody's in a callback, or a tile."""
-    return not moment.rows.known and moment.step.source != "host"

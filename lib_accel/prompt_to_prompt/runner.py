@@ -15,6 +15,7 @@ from ..core.sites import Site
 from ..engine.contract import LayerAtWork, Moment, Runner, UNetCall
 from ..ops.attention_edits import CrossEdit, attend, edited_cross_attention
 from ..ops.levels import grid_at
+from .clauses import LOCAL_BLEND, NO_LAYER, NO_SOURCE, NO_STEP, UNKNOWN_ROWS, kept, nothing_edited
 from .layers import Layers
 from .local_blend import blended
 from .maps import maps_of
@@ -23,20 +24,6 @@ from .word_watch import WordWatch
 
 if TYPE_CHECKING:
     from .method import ImageEdit, PromptToPrompt
-
-NO_STEP = Reason.of("no_step", "no step is in a window of an edit")
-UNKNOWN_ROWS = Reason.of("rows_unknown", "it is not known which rows are conditional")
-NO_LAYER = Reason.of("no_layer", "none of the chosen layers is in this U-Net")
-LOCAL_BLEND = Reason.of("local_blend", "local blend")
-NO_SOURCE = Reason.of("no_source", "the source picture was in neither this call nor an earlier one")
-
-
-def _nothing_edited(why: Reason) -> Reason:
-    return Reason.of("nothing_edited", "nothing edited: {why}", why=why)
-
-
-def _kept(what: str, why: Reason) -> Reason:
-    return Reason.of("kept", "{what} kept: {why}", what=what, why=why)
 
 
 class PromptToPromptRunner(Runner):
@@ -123,7 +110,7 @@ class PromptToPromptRunner(Runner):
     def begin_call(self, moment: Moment) -> None:
         self._moment, self._latents = moment, tuple(moment.sample.shape[-2:])
         if not moment.rows.known:
-            self.account.note(_nothing_edited(UNKNOWN_ROWS))
+            self.account.note(nothing_edited(UNKNOWN_ROWS))
 
     def needs_full(self, moment: Moment) -> str | None:
         return "Prompt-to-Prompt edits attention in this step" if self._text_now or self._self_now else None
@@ -166,7 +153,7 @@ class PromptToPromptRunner(Runner):
         for index, edit in edited.items():
             source = self._sources.find((site.name, "attn1"), call.rows, (edit.source, call.rows[index].part), heads)
             if source is None:
-                self.account.stood_down(_kept("self-attention", NO_SOURCE), site.name)
+                self.account.stood_down(kept("self-attention", NO_SOURCE), site.name)
                 continue
             if self.config.self_source != "value":
                 k[index] = source.k
@@ -198,7 +185,7 @@ class PromptToPromptRunner(Runner):
         for index, (edit, take, keep) in wanted.items():
             source = self._sources.find((site.name, "attn2"), call.rows, (edit.source, call.rows[index].part), heads)
             if source is None:
-                self.account.stood_down(_kept("cross-attention", NO_SOURCE), site.name)
+                self.account.stood_down(kept("cross-attention", NO_SOURCE), site.name)
                 continue
             edits.append(CrossEdit(index, source.q, source.k, take, keep))
         fp32, scale = call.traits.upcast(layer.module), call.backend.scale_of(layer.module, heads.q.shape[-1])
@@ -230,7 +217,7 @@ class PromptToPromptRunner(Runner):
         if mixing is None:
             aligned = len(edit.mixings[row.part].keep)
             short = Reason.of("short_text", "the text has {tokens} tokens, not {least} or more", tokens=context.shape[1], least=aligned)
-            self.account.stood_down(_kept("cross-attention", short), site.name)
+            self.account.stood_down(kept("cross-attention", short), site.name)
             return None
         now = mixing.at(self._moment.step, self.config.window_rule)
         if now is None:
@@ -242,7 +229,7 @@ class PromptToPromptRunner(Runner):
         """Never a silent no-op: why nothing is edited, as long as nothing was."""
         self._in_window |= self._text_now or self._self_now
         if not self._chosen:
-            self.account.is_idle(_nothing_edited(NO_LAYER if self._in_window else NO_STEP))
+            self.account.is_idle(nothing_edited(NO_LAYER if self._in_window else NO_STEP))
         blend, total = self.config.blend, moment.step.total
         if blend is not None and total is not None and first_step(blend.start, total) >= total:
             sentence = "no local blend: its start {start:g} is behind the last of {steps} steps"

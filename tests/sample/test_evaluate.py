@@ -51,7 +51,7 @@ def test_a_picture_does_not_depend_on_the_batch(random_folder):
     [
         (["--size", "250"], "--size is 250; it must be a multiple of 8 from 64 on."),
         (["--width", "60"], "--width is 60; it must be a multiple of 8 from 64 on."),
-        (["--count", "0"], "--count is 0; it must be a whole number from 1 on."),
+        (["--count", "0"], "--count is 0; it must be a whole number from 1 to 100000."),
         ([], "it must be a folder that can be written to"),
     ],
 )

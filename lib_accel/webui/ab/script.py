@@ -70,8 +70,7 @@ class AccelAB(scripts.Script):
             raise requests.refusal(p, error) from error
         # Whoever gave us p may run it again (img2img's batch): it stays as it is.
         own = copy.copy(p)
-        if requests.is_one(p):
-            own.script_args = requests.in_their_places(p, self)
+        own.script_args = requests.in_their_places(p, self)
         if distributed.keep_here(own):
             complaints.append(distributed.HERE)
         processing.fix_seed(own)

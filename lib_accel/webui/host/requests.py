@@ -38,14 +38,14 @@ def by_name(args: tuple) -> Mapping[str, Any] | None:
 
 
 def in_their_places(p: Any, script: Any) -> tuple:
-    """The values of all scripts of the request ``p``, which gave ``script`` one object in the place of as many values as it has controls.
+    """The values of all scripts of the job ``p``, each in its place. A request gave ``script`` one object, where it has many controls.
 
     The host moves whatever stands behind them forward: the accordion's values too, if the user's order of the page has it below the
     scripts. What a request says of always-on scripts is put at their own places after that; of these an object by name can be told.
     """
     values = list(p.script_args)
     missing = len(p.scripts.inputs) - len(values)
-    if missing <= 0:
+    if missing <= 0 or not is_one(p):
         return tuple(values)
     whole = values[: script.args_from + 1] + [None] * missing + values[script.args_from + 1 :]
     for other in p.scripts.alwayson_scripts:

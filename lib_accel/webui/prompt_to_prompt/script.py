@@ -32,8 +32,7 @@ class PromptToPromptScript(scripts.Script):
         """The grids. SettingError (422 for the API), before anything is drawn, for what cannot be drawn as asked."""
         # Whoever gave us p may run it again (img2img's batch): it stays as it is.
         own = copy.copy(p)
-        if requests.is_one(p):
-            own.script_args = requests.in_their_places(p, self)
+        own.script_args = requests.in_their_places(p, self)
         processing.fix_seed(own)
         facts.load_model()
         try:
